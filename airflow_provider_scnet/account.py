@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one triggerer knows of its accounts: the last look at each, and the claims of gates that passed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import time
+from collections.abc import Iterator
+from typing import ClassVar
+
+from airflow_provider_scnet.connection import Target
+from airflow_provider_scnet.exceptions import ScnetError
+from airflow_provider_scnet.hooks.scnet import ScnetHook
+from airflow_provider_scnet.look import Look
+
+#: Seconds between two looks at the least, whatever interval a gate asks for.
+SHORTEST_INTERVAL = 0.1
+#: Seconds after which what nobody watches is forgotten.
+FORGET_AFTER = 3600.0
+
+
+class Accounts:
+    """
+    What one event loop, and so one triggerer, knows of all accounts that its gates watch.
+
+    However many gates watch an account through a connection, one request an interval is made for all of them,
+    and room is given out once. Nothing is shared with another triggerer: each looks and admits for itself.
+    """
+
+    # Tasks and locks of asyncio belong to one loop: a second asyncio.run must not meet those of the first.
+    _by_loop: ClassVar[dict[asyncio.AbstractEventLoop, Accounts]] = {}
+
+    def __init__(self) -> None:
+        self._watches: dict[tuple[str, str | None], Watch] = {}
+        self._shared: dict[tuple[str, ...], _SharedLook] = {}
+        self._claims: dict[tuple[str, str], Claims] = {}
+
+    @classmethod
+    def here(cls) -> Accounts:
+        """Return the accounts of the running event loop."""
+        loop = asyncio.get_running_loop()
+        if loop not in cls._by_loop:
+            cls._by_loop = {known: accounts for known, accounts in cls._by_loop.items() if not known.is_closed()}
+            cls._by_loop[loop] = cls()
+        return cls._by_loop[loop]
+
+    def watch(self, scnet_conn_id: str, user_name: str | None) -> Watch:
+        """
+        Return the watch that all gates with this connection and user name share.
+
+        :param scnet_conn_id: the connection's id
+        :param user_name: the cluster user as the gate names it; None: the connection's own
+        """
+        self._forget()
+        return self._watches.setdefault((scnet_conn_id, user_name), Watch(self, scnet_conn_id, user_name))
+
+    def claims(self, account: tuple[str, str]) -> Claims:
+        """
+        Return the claims on an account, whatever the connections to it are called.
+
+        :param account: the resolved (endpoint, user)
+        """
+        return self._claims.setdefault(account, Claims())
+
+    async def look(self, scnet_conn_id: str, user_name: str | None, max_age: float) -> Look:
+        """
+        Return a look that is young enough: another gate's, or a new one. The connection is read anew each time.
+
+        :param scnet_conn_id: the connection's id
+        :param user_name: the cluster user as the gate names it; None: the connection's own
+        :param max_age: seconds
+        """
+        hook = ScnetHook(scnet_conn_id)
+        try:
+            target = await hook.aresolve(user_name)
+        except ScnetError as error:
+            return Look(error=error)
+        # Gates that name the same user in different ways (or not at all) meet here.
+        shared = self._shared.setdefault((scnet_conn_id, *target.account), _SharedLook())
+        async with shared.lock:
+            # Another token deserves another look: the last answer may have been about the old one.
+            if shared.look is None or shared.target != target or shared.age() >= max(max_age, shared.look.pause):
+                shared.look = await hook.alook(target)
+                shared.target = target
+            return shared.look
+
+    def _forget(self) -> None:
+        now = time.monotonic()
+        self._watches = {k: watch for k, watch in self._watches.items() if not watch.forgettable(now)}
+        self._shared = {
+            k: shared for k, shared in self._shared.items() if shared.lock.locked() or shared.age() < FORGET_AFTER
+        }
+        self._claims = {k: claims for k, claims in self._claims.items() if claims.live(now)}
+
+
+class _SharedLook:
+    """The last look at one account through one connection; one request at a time."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.target: Target | None = None
+        self.look: Look | None = None
+
+    def age(self) -> float:
+        return time.monotonic() - self.look.at if self.look else 0.0
+
+
+class Claims:
+    """
+    The jobs that gates which passed are about to submit, for one account.
+
+    A claim counts on every look that was made before it expired. It expires by time alone and is never renewed:
+    by then the cluster's own count has taken its place. It lives in this process's memory only.
+    """
+
+    def __init__(self) -> None:
+        self._claims: list[tuple[float, int]] = []
+
+    def add(self, jobs: int, ttl: float) -> None:
+        """
+        Claim room.
+
+        :param jobs: how many jobs will be submitted
+        :param ttl: seconds from now for which they are counted on top of what the cluster reports
+        """
+        if jobs > 0:
+            self._claims.append((time.monotonic() + ttl, jobs))
+
+    def live(self, at: float) -> int:
+        """
+        Return the jobs to be counted on top of a look.
+
+        :param at: when the look was made, by :func:`time.monotonic`
+        """
+        self._claims = [claim for claim in self._claims if claim[0] > at]
+        return sum(jobs for _, jobs in self._claims)
+
+    def end(self) -> float:
+        """Return the seconds until the last claim has expired."""
+        return max(0.0, max((expires for expires, _ in self._claims), default=0.0) - time.monotonic())
+
+
+class Watch:
+    """
+    One connection and user, watched for every gate of this event loop that names them.
+
+    A task of the watch's own looks when the last look has grown too old for one of the gates, and hands what it
+    saw to all of them, in the order of their arrival. It outlives any single gate and ends with the last one;
+    what it saw stays for the next gate to arrive.
+    """
+
+    def __init__(self, accounts: Accounts, scnet_conn_id: str, user_name: str | None) -> None:
+        self._accounts = accounts
+        self._name = (scnet_conn_id, user_name)
+        self._seats: dict[Seat, None] = {}
+        self._news = asyncio.Event()
+        self._looking: asyncio.Task[None] | None = None
+        self.last: Look | None = None
+
+    @contextlib.contextmanager
+    def seat(self, interval: float, wait_for: float | None = None) -> Iterator[Seat]:
+        """
+        Take a place behind all gates that are here already.
+
+        :param interval: seconds after which a look is too old for this gate
+        :param wait_for: seconds after which the gate's time is up; None: never
+        """
+        seat = Seat(self, max(interval, SHORTEST_INTERVAL))
+        timer = None
+        if wait_for is not None:
+            timer = asyncio.get_running_loop().call_later(max(wait_for, 0.0), seat.time_is_up)
+        self._seats[seat] = None
+        try:
+            yield seat
+        finally:
+            del self._seats[seat]
+            self._news.set()
+            if timer:
+                timer.cancel()
+
+    def wake(self) -> None:
+        """Make sure that somebody looks, and heeds a gate that has just begun to wait."""
+        self._news.set()
+        if self._looking is None or self._looking.done():
+            # An empty context: the task must not log in the name of the gate that happened to start it.
+            self._looking = contextvars.Context().run(asyncio.ensure_future, self._keep_looking())
+
+    def forgettable(self, now: float) -> bool:
+        """
+        Tell whether nobody has watched for long.
+
+        :param now: the time, by :func:`time.monotonic`
+        """
+        return not self._seats and (self.last is None or now - self.last.at >= FORGET_AFTER)
+
+    async def _keep_looking(self) -> None:
+        while self._seats:
+            self._news.clear()
+            interval = min(seat.interval for seat in self._seats)
+            delay = self._due(interval) - time.monotonic()
+            if delay > 0:
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._news.wait(), delay)
+                continue
+            self.last = await self._look(interval)
+            for seat in list(self._seats):
+                seat.hand(self.last)
+
+    def _due(self, interval: float) -> float:
+        if self.last is None:
+            return 0.0
+        newcomers = any(seat.seen is None for seat in self._seats)
+        if newcomers and not self.last.serves_newcomers:
+            return 0.0
+        return self.last.at + max(interval, self.last.pause)
+
+    async def _look(self, interval: float) -> Look:
+        try:
+            return await self._accounts.look(*self._name, interval)
+        except Exception as error:  # whatever it is, it must not end the waiting of everybody
+            return Look(error=ScnetError(f"unexpected {type(error).__name__} while looking at SCnet"))
+
+
+class Seat:
+    """The place of one gate among those that share a watch."""
+
+    def __init__(self, watch: Watch, interval: float) -> None:
+        self.interval = interval
+        self.seen: Look | None = None
+        self._watch = watch
+        self._time_is_up = False
+        self._next: asyncio.Future[Look | None] | None = None
+
+    async def next_look(self) -> Look | None:
+        """
+        Wait for a look that this gate has not seen; at once where another gate's is fresh enough.
+
+        The gates of a watch get it in the order of their arrival. What the caller does with it before its next
+        ``await`` is atomic among all gates of the event loop.
+
+        :return: the look, or None when the gate's time is up
+        """
+        if self._time_is_up:
+            return None
+        last = self._watch.last
+        if last is not None and last is not self.seen and self._is_fresh(last):
+            self.seen = last
+            return last
+        self._next = asyncio.get_running_loop().create_future()
+        self._watch.wake()
+        return await self._next
+
+    def hand(self, look: Look) -> None:
+        """
+        Give the gate what was seen.
+
+        :param look: the look
+        """
+        self.seen = look
+        self._resolve(look)
+
+    def time_is_up(self) -> None:
+        """End the wait; from now on the gate gets no look."""
+        self._time_is_up = True
+        self._resolve(None)
+
+    def _resolve(self, look: Look | None) -> None:
+        if self._next and not self._next.done():
+            self._next.set_result(look)
+
+    def _is_fresh(self, look: Look) -> bool:
+        age = time.monotonic() - look.at
+        return age < max(self.interval, look.pause) and (self.seen is not None or look.serves_newcomers)

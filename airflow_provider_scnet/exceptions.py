@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can go wrong when one asks SCnet, and what a waiting gate makes of it."""
+
+from __future__ import annotations
+
+import enum
+import re
+
+
+class Nature(enum.IntEnum):
+    """
+    What an error means for someone who waits; the larger, the worse.
+
+    Where two sources disagree (the HTTP status and SCnet's code), the worse one stands.
+    """
+
+    TRANSIENT = 1  #: heals by itself: wait
+    UNCLEAR = 2  #: may be a wrong address or a passing fault: fails a first look, waited out after a good one
+    CREDENTIALS = 3  #: the token is not accepted: fails the try
+    PERMANENT = 4  #: no waiting will help: fails for good
+
+
+#: SCnet's business codes: meaning, as documented, and nature for a gate.
+#: Source: error table of ``/hpc/openapi/v2/view/jobs/state``; 911xxx as public clients met them.
+CODES: dict[str, tuple[str, Nature]] = {
+    "10001": ("内部错误, internal error", Nature.TRANSIENT),
+    "10003": ("参数不全, parameters missing", Nature.PERMANENT),
+    "10004": ("参数无效, parameters invalid", Nature.PERMANENT),
+    "10007": ("用户已被冻结, user frozen", Nature.PERMANENT),
+    "10008": ("权限不足, insufficient permission", Nature.CREDENTIALS),
+    "10009": ("没有权限访问接口, no permission for this interface", Nature.PERMANENT),
+    "10010": ("文件校验失败, file check failed", Nature.PERMANENT),
+    "10011": ("文件过大, file too large", Nature.PERMANENT),
+    "10012": ("连接中断, connection broken", Nature.TRANSIENT),
+    "10013": ("操作超时, operation timed out", Nature.TRANSIENT),
+    "815005": ("作业提交失败, the scheduler did not answer", Nature.TRANSIENT),
+    "815007": ("作业提交失败, sbatch failed", Nature.TRANSIENT),
+    "911009": ("区域用户不存在, no such user in this region", Nature.PERMANENT),
+    "911404": ("the authentication service cannot be reached", Nature.TRANSIENT),
+    "911406": ("the token could not be resolved to a user", Nature.CREDENTIALS),
+}
+
+_MEND = "paste a fresh token into the connection's password; waiting gates pick it up by themselves"
+
+_JWT = re.compile(r"eyJ[\w-]{5,}\.[\w-]+(\.[\w-]*)?")
+_SHOWN_CHARACTERS = 200
+
+
+def shown(text: object, *secrets: str) -> str:
+    """
+    Return what a server said in a form that may be logged.
+
+    On one line, cut at 200 characters, without the given secrets and without anything that looks like a JWT.
+
+    :param text: what the server said
+    :param secrets: texts that must not appear, e.g. the token of the connection
+    """
+    line = str(text)
+    for secret in filter(None, secrets):
+        line = line.replace(secret, "***")
+    line = _JWT.sub("***", line)
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return line if len(line) <= _SHOWN_CHARACTERS else f"{line[: _SHOWN_CHARACTERS - 1]}…"
+
+
+class ScnetError(Exception):
+    """
+    Any failure to learn job counts from SCnet.
+
+    :param message: what happened and what to do about it
+    :param nature: what the error means for someone who waits; default: the class's own
+    :param retry_after: seconds for which the server asked to be left alone
+    """
+
+    nature: Nature = Nature.UNCLEAR
+
+    def __init__(self, message: str, *, nature: Nature | None = None, retry_after: float | None = None):
+        super().__init__(message)
+        self.message = message
+        self.retry_after = retry_after
+        #: which connection and user it happened to; filled in by the hook
+        self.where = ""
+        if nature is not None:
+            self.nature = nature
+
+    def __str__(self) -> str:
+        """Say where it happened and what."""
+        return f"{self.where}: {self.message}" if self.where else self.message
+
+
+class ScnetConnectionError(ScnetError):
+    """No answer came: refused, timed out, broken off, or a certificate that does not verify."""
+
+    nature = Nature.TRANSIENT
+
+
+class ScnetResponseError(ScnetError):
+    """An answer came that cannot be read as the documented one."""
+
+
+class ScnetConfigError(ScnetError):
+    """The Airflow connection, or an argument, lacks or contradicts something."""
+
+    nature = Nature.PERMANENT
+
+
+class ScnetApiError(ScnetError):
+    """
+    SCnet answered with an error.
+
+    :param code: SCnet's code, e.g. ``10001``, or the HTTP status where there is none
+    :param msg: what SCnet said
+    """
+
+    def __init__(
+        self,
+        code: str,
+        msg: str,
+        *,
+        nature: Nature | None = None,
+        retry_after: float | None = None,
+    ):
+        self.code = code
+        self.msg = msg
+        meaning, known = CODES.get(code, ("", Nature.UNCLEAR))
+        text = f"SCnet answered code {code}" + (f" ({meaning})" if meaning else "")
+        if msg:
+            text += f": {msg}"
+        nature = nature or known
+        if nature is Nature.CREDENTIALS:
+            text += f"; {_MEND}"
+        super().__init__(text, nature=nature, retry_after=retry_after)
+
+
+class ScnetAuthError(ScnetApiError):
+    """SCnet does not accept the token."""
+
+
+def api_error(
+    code: str, msg: str, *, nature: Nature | None = None, retry_after: float | None = None
+) -> ScnetApiError:
+    """
+    Return the error that stands for a code: a :class:`ScnetAuthError` where the token is at fault.
+
+    :param code: SCnet's code, or an HTTP status
+    :param msg: what SCnet said, already fit to be shown
+    :param nature: where it is worse than the code alone would say
+    :param retry_after: seconds for which the server asked to be left alone
+    """
+    nature = nature or CODES.get(code, ("", Nature.UNCLEAR))[1]
+    error_class = ScnetAuthError if nature is Nature.CREDENTIALS else ScnetApiError
+    return error_class(code, msg, nature=nature, retry_after=retry_after)

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gate's decision: the same for a gate that waits in the triggerer and for one that pokes on a worker."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import re
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from airflow_provider_scnet.condition import Condition, ConditionError, views
+from airflow_provider_scnet.exceptions import Nature, ScnetError
+from airflow_provider_scnet.job_counts import JobCounts
+from airflow_provider_scnet.look import Look
+
+#: Seconds after which a gate that sees nothing new says again why it waits.
+REPEAT_AFTER = 600.0
+
+
+class Log(Protocol):
+    """A task's own logger, whichever Airflow made it."""
+
+    def info(self, message: str, /, *args: Any) -> Any:
+        """Log what an operator may want to know."""
+
+    def warning(self, message: str, /, *args: Any) -> Any:
+        """Log what an operator should know."""
+
+
+class Verdict(str, enum.Enum):
+    """What becomes of a gate after a look."""
+
+    OPEN = "open"
+    WAIT = "wait"
+    RETRY = "retry"  #: the try fails; Airflow's ``retries`` apply
+    FAIL = "fail"  #: fails for good
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """
+    What a gate makes of a look; prints itself in one line.
+
+    :param verdict: what becomes of the gate
+    :param reason: why, as a person reads it
+    :param trouble: whether it rests on an error or a doubt rather than on counts
+    :param claims_end: seconds until the claims that alone keep it shut have all expired, or None
+    """
+
+    verdict: Verdict
+    reason: str
+    trouble: bool = False
+    claims_end: float | None = dataclasses.field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        if self.claims_end is None:
+            return self.reason
+        return f"{self.reason}; only claims of gates that passed keep it shut, for {self.claims_end:.0f} s at most"
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate:
+    """
+    What the author of a gate asked.
+
+    :param condition: the state of the queue to wait for
+    :param fail_when: what fails the gate for good, judged on reported counts only, before ``condition``
+    :param submits: how many jobs the work behind the gate will submit
+    """
+
+    condition: Condition
+    fail_when: Condition | None = None
+    submits: int = 1
+
+    @classmethod
+    def of(cls, condition: str, fail_when: str | None = None, submits: int | str = 1) -> Gate:
+        """
+        Read what the author wrote, strictly.
+
+        :param condition: the state of the queue to wait for
+        :param fail_when: what fails the gate for good, or None
+        :param submits: how many jobs the work behind the gate will submit, also as rendered text
+        :raises ConditionError: where an expression is outside the grammar, or the condition holds on an empty
+            cluster but could never hold once the gate's own jobs are added
+        :raises ValueError: where ``submits`` is no number of jobs
+        """
+        asked = Condition(condition)
+        jobs = number_of_jobs(submits)
+        if not asked.leaves_room_for(jobs - 1):
+            raise ConditionError(condition, f"could never hold with the {jobs} jobs that the gate submits")
+        return cls(asked, None if fail_when is None else Condition(fail_when), jobs)
+
+    @property
+    def states(self) -> frozenset[str]:
+        """The names that have to be reported before the gate can decide."""
+        return self.condition.states | (self.fail_when.states if self.fail_when else frozenset())
+
+    def judge(self, counts: JobCounts, claimed: int = 0, claims_end: float | None = None) -> Decision:
+        """
+        Decide on counts, claims of other gates, and the gate's own jobs.
+
+        The condition has to hold on the counts as reported, and with the claims and all but one of the gate's
+        own jobs added to ``queued``, and with them added to ``running``.
+
+        :param counts: what the cluster reported
+        :param claimed: jobs of other gates that passed, to be counted on top
+        :param claims_end: seconds until the last of them expires
+        :raises ScnetResponseError: where a state that the gate needs was not reported
+        """
+        counts.require(self.states)
+        seen = self._seen(counts, claimed)
+        if self.fail_when and self.fail_when.holds(counts):
+            return Decision(
+                Verdict.FAIL, f"{seen}: failed, because fail_when {self.fail_when.explain(counts)}", trouble=True
+            )
+        own = max(self.submits - 1, 0)
+        for view in views(counts, claimed + own):
+            if unmet := self.condition.unmet(view):
+                break
+        else:
+            return Decision(Verdict.OPEN, f"{seen}: passes, {self.condition.text}")
+        reason = f"{seen}: waiting, needs {unmet}" + (f" with room for {self.submits}" if own else "")
+        by_claims_alone = self.condition.room_on(counts, own)
+        return Decision(Verdict.WAIT, reason, claims_end=claims_end if by_claims_alone else None)
+
+    def _seen(self, counts: JobCounts, claimed: int) -> str:
+        """List what was reported: the states that matter here, and every other one that holds jobs."""
+        matter = self.states | {"running", "queued"}
+        parts = []
+        for name, number in counts.as_dict().items():
+            if number is None or (name == "total" and name not in matter) or not (number or name in matter):
+                continue
+            parts.append(f"{name} {number}")
+            if name == "queued" and claimed:
+                parts[-1] += f" (+{claimed} claimed)"
+        if claimed and counts.queued is None:
+            parts.append(f"{claimed} claimed")
+        return ", ".join(parts)
+
+
+def number_of_jobs(submits: int | str) -> int:
+    """
+    Read a number of jobs to submit.
+
+    :param submits: a whole number from 0 to 10⁹, also as rendered text
+    :raises ValueError: where it is anything else
+    """
+    if isinstance(submits, str) and re.fullmatch(r"\s*[0-9]{1,10}\s*", submits):
+        submits = int(submits)
+    if isinstance(submits, bool) or not isinstance(submits, int) or not 0 <= submits <= 10**9:
+        raise ValueError(f"submits is no number of jobs from 0 to 10⁹: {str(submits)[:80]!r}")
+    return submits
+
+
+class GateKeeper:
+    """
+    Stands at one gate: judges each look, remembers whether one was good, and says why the gate waits.
+
+    :param gate: what the author asked
+    :param log: the task's own logger
+    :param answered: whether an earlier process of the same wait had a good answer
+    :param clock: seconds that never jump
+    """
+
+    def __init__(
+        self,
+        gate: Gate,
+        log: Log,
+        *,
+        answered: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.gate = gate
+        self.log = log
+        self.answered = answered
+        self.clock = clock
+        self.last: Decision | None = None
+        self._said_at = 0.0
+        self._noted: set[str] = set()
+
+    def judge(self, look: Look, claimed: int = 0, claims_end: float | None = None) -> Decision:
+        """
+        Decide on a look, and log what is new.
+
+        :param look: what was seen
+        :param claimed: jobs of other gates that passed, to be counted on top
+        :param claims_end: seconds until the last of them expires
+        """
+        decision = self._decide(look, claimed, claims_end)
+        for note in look.notes:
+            if note not in self._noted:
+                self._noted.add(note)
+                self.log.warning("%s", note)
+        now = self.clock()
+        if decision != self.last or now - self._said_at >= REPEAT_AFTER:
+            self.last, self._said_at = decision, now
+            say = self.log.warning if decision.trouble else self.log.info
+            say("%s", decision)
+        return decision
+
+    def _decide(self, look: Look, claimed: int, claims_end: float | None) -> Decision:
+        if look.error:
+            return self._bear(look.error)
+        counts = look.counts or JobCounts()
+        try:
+            counts.require(self.gate.states)
+        except ScnetError as error:
+            error.where = look.where
+            return self._bear(error)
+        self.answered = True
+        if look.doubt:
+            return Decision(Verdict.WAIT, f"waiting: {look.doubt}", trouble=True)
+        return self.gate.judge(counts, claimed, claims_end)
+
+    def _bear(self, error: ScnetError) -> Decision:
+        """Wait out what heals, fail at once on what does not."""
+        nature = error.nature
+        if nature is Nature.TRANSIENT or (nature is Nature.UNCLEAR and self.answered):
+            return Decision(Verdict.WAIT, f"waiting: {error}", trouble=True)
+        verdict = Verdict.FAIL if nature is Nature.PERMANENT else Verdict.RETRY
+        return Decision(verdict, str(error), trouble=True)
+
+
+def record(gate: Gate, look: Look, *, scnet_conn_id: str, claimed: int) -> dict[str, Any]:
+    """
+    Return the decision of a gate that opened as a JSON-native record.
+
+    :param gate: what the author asked
+    :param look: what it opened on
+    :param scnet_conn_id: the connection it asked through
+    :param claimed: jobs of other gates that were counted on top
+    """
+    return {
+        "condition": gate.condition.text,
+        "user_name": look.user_name,
+        "scnet_conn_id": scnet_conn_id,
+        "counts": look.counts.as_dict() if look.counts else None,
+        "claimed": claimed,
+        "observed_at": look.observed_at.isoformat(),
+    }

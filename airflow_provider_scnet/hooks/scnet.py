@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How one asks SCnet for a user's job counts."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.connection import get_async_connection
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
+
+from airflow_provider_scnet import envelope, wire
+from airflow_provider_scnet.connection import Target
+from airflow_provider_scnet.exceptions import (
+    CODES,
+    Nature,
+    ScnetConfigError,
+    ScnetError,
+    ScnetResponseError,
+    api_error,
+    shown,
+)
+from airflow_provider_scnet.job_counts import STATES, JobCounts
+from airflow_provider_scnet.look import Look
+from airflow_provider_scnet.provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
+
+if TYPE_CHECKING:
+    import requests
+
+#: Source: SCnet OpenAPI v2, "query job state data".
+JOB_STATE_PATH = "/hpc/openapi/v2/view/jobs/state"
+
+# The Test button waits in the API server.
+_TEST_TIMEOUT = 10.0
+
+
+class ScnetHook(BaseHook):
+    """
+    The token and the endpoint of one SCnet region.
+
+    Every call reads the connection anew, so a token that was pasted meanwhile is used, and makes one request:
+    the next poll of whoever waits is the retry.
+
+    :param scnet_conn_id: the id of a connection of type ``scnet``
+    """
+
+    conn_name_attr = "scnet_conn_id"
+    default_conn_name = "scnet_default"
+    conn_type = "scnet"
+    hook_name = "SCnet"
+
+    def __init__(self, scnet_conn_id: str = default_conn_name) -> None:
+        super().__init__()
+        self.scnet_conn_id = scnet_conn_id
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """Name the ordinary fields of the connection form; Airflow before 3.3 asks here."""
+        return {name.replace("-", "_"): value for name, value in UI_FIELD_BEHAVIOUR.items()}
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """Describe the extras of the connection form; Airflow before 3.3 asks here."""
+        # Not installed with Airflow 3.3, which reads the metadata instead.
+        from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
+        from wtforms import BooleanField, StringField
+
+        def widget(field: dict[str, Any]) -> Any:
+            label, description = field["label"], field["description"]
+            if "boolean" in field["schema"]["type"]:
+                return BooleanField(label, description=description)
+            return StringField(label, description=description, widget=BS3TextFieldWidget())
+
+        return {name: widget(field) for name, field in CONN_FIELDS.items()}
+
+    def get_conn(self) -> requests.Session:
+        """
+        Return a session that sends the token, to the connection's own origin only.
+
+        :raises ScnetConfigError: where the connection lacks or contradicts something
+        """
+        return wire.OneOriginSession(self.resolve())
+
+    def get_job_counts(self, user_name: str | None = None) -> JobCounts:
+        """
+        Ask once how many jobs of a user are in which state.
+
+        :param user_name: the cluster user; default: the connection's login, else the token's own user
+        :raises ScnetError: where no count could be learnt; the subclass says of which kind
+        """
+        return self._counts_of(self.look_at(user_name))
+
+    async def aget_job_counts(self, user_name: str | None = None) -> JobCounts:
+        """
+        Ask once, without blocking the event loop.
+
+        :param user_name: the cluster user; default: the connection's login, else the token's own user
+        :raises ScnetError: where no count could be learnt; the subclass says of which kind
+        """
+        return self._counts_of(await self.alook(await self.aresolve(user_name)))
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Ask once and tell what was found, or why not."""
+        try:
+            target = self.resolve()
+            look = self.look(dataclasses.replace(target, timeout=min(target.timeout, _TEST_TIMEOUT)))
+            counts = self._counts_of(look)
+            counts.require(("total",))
+        except ScnetError as error:
+            return False, str(error)
+        if look.doubt:
+            return False, look.doubt
+        if counts.all_zero:
+            return True, f"user {target.user_name}: no job in any state: check the user name"
+        found = ", ".join(
+            f"{getattr(counts, state)} {state}"
+            for state in STATES
+            if state in ("running", "queued") or getattr(counts, state)
+        )
+        return True, f"user {target.user_name}: {found}"
+
+    def resolve(self, user_name: str | None = None) -> Target:
+        """
+        Read the connection.
+
+        :param user_name: the cluster user to ask about; default: the connection's login, else the token's own
+        :raises ScnetConfigError: where the connection lacks or contradicts something
+        """
+        try:
+            conn = self.get_connection(self.scnet_conn_id)
+        except Exception as error:
+            raise self._unreadable(error) from None
+        return Target.from_connection(self.scnet_conn_id, conn, user_name)
+
+    async def aresolve(self, user_name: str | None = None) -> Target:
+        """
+        Read the connection without blocking the event loop.
+
+        :param user_name: the cluster user to ask about; default: the connection's login, else the token's own
+        :raises ScnetConfigError: where the connection lacks or contradicts something
+        """
+        try:
+            conn = await get_async_connection(self.scnet_conn_id)
+        except Exception as error:
+            raise self._unreadable(error) from None
+        return Target.from_connection(self.scnet_conn_id, conn, user_name)
+
+    def _unreadable(self, error: Exception) -> ScnetError:
+        # Never the error's own text: Airflow puts a malformed URI into it, token and all. And never permanent:
+        # Airflow says "isn't defined" too when a secrets backend or its API server did not answer.
+        if isinstance(error, AirflowNotFoundException):
+            found = ScnetConfigError(
+                "is not defined, or Airflow could not read it: create it under Admin, Connections, as type scnet",
+                nature=Nature.UNCLEAR,
+            )
+        else:
+            found = ScnetConfigError(f"Airflow could not read it ({type(error).__name__})", nature=Nature.UNCLEAR)
+        found.where = f"connection '{self.scnet_conn_id}'"
+        return found
+
+    def look_at(self, user_name: str | None = None) -> Look:
+        """
+        Read the connection and look once; an error is part of what is seen.
+
+        :param user_name: the cluster user; default: the connection's login, else the token's own user
+        """
+        try:
+            target = self.resolve(user_name)
+        except ScnetError as error:
+            return Look(error=error)
+        return self.look(target)
+
+    async def alook(self, target: Target) -> Look:
+        """
+        Look once, in a thread that is given plain values only.
+
+        :param target: whom to ask, and about whom
+        """
+        return await asyncio.to_thread(self.look, target)
+
+    def look(self, target: Target) -> Look:
+        """
+        Look once; an error is part of what is seen.
+
+        :param target: whom to ask, and about whom
+        """
+        at, observed_at = time.monotonic(), datetime.now(timezone.utc)
+        counts, error = None, None
+        try:
+            answer = wire.get(target, JOB_STATE_PATH, {"userName": target.user_name})
+            counts = read(answer, target.token)
+        except ScnetError as e:
+            # Without its traceback: the error is kept, and shown to every gate that waits.
+            error = e.with_traceback(None)
+            error.where = target.where
+        return Look(
+            counts=counts,
+            error=error,
+            account=target.account,
+            where=target.where,
+            doubt=_doubt(counts, target) if counts else "",
+            notes=target.notes + _strangers(counts, target),
+            at=at,
+            observed_at=observed_at,
+        )
+
+    def _counts_of(self, look: Look) -> JobCounts:
+        for note in (*look.notes, *filter(None, [look.doubt])):
+            self.log.warning("%s", note)
+        if look.error:
+            raise look.error
+        return look.counts or JobCounts()
+
+
+def read(answer: wire.Answer, token: str) -> JobCounts:
+    """
+    Read the answer of the job-state endpoint; where its status and its body disagree, the worse one stands.
+
+    :param answer: what came over the wire
+    :param token: what must not appear in an error
+    :raises ScnetApiError: where SCnet reports an error
+    :raises ScnetResponseError: where the answer is not the documented one
+    """
+    if answer.status == 200:
+        try:
+            return JobCounts.from_data(envelope.data_of(envelope.parse(answer.body), token), token)
+        except ScnetError as error:
+            error.retry_after = answer.retry_after
+            raise
+    try:
+        body = envelope.parse(answer.body)
+    except ScnetResponseError:
+        body = None
+    code, msg = envelope.code_of(body), envelope.msg_of(body, token)
+    status, nature = f"HTTP {answer.status}", _nature_of_status(answer.status)
+    # A code that the documentation does not list (gateways repeat the status there) adds nothing to the status.
+    if code in CODES and CODES[code][1] >= nature:
+        raise api_error(code, f"{msg} ({status})".strip(), retry_after=answer.retry_after)
+    if nature is Nature.CREDENTIALS:
+        raise api_error(str(answer.status), msg or status, nature=nature, retry_after=answer.retry_after)
+    text = f"{status}: {msg}" if msg else status
+    if answer.location:
+        text += f", a redirect to {shown(answer.location, token)}, which is not followed: correct the host"
+    raise ScnetResponseError(text, nature=nature, retry_after=answer.retry_after)
+
+
+def _nature_of_status(status: int) -> Nature:
+    if status in (401, 403):
+        return Nature.CREDENTIALS
+    if status in (408, 425, 429) or 500 <= status < 600:
+        return Nature.TRANSIENT
+    if 300 <= status < 400:
+        return Nature.PERMANENT
+    return Nature.UNCLEAR
+
+
+def _doubt(counts: JobCounts, target: Target) -> str:
+    """Say why counts prove nothing: SCnet may answer zeros for a user that does not exist, or is not ours."""
+    if not counts.all_zero or target.allow_foreign_user or target.token_user in (None, target.user_name):
+        return ""
+    return (
+        f"{target.where}: no job in any state, but the token was issued for '{shown(target.token_user)}': "
+        "correct the user name, or set extra 'allow_foreign_user' if this is meant"
+    )
+
+
+def _strangers(counts: JobCounts | None, target: Target) -> tuple[str, ...]:
+    names = counts.unknown if counts else ()
+    return tuple(f"{target.where}: unknown state '{name}', its jobs count as other" for name in names)

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one look at the cluster saw."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from datetime import datetime, timezone
+
+from airflow_provider_scnet.exceptions import Nature, ScnetError
+from airflow_provider_scnet.job_counts import JobCounts
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """
+    What one look saw: counts, or the error that stood in their place.
+
+    :param counts: what the cluster reported, or None
+    :param error: why there are no counts, or None
+    :param account: the resolved (endpoint, user) it was about; None where it came to no request
+    :param where: the connection and user it was about, for people
+    :param doubt: why the counts, though well-formed, prove nothing; empty where they do
+    :param notes: what a reader of the log should know once
+    :param observed_at: when, by the wall clock
+    :param at: when, by :func:`time.monotonic`, in seconds: when the look began
+    """
+
+    counts: JobCounts | None = None
+    error: ScnetError | None = None
+    account: tuple[str, str] | None = None
+    where: str = ""
+    doubt: str = ""
+    notes: tuple[str, ...] = ()
+    observed_at: datetime = dataclasses.field(default_factory=lambda: datetime.now(timezone.utc))
+    at: float = dataclasses.field(default_factory=time.monotonic)
+
+    @property
+    def user_name(self) -> str | None:
+        """The cluster user whose jobs were counted."""
+        return self.account[1] if self.account else None
+
+    @property
+    def pause(self) -> float:
+        """Seconds for which the server asked to be left alone."""
+        return (self.error.retry_after or 0.0) if self.error else 0.0
+
+    @property
+    def serves_newcomers(self) -> bool:
+        """Whether a gate that arrives after it may use it: not where the connection may have been mended since."""
+        return self.error is None or self.error.nature is Nature.TRANSIENT

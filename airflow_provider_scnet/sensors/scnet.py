@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gate in the DAG."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    BaseSensorOperator,
+    PokeReturnValue,
+    XComArg,
+)
+
+from airflow_provider_scnet.condition import Condition
+from airflow_provider_scnet.gate import Gate, GateKeeper, Verdict, number_of_jobs, record
+
+# The hook and the trigger bring requests along; they are imported where a task runs, not where a DAG is parsed.
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+# What Airflow says when a deferral has timed out, and no longer says which exception it was before 3.0.
+_TRIGGER_TIMEOUT = "Trigger timeout"
+
+
+class ScnetJobStateSensor(BaseSensorOperator):
+    """
+    Waits until a user's job counts on an SCnet cluster meet a condition.
+
+    By default it waits in the triggerer: hundreds of gates share one request an interval and hold no worker, and
+    a gate that passes claims room for the jobs that follow, so that room for three lets three pass. Its decision
+    is the XCom ``decision``; it is the task's return value where the DAG uses the gate's ``.output``, with
+    ``use_worker``, and in poke and reschedule mode.
+
+    :param condition: the state of the queue to wait for: comparisons of sums, differences and products of whole
+        numbers and ``running``, ``queued``, ``held``, ``suspended``, ``other``, ``total``, joined by ``and``,
+        ``or``, ``not``, e.g. ``queued < 5 and running + queued < 20`` (templated)
+    :param fail_when: an expression of the same kind that fails the gate for good when it holds on the reported
+        counts, e.g. ``held > 0`` (templated)
+    :param user_name: the cluster user whose jobs are counted; default: the connection's login, else the token's
+        own user (templated)
+    :param scnet_conn_id: the connection's id (templated)
+    :param submits: how many jobs the work behind this gate will submit; 0 for a gate that only watches (templated)
+    :param claim_ttl: seconds, or a timedelta, for which the jobs of a gate that passed are counted on top of what
+        the cluster reports
+    :param deferrable: whether to wait in the triggerer; without it there is no shared request and there are no
+        claims, and ``mode`` says how a worker waits
+    :param use_worker: whether to start and end on a worker all the same, for a return value that is read by
+        ``xcom_pull`` in a template, or for listeners that live there
+    :raises ConditionError: when the DAG file is parsed, where an expression without a template is outside the
+        grammar, or could never hold once ``submits`` jobs are added
+    """
+
+    template_fields: Sequence[str] = ("condition", "fail_when", "user_name", "scnet_conn_id", "submits")
+    ui_color = "#d5ead8"
+
+    def __init__(
+        self,
+        *,
+        condition: str,
+        fail_when: str | None = None,
+        user_name: str | None = None,
+        scnet_conn_id: str = "scnet_default",
+        submits: int | str = 1,
+        claim_ttl: float | timedelta = 180,
+        deferrable: bool = True,
+        use_worker: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.condition = condition
+        self.fail_when = fail_when
+        self.user_name = user_name
+        self.scnet_conn_id = scnet_conn_id
+        self.submits = submits
+        self.claim_ttl = _seconds(claim_ttl)
+        self.deferrable = deferrable
+        self.use_worker = use_worker
+        # A template may render to nothing, and nothing must not become the connection's own user.
+        self._names_a_user = user_name is not None
+        # A mapped gate is built on the worker, where execute() checks it in a way that heeds soft_fail.
+        if not getattr(self, "_BaseOperator__from_mapped", False):
+            self._check_what_is_no_template()
+
+    def _check_what_is_no_template(self) -> None:
+        if not _is_template(self.condition) and not _is_template(self.submits):
+            Gate.of(self.condition, None, self.submits)
+        elif not _is_template(self.condition):
+            Condition(self.condition)
+        elif not _is_template(self.submits):
+            number_of_jobs(self.submits)
+        if self.fail_when is not None and not _is_template(self.fail_when):
+            Condition(self.fail_when)
+        for name in ("user_name", "scnet_conn_id"):
+            value = getattr(self, name)
+            if value is not None and not _is_template(value):
+                _named(name, value)
+
+    def execute(self, context: Context) -> Any:
+        """
+        Wait for the condition.
+
+        :param context: the task's context
+        """
+        # The branches exclude each other: after a poke that succeeded there is nothing to defer, and a return
+        # value is what carries the XCom.
+        if not self.deferrable:
+            self._warn_that_nothing_is_claimed(context)
+            return super().execute(context)
+        try:
+            gate = self._gate()
+        except AirflowFailException as e:
+            if self.soft_fail or self.never_fail:
+                raise AirflowSkipException(str(e)) from None
+            raise
+        from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
+
+        return self.defer(
+            trigger=ScnetJobStateTrigger(
+                condition=gate.condition.text,
+                fail_when=gate.fail_when.text if gate.fail_when else None,
+                user_name=self.user_name,
+                scnet_conn_id=self.scnet_conn_id,
+                submits=gate.submits,
+                claim_ttl=self.claim_ttl,
+                poke_interval=self.poke_interval,
+                end_task=self._can_end_in_triggerer(),
+                push_decision=bool(self.do_xcom_push),
+            ),
+            method_name="execute_complete",
+            # Airflow enforces it even while no triggerer runs.
+            timeout=timedelta(seconds=self.timeout),
+        )
+
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
+        """
+        End the task as the trigger decided, or fail.
+
+        :param context: the task's context
+        :param event: what the trigger sent
+        """
+        event = event if isinstance(event, dict) else {}
+        message = str(event.get("message", ""))
+        match event:
+            case {"verdict": Verdict.OPEN.value, "decision": dict(decision)}:
+                self.log.info("%s", message)
+                return decision
+            case {"verdict": Verdict.RETRY.value}:
+                raise AirflowException(message)
+            case {"verdict": Verdict.FAIL.value}:
+                raise AirflowFailException(message)
+            case {"verdict": "timeout"}:
+                raise AirflowSensorTimeout(message)
+        raise AirflowException("the trigger sent no decision; the gate stays shut")
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """
+        Go on after a deferral.
+
+        :param next_method: where to go on
+        :param next_kwargs: with what
+        :param context: the task's context
+        """
+        # Airflow before 3.0 makes an ordinary failure of a deferral's time-out, which would be retried.
+        if next_method == "__fail__" and (next_kwargs or {}).get("error") == _TRIGGER_TIMEOUT:
+            next_method = "execute_complete"
+            seconds = f"{self.timeout:g} s"
+            next_kwargs = {"event": {"verdict": "timeout", "message": f"the gate's timeout of {seconds} is over"}}
+        return super().resume_execution(next_method, next_kwargs, context)
+
+    def poke(self, context: Context) -> bool | PokeReturnValue:
+        """
+        Look once.
+
+        :param context: the task's context
+        """
+        from airflow_provider_scnet.hooks.scnet import ScnetHook
+
+        keeper = self._keeper(context)
+        look = ScnetHook(self.scnet_conn_id).look_at(self.user_name)
+        self._pause = look.pause
+        decision = keeper.judge(look)
+        if decision.verdict is Verdict.RETRY:
+            raise AirflowException(str(decision))
+        if decision.verdict is Verdict.FAIL:
+            raise AirflowFailException(str(decision))
+        if decision.verdict is Verdict.WAIT:
+            return False
+        return PokeReturnValue(
+            is_done=True,
+            xcom_value=record(keeper.gate, look, scnet_conn_id=self.scnet_conn_id, claimed=0),
+        )
+
+    # Seconds for which the server asked to be left alone; the keeper of this run.
+    _pause = 0.0
+    _kept: GateKeeper | None = None
+
+    def _get_next_poke_interval(
+        self, started_at: datetime | float, run_duration: Callable[[], float], poke_count: int
+    ) -> float:
+        interval: float = super()._get_next_poke_interval(started_at, run_duration, poke_count)
+        return max(interval, self._pause)
+
+    def _keeper(self, context: Context) -> GateKeeper:
+        if self._kept is None:
+            # In reschedule mode the process that had a good answer is gone; that it waited on stands for it.
+            self._kept = GateKeeper(self._gate(), self.log, answered=self._was_rescheduled(context))
+        return self._kept
+
+    def _gate(self) -> Gate:
+        """Read the rendered fields; what is wrong with them no retry would mend."""
+        try:
+            _named("scnet_conn_id", self.scnet_conn_id)
+            if self._names_a_user:
+                # A native template makes a number of a user whose name consists of digits.
+                self.user_name = _named("user_name", self.user_name)
+            return Gate.of(self.condition, self.fail_when, self.submits)
+        except ValueError as e:
+            raise AirflowFailException(str(e)) from None
+
+    def _can_end_in_triggerer(self) -> bool:
+        """Tell whether nothing is lost when the task ends without a worker: no callback, event or result."""
+        cls = type(self)
+        return not (
+            self.use_worker
+            or self.outlets
+            or self.inlets
+            or self.on_success_callback
+            or getattr(self, "_post_execute_hook", None)
+            or cls.post_execute is not BaseSensorOperator.post_execute
+            or cls.execute_complete is not ScnetJobStateSensor.execute_complete
+            or self._output_is_used()
+        )
+
+    def _output_is_used(self) -> bool:
+        """Tell whether another task of the DAG takes this gate's output as an argument."""
+        dag = self.get_dag()
+        return dag is not None and any(
+            operator.task_id == self.task_id
+            for task in dag.tasks
+            for part in _arguments(task)
+            for operator, _ in XComArg.iter_xcom_references(part)
+        )
+
+    def _warn_that_nothing_is_claimed(self, context: Context) -> None:
+        if str(self.submits).strip() != "0" and not self._was_rescheduled(context):
+            self.log.warning(
+                "without deferrable=True no room is claimed: gates that look at the same moment may all pass; "
+                "a gate that only watches has submits=0"
+            )
+
+    def _was_rescheduled(self, context: Context) -> bool:
+        if not self.reschedule:
+            return False
+        count = context.get("task_reschedule_count")
+        if count is not None:
+            return bool(count)
+        # Airflow before 3.0 has no count in the context.
+        from airflow.models.taskreschedule import TaskReschedule
+        from airflow.utils.session import create_session
+
+        ti = context["ti"]
+        with create_session() as session:
+            statement = TaskReschedule.stmt_for_task_instance(ti, try_number=ti.try_number)  # type: ignore[arg-type, call-arg]
+            return session.scalar(statement.limit(1)) is not None
+
+
+def _arguments(task: Any) -> Iterable[Any]:
+    """Yield all places of a task, or of the groups around it, that may refer to another task's result."""
+    if hasattr(task, "partial_kwargs"):
+        yield task.partial_kwargs
+        yield task.expand_input.value
+    else:
+        yield task
+    group = task.task_group
+    while group is not None:
+        expand_input = getattr(group, "_expand_input", None)
+        if expand_input is not None:
+            yield expand_input.value
+        group = group.task_group if hasattr(group, "task_group") else None
+
+
+def _is_template(value: Any) -> bool:
+    """Tell whether a value is known only when the task runs: Jinja, or another task's result."""
+    return bool(re.search(r"\{[{%#]", value)) if isinstance(value, str) else hasattr(value, "resolve")
+
+
+def _named(field: str, value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{field} is given but empty")
+    return value
+
+
+def _seconds(claim_ttl: float | timedelta) -> float:
+    seconds = claim_ttl.total_seconds() if isinstance(claim_ttl, timedelta) else claim_ttl
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf:
+        raise ValueError("claim_ttl is neither a number of seconds from 0 nor a timedelta")
+    return float(seconds)

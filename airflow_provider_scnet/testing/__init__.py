@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+A small SCnet on loopback: for this project's tests, its demo, and users' tests of their own DAGs.
+
+It needs the standard library only, and imports neither Airflow nor ``requests``.
+"""
+
+from __future__ import annotations
+
+from airflow_provider_scnet.testing.cluster import SimulatorClock, SubmissionError
+from airflow_provider_scnet.testing.faults import Fault
+from airflow_provider_scnet.testing.simulator import ScnetSimulator
+from airflow_provider_scnet.testing.tokens import make_token
+
+__all__ = ["Fault", "ScnetSimulator", "SimulatorClock", "SubmissionError", "make_token"]

@@ -1,0 +1,396 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What SCnet answers, and the simulator as a test holds it.
+
+The wire is that of the page "查询作业状态统计信息" (query job state statistics) of SCnet's OpenAPI v2. What
+it leaves open is answered in the way that is hardest on a client: see :class:`ScnetSimulator`.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any, Literal
+from urllib.parse import quote, urlencode
+
+from airflow_provider_scnet.testing.cluster import (
+    STATES,
+    Cluster,
+    Job,
+    SimulatorClock,
+    SubmissionError,
+    Totals,
+)
+from airflow_provider_scnet.testing.faults import Fault
+from airflow_provider_scnet.testing.server import Answer, Call, LoopbackServer
+from airflow_provider_scnet.testing.tokens import TokenBook
+
+JOB_STATE_PATH = "/hpc/openapi/v2/view/jobs/state"
+CONTROL_PREFIX = "/simulator/"
+
+#: The names of the states in the answer, in the documented order, which is that of ``STATES``.
+REPORTED_NAMES = dict(zip(STATES, ("运行", "排队", "保留", "挂起", "其他"), strict=True))
+
+
+@dataclass(frozen=True)
+class Request:
+    """
+    A request that reached the simulator.
+
+    ``at`` is in seconds on the simulator's clock, ``at_wall`` in epoch seconds. Header names are in lower
+    case. ``status`` is the HTTP status of the answer, None if the connection was dropped before it.
+    """
+
+    method: str
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+    at: float
+    at_wall: float
+    status: int | None
+
+
+class ScnetSimulator:
+    """
+    A small SCnet on loopback: one cluster with users, a queue, and the job-state endpoint.
+
+    It serves while it is used as a context manager, or from :meth:`start` to :meth:`stop`. One that was
+    stopped can be started again, on the same port and with the same jobs.
+
+    - A business error comes with HTTP 200, and so does a token that is missing, unknown, revoked or expired
+      (code ``10008``, ``token is invalid``).
+    - A token counts the jobs of its own user, under the user's name and under its ``computeUser``. Any other
+      ``userName``, known to the cluster or not, has **zero jobs, with code "0"**: SCnet does not document
+      what it answers, and this is the answer that opens a gate by mistake.
+
+    Two endpoints are the simulator's own, for tasks in other processes, and need no token:
+
+    - ``POST /simulator/jobs`` with ``{"user": "alice", "jobs": 1, "run_for": 30}`` submits;
+      it answers ``{"ids": [1]}``, HTTP 429 when the queue is full, HTTP 400 when the call makes no sense.
+    - ``GET /simulator/state`` tells what :meth:`state` returns.
+
+    :param port: the port on 127.0.0.1; 0: any free one
+    :param slots: how many jobs run at once, over all users
+    :param run_for: seconds that a job runs if its submission does not say
+    :param counted_after: seconds from a submission until the reported counts include it
+    :param clock: the cluster's time; by default real time. Delays of answers and the expiry of tokens are in
+        real time, whatever the clock.
+    :param queue_limit: how many jobs of one user may be in the queue; None: any number
+    :param unknown_user: the code of the answer for a ``userName`` that the cluster does not know: ``"0"``
+        with zero jobs, or ``"911009"``
+    """
+
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        slots: int = 4,
+        run_for: float = 60.0,
+        counted_after: float = 0.0,
+        clock: SimulatorClock | None = None,
+        queue_limit: int | None = None,
+        unknown_user: Literal["0", "911009"] = "0",
+    ) -> None:
+        if unknown_user not in ("0", "911009"):
+            raise ValueError(f"unknown_user must be '0' or '911009', not {unknown_user!r}")
+        self.cluster = Cluster(
+            slots=slots, run_for=run_for, counted_after=counted_after, queue_limit=queue_limit, clock=clock
+        )
+        self.clock = self.cluster.clock
+        self._port = port
+        self._unknown_user = unknown_user
+        self._tokens = TokenBook()
+        self._server: LoopbackServer | None = None
+        self._faults: deque[tuple[Fault, int | None]] = deque()
+        self._faults_lock = threading.Lock()
+        self._requests: list[Request] = []
+        self._recorded = threading.Condition()
+        self._routes: dict[str, dict[str, Callable[[Call], Answer]]] = {
+            JOB_STATE_PATH: {"GET": self._answer_job_state},
+            f"{CONTROL_PREFIX}jobs": {"POST": self._answer_submission},
+            f"{CONTROL_PREFIX}state": {"GET": self._answer_state},
+        }
+
+    # Serving
+
+    def start(self) -> ScnetSimulator:
+        """
+        Serve from now on; does nothing if it serves already.
+
+        :raises OSError: if the port is taken
+        """
+        if self._server is None:
+            self._server = LoopbackServer(self._port, self._respond)
+            self._port = self._server.port
+        return self
+
+    def stop(self) -> None:
+        """
+        Close the port and all connections, and wait until this is done; does nothing if it is.
+
+        Answers that are being delayed or dripped are broken off.
+        """
+        server, self._server = self._server, None
+        if server is not None:
+            server.stop()
+
+    def __enter__(self) -> ScnetSimulator:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def port(self) -> int:
+        """The port; known once the simulator has been started."""
+        if not self._port:
+            raise RuntimeError("the simulator gets its port when it is started")
+        return self._port
+
+    @property
+    def url(self) -> str:
+        """The address that a connection's host is to be."""
+        return f"http://127.0.0.1:{self.port}"
+
+    # Users and tokens
+
+    def add_user(
+        self,
+        name: str,
+        *,
+        token: str | None = None,
+        compute_user: str | None = None,
+        lifetime: float | None = None,
+    ) -> str:
+        """
+        Add a user and return its token.
+
+        :param name: the cluster user
+        :param token: the token, used as it is; None: one is made
+        :param compute_user: the ``computeUser`` in the token, if it is to differ from the name
+        :param lifetime: seconds after which tokens made for this user expire, negative for one that has
+            expired already; None: a day
+        """
+        token = self._tokens.add(name, token=token, compute_user=compute_user, lifetime=lifetime)
+        self.cluster.add_user(name)
+        return token
+
+    def token(self, name: str) -> str:
+        """Return the token that the user was given last."""
+        return self._tokens.token_of(name)
+
+    def reject_token(self, name: str) -> None:
+        """Revoke the user's token: from now on it is answered with code ``10008``."""
+        self._tokens.reject(name)
+
+    def renew_token(self, name: str) -> str:
+        """Return a new token for the user; the old one is accepted no longer."""
+        return self._tokens.renew(name)
+
+    def connection(self, name: str = "alice", **extra: object) -> dict[str, Any]:
+        """
+        Return an Airflow connection to this simulator, for a user.
+
+        :param name: the user
+        :param extra: entries of the connection's extra
+        """
+        return {
+            "conn_type": "scnet",
+            "host": self.url,
+            "login": name,
+            "password": self.token(name),
+            "extra": extra,
+        }
+
+    def connection_json(self, name: str = "alice", **extra: object) -> str:
+        """Return the connection as JSON, for a variable ``AIRFLOW_CONN_…``."""
+        return json.dumps(self.connection(name, **extra))
+
+    def connection_uri(self, name: str = "alice", **extra: object) -> str:
+        """Return the connection as a URI, for a variable ``AIRFLOW_CONN_…``."""
+        credentials = f"{quote(name, safe='')}:{quote(self.token(name), safe='')}"
+        uri = f"scnet://{credentials}@127.0.0.1:{self.port}/http"
+        if not extra:
+            return uri
+        # Airflow reads what stands in the query as text; values of other types go through "__extra__".
+        plain = all(isinstance(value, str) for value in extra.values())
+        return f"{uri}?{urlencode(extra if plain else {'__extra__': json.dumps(extra)})}"
+
+    # Jobs
+
+    def submit(self, user: str, jobs: int = 1, run_for: float | None = None) -> list[int]:
+        """
+        Submit jobs of a user, all or none, and return their ids; see :meth:`Cluster.submit`.
+
+        :param user: whose jobs these are
+        :param jobs: how many
+        :param run_for: seconds that each of them runs (``math.inf``: never ends); None: as the cluster says
+        :raises SubmissionError: if the user would have more than ``queue_limit`` jobs in the queue
+        """
+        return self.cluster.submit(user, jobs, run_for)
+
+    def cancel(self, user: str) -> None:
+        """End all queued and running jobs of a user now."""
+        self.cluster.cancel(user)
+
+    def jobs(self, user: str) -> list[Job]:
+        """Return all jobs of a user, ended ones too."""
+        return self.cluster.jobs(user)
+
+    def counts(self, user: str) -> dict[str, int]:
+        """Return how many jobs of a user are really there, by state."""
+        return self.cluster.counts(user)
+
+    def reported(self, user: str) -> dict[str, int]:
+        """Return how many jobs of a user the endpoint reports now, by state."""
+        return self.cluster.reported(user)
+
+    def totals(self, user: str) -> Totals:
+        """Return how many jobs a user submitted, was refused, and had at most queued and running."""
+        return self.cluster.totals(user)
+
+    def set_counts(self, user: str, **counts: int | None) -> None:
+        """Pin what the endpoint reports for some states of a user (None: report the true count again)."""
+        self.cluster.set_counts(user, **counts)
+
+    def state(self) -> dict[str, Any]:
+        """Return all of it, JSON-native: the clock, the slots, and per user counts, totals and requests."""
+        return {
+            "now": self.clock.now(),
+            "slots": self.cluster.slots,
+            "users": {
+                user: {
+                    "counts": self.counts(user),
+                    "reported": self.reported(user),
+                    **asdict(self.totals(user)),
+                    "requests": len(self.requests_of(user)),
+                }
+                for user in self.cluster.users
+            },
+        }
+
+    # Faults
+
+    def order(self, fault: Fault, times: int | None = 1) -> None:
+        """
+        Answer the next requests to the job-state endpoint with a fault, after those ordered before.
+
+        :param fault: what goes wrong
+        :param times: how many requests; None: all, until :meth:`clear_faults`
+        """
+        if times is not None and times < 1:
+            raise ValueError(f"times must be 1 or more, not {times!r}")
+        with self._faults_lock:
+            self._faults.append((fault, times))
+
+    def clear_faults(self) -> None:
+        """Forget the faults that were ordered; answers already on their way are not touched."""
+        with self._faults_lock:
+            self._faults.clear()
+
+    # The record
+
+    @property
+    def requests(self) -> list[Request]:
+        """All requests so far, to any path but the simulator's own, in the order of their arrival."""
+        with self._recorded:
+            return list(self._requests)
+
+    @property
+    def job_state_requests(self) -> list[Request]:
+        """The requests to the job-state endpoint."""
+        return [request for request in self.requests if request.path == JOB_STATE_PATH]
+
+    def requests_of(self, user: str) -> list[Request]:
+        """Return the requests to the job-state endpoint that asked for this ``userName``."""
+        return [request for request in self.job_state_requests if request.query.get("userName") == user]
+
+    def wait_for_requests(self, n: int, timeout: float = 30) -> list[Request]:
+        """
+        Block until ``n`` requests in all have arrived, answered or not, and return all so far.
+
+        :param n: how many, counted since the simulator was made
+        :param timeout: seconds
+        :raises TimeoutError: if they did not arrive in time
+        """
+        with self._recorded:
+            if not self._recorded.wait_for(lambda: len(self._requests) >= n, timeout):
+                raise TimeoutError(f"{len(self._requests)} of {n} requests arrived in {timeout} seconds")
+            return list(self._requests)
+
+    # Answering
+
+    def _respond(self, call: Call) -> Answer:
+        answer = self._route(call)
+        if call.path == JOB_STATE_PATH and (fault := self._next_fault()):
+            answer = answer.with_fault(fault)
+        if not call.path.startswith(CONTROL_PREFIX):
+            self._record(call, answer)
+        return answer
+
+    def _route(self, call: Call) -> Answer:
+        methods = self._routes.get(call.path)
+        if methods is None:
+            return _envelope("404", "Not Found", status=404)
+        if call.method not in methods:
+            return _envelope("405", "Method Not Allowed", status=405, headers={"Allow": ", ".join(methods)})
+        return methods[call.method](call)
+
+    def _next_fault(self) -> Fault | None:
+        with self._faults_lock:
+            if not self._faults:
+                return None
+            fault, times = self._faults[0]
+            if times == 1:
+                self._faults.popleft()
+            elif times is not None:
+                self._faults[0] = (fault, times - 1)
+            return fault
+
+    def _record(self, call: Call, answer: Answer) -> None:
+        status = None if answer.fault.drop == "before" else answer.status
+        with self._recorded:
+            self._requests.append(
+                Request(call.method, call.path, call.query, call.headers, self.clock.now(), time.time(), status)
+            )
+            self._recorded.notify_all()
+
+    def _answer_job_state(self, call: Call) -> Answer:
+        holder = self._tokens.holder_of(call.headers.get("token"))
+        if holder is None:
+            return _envelope("10008", "auth_fail", "token is invalid")
+        asked = call.query.get("userName")
+        if not asked:
+            return _envelope("10003", "参数不全")
+        known = asked in self.cluster.users
+        if asked in (holder.name, holder.compute_user):
+            counts = self.reported(asked if known else holder.name)
+        elif known or self._unknown_user == "0":
+            counts = dict.fromkeys(STATES, 0)
+        else:
+            return _envelope(self._unknown_user, "区域用户不存在")
+        data = [{"name": name, "y": counts[state]} for state, name in REPORTED_NAMES.items()]
+        return _envelope("0", "success", data)
+
+    def _answer_submission(self, call: Call) -> Answer:
+        try:
+            ids = self.submit(**json.loads(call.body))
+        except SubmissionError as error:
+            return _envelope(error.code, f"作业提交失败: {error}", status=429)
+        except (LookupError, TypeError, ValueError) as error:
+            return _envelope("10004", f"参数无效: {error}", status=400)
+        return Answer.json({"ids": ids})
+
+    def _answer_state(self, call: Call) -> Answer:
+        return Answer.json(self.state())
+
+
+def _envelope(code: str, msg: str, data: object = None, status: int = 200, **answer: Any) -> Answer:
+    return Answer.json({"code": code, "msg": msg, "data": data}, status, **answer)

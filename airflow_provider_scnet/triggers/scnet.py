@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gate's wait in the triggerer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import datetime, timezone
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
+
+from airflow_provider_scnet.account import Accounts
+from airflow_provider_scnet.gate import Gate, GateKeeper, Verdict, record
+
+#: Seconds before which no task is handed back to a worker: the scheduler may still see the worker's exit from
+#: the deferral, and take a task that is scheduled again by then for one that died.
+SETTLE = 5.0
+
+
+class ScnetJobStateTrigger(BaseTrigger):
+    """
+    Waits until a cluster user's job counts meet a condition, and claims room for the jobs that follow.
+
+    All triggers of one triggerer that watch the same account through the same connection share one request an
+    interval. Room is given out in the order of arrival. Across triggerers, each admits for itself.
+
+    :param condition: the state of the queue to wait for
+    :param fail_when: what fails the gate for good
+    :param user_name: the cluster user; default: the connection's login, else the token's own user
+    :param scnet_conn_id: the connection's id
+    :param submits: how many jobs the work behind the gate will submit
+    :param claim_ttl: seconds for which these jobs are counted on top of what the cluster reports
+    :param poke_interval: seconds after which a look is too old
+    :param end_task: whether to end the task from here, without a worker
+    :param push_decision: whether a task that ends here leaves its decision as an XCom
+    """
+
+    def __init__(
+        self,
+        *,
+        condition: str,
+        fail_when: str | None = None,
+        user_name: str | None = None,
+        scnet_conn_id: str = "scnet_default",
+        submits: int = 1,
+        claim_ttl: float = 180.0,
+        poke_interval: float = 60.0,
+        end_task: bool = False,
+        push_decision: bool = True,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        # Nothing is checked here: a trigger whose constructor raises ends the whole triggerer.
+        self.condition = condition
+        self.fail_when = fail_when
+        self.user_name = user_name
+        self.scnet_conn_id = scnet_conn_id
+        self.submits = submits
+        self.claim_ttl = claim_ttl
+        self.poke_interval = poke_interval
+        self.end_task = end_task
+        self.push_decision = push_decision
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return what another triggerer needs to go on with the wait."""
+        return (
+            "airflow_provider_scnet.triggers.scnet.ScnetJobStateTrigger",
+            {
+                "condition": self.condition,
+                "fail_when": self.fail_when,
+                "user_name": self.user_name,
+                "scnet_conn_id": self.scnet_conn_id,
+                "submits": self.submits,
+                "claim_ttl": self.claim_ttl,
+                "poke_interval": self.poke_interval,
+                "end_task": self.end_task,
+                "push_decision": self.push_decision,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait, then end the task from here, or hand it to a worker."""
+        loop = asyncio.get_running_loop()
+        # Without an id no scheduler is involved: dag.test() runs a trigger inline, and takes no end event.
+        in_triggerer = self.trigger_id is not None
+        settled_at = loop.time() + (SETTLE if in_triggerer else 0.0)
+        ends_here = self.end_task and in_triggerer
+        if not ends_here:
+            await asyncio.sleep(settled_at - loop.time())
+        event = await self._wait()
+        if ends_here and event["verdict"] == Verdict.OPEN.value:
+            yield TaskSuccessEvent(xcoms={"decision": event["decision"]} if self.push_decision else None)
+            return
+        await asyncio.sleep(settled_at - loop.time())
+        yield TriggerEvent(event)  # type: ignore[no-untyped-call]
+
+    async def _wait(self) -> dict[str, Any]:
+        try:
+            gate = Gate.of(self.condition, self.fail_when, self.submits)
+        except ValueError as error:
+            return {"verdict": Verdict.FAIL.value, "message": str(error)}
+        keeper = GateKeeper(gate, self.log)
+        accounts = Accounts.here()
+        watch = accounts.watch(self.scnet_conn_id, self.user_name)
+        with watch.seat(self.poke_interval, wait_for=self._seconds_left()) as seat:
+            while look := await seat.next_look():
+                # No await from here on: looking at the claims and adding to them is atomic among all gates.
+                claims = accounts.claims(look.account) if look.account else None
+                claimed = claims.live(look.at) if claims else 0
+                decision = keeper.judge(look, claimed, claims.end() if claims and claimed else None)
+                if decision.verdict is Verdict.WAIT:
+                    continue
+                event: dict[str, Any] = {"verdict": decision.verdict.value, "message": str(decision)}
+                if decision.verdict is Verdict.OPEN and claims:
+                    claims.add(gate.submits, self.claim_ttl)
+                    event["decision"] = record(gate, look, scnet_conn_id=self.scnet_conn_id, claimed=claimed)
+                return event
+        seen = f"; last seen: {keeper.last}" if keeper.last else ""
+        return {"verdict": "timeout", "message": f"the gate's timeout is over{seen}"}
+
+    def _seconds_left(self) -> float | None:
+        """Return the seconds until the deferral times out, as the triggerer knows it; None where it does not."""
+        task_instance = getattr(self, "task_instance", None)
+        end = getattr(self, "timeout_after", None) or getattr(task_instance, "trigger_timeout", None)
+        if not isinstance(end, datetime):
+            return None
+        if end.tzinfo is None:
+            end = end.replace(tzinfo=timezone.utc)
+        return (end - datetime.now(timezone.utc)).total_seconds()

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One request to one origin: bounded in time and size, and its failures in people's words."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import socket
+import ssl
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import InvalidHeader
+from urllib3.util.retry import Retry
+
+from airflow_provider_scnet import __version__
+from airflow_provider_scnet.connection import Target
+from airflow_provider_scnet.exceptions import (
+    Nature,
+    ScnetConfigError,
+    ScnetConnectionError,
+    ScnetError,
+    ScnetResponseError,
+    shown,
+)
+
+#: The largest body that is read, in bytes after decompression.
+LARGEST_BODY = 1024 * 1024
+#: The longest pause, in seconds, that a server's ``Retry-After`` is granted.
+LONGEST_PAUSE = 600.0
+
+# Small enough that no compressed piece of it can fill the memory: deflate gains at most a factor of 1032.
+_PIECE = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """
+    What came over the wire.
+
+    :param status: the HTTP status
+    :param body: the body after decompression
+    :param location: where a redirect points
+    :param retry_after: seconds for which the server asked to be left alone, 600 at most
+    """
+
+    status: int
+    body: bytes
+    location: str = ""
+    retry_after: float | None = None
+
+
+class OneOriginSession(requests.Session):
+    """
+    A session that carries the token and can reach the connection's own origin only.
+
+    It follows no redirect and reads no netrc. Proxies and authorities come from the environment unless the
+    connection names them; a plain http origin, on loopback, is asked directly.
+
+    :param target: whom to ask
+    """
+
+    def __init__(self, target: Target):
+        super().__init__()
+        address = urlsplit(target.endpoint)
+        self.headers.update(
+            {
+                "token": target.token,
+                "Content-Type": "application/json",
+                "Accept": "application/json",
+                "Accept-Language": "zh-CN",
+                "User-Agent": f"airflow-provider-scnet/{__version__}",
+            }
+        )
+        self.verify = target.verify
+        self.proxies.update(target.proxies)
+        # An environment's proxy would see the token of a plain-text request.
+        self.trust_env = address.scheme == "https"
+        # With any authentication set, requests asks no netrc: its Authorization header would name a stranger.
+        self.auth = _as_it_is
+        self.adapters.clear()
+        self.adapter = _CuttableAdapter()
+        self.mount(f"{address.scheme}://{address.netloc}/", self.adapter)
+        self._timeout = (target.timeout, target.timeout)
+
+    def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
+        """Send a request, with the connection's time-outs unless others are given."""
+        kwargs.setdefault("timeout", self._timeout)
+        # Given with the request, because the environment would override what is set on the session.
+        kwargs.setdefault("verify", self.verify)
+        kwargs.setdefault("proxies", dict(self.proxies))
+        return super().request(method, url, *args, **kwargs)
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """Follow no redirect: the token belongs to one origin, and a moved endpoint is for people to judge."""
+        return None
+
+
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
+
+
+class _CuttableAdapter(HTTPAdapter):
+    """
+    Knows its sockets, so that another thread can end whatever is going on.
+
+    The time-outs of requests bound the silence between two bytes; a server that drips could hold a thread for
+    days. Shutting the connection down ends a TLS handshake, the headers and the body alike.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sockets: list[socket.socket] = []
+        self._is_cut = False
+        super().__init__(max_retries=0)
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the pool, its connections made known."""
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+        if not hasattr(pool.ConnectionCls, "known_to"):
+            pool.ConnectionCls = type(
+                "KnownConnection", (_KnownConnection, pool.ConnectionCls), {"known_to": self}
+            )
+        return pool
+
+    def know(self, sock: socket.socket) -> None:
+        """Keep a second handle: the first one moves into the TLS layer."""
+        handle = socket.socket(fileno=os.dup(sock.fileno()))
+        with self._lock:
+            self._sockets.append(handle)
+            too_late = self._is_cut
+        if too_late:
+            self.cut()
+
+    def cut(self) -> None:
+        """End every connection, from any thread."""
+        with self._lock:
+            self._is_cut = True
+            for handle in self._sockets:
+                with contextlib.suppress(OSError):
+                    handle.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Release the connections."""
+        super().close()
+        with self._lock:
+            while self._sockets:
+                self._sockets.pop().close()
+
+
+class _KnownConnection:
+    known_to: _CuttableAdapter
+
+    def _new_conn(self) -> socket.socket:
+        sock: socket.socket = super()._new_conn()  # type: ignore[misc]
+        self.known_to.know(sock)
+        return sock
+
+
+def get(target: Target, path: str, params: Mapping[str, str]) -> Answer:
+    """
+    Send one GET and read the answer, in the connection's time and at most 1 MiB of it.
+
+    :param target: whom to ask
+    :param path: below the endpoint
+    :param params: the query
+    :raises ScnetConnectionError: where no answer came
+    :raises ScnetResponseError: where it was too large or cannot be decompressed
+    :raises ScnetConfigError: where the connection's settings do not allow a request
+    """
+    with OneOriginSession(target) as session, _cut_off(session.adapter, target.timeout) as time_is_up:
+        try:
+            # Compression is not worth its risks for an answer of 200 bytes.
+            with session.get(
+                target.endpoint + path,
+                params=params,
+                headers={"Accept-Encoding": "identity"},
+                stream=True,
+                allow_redirects=False,
+            ) as response:
+                return Answer(
+                    status=response.status_code,
+                    body=_read(response),
+                    location=response.headers.get("Location", ""),
+                    retry_after=_retry_after(response.headers.get("Retry-After")),
+                )
+        except (requests.RequestException, OSError, ValueError) as error:
+            if time_is_up.is_set():
+                raise ScnetConnectionError(f"no whole answer within {target.timeout:g} s") from None
+            raise _in_words(error, target) from None
+
+
+@contextlib.contextmanager
+def _cut_off(adapter: _CuttableAdapter, seconds: float) -> Iterator[threading.Event]:
+    time_is_up = threading.Event()
+
+    def cut() -> None:
+        time_is_up.set()
+        adapter.cut()
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield time_is_up
+    finally:
+        timer.cancel()
+
+
+def _read(response: requests.Response) -> bytes:
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("", "identity", "gzip", "deflate"):
+        raise ScnetResponseError(f"the answer is encoded as {shown(encoding)}")
+    body = bytearray()
+    for piece in response.iter_content(_PIECE):
+        body += piece
+        if len(body) > LARGEST_BODY:
+            raise ScnetResponseError("the answer is larger than 1 MiB")
+    return bytes(body)
+
+
+def _retry_after(value: str | None) -> float | None:
+    if value is None:
+        return None
+    try:
+        return min(Retry().parse_retry_after(value), LONGEST_PAUSE)
+    except (InvalidHeader, OverflowError, ValueError):
+        return None
+
+
+def _in_words(error: Exception, target: Target) -> ScnetError:
+    causes = list(_causes(error))
+    root = causes[-1]
+    reason = shown(getattr(root, "strerror", None) or root, target.token)
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return ScnetConnectionError(
+                f"the server's certificate does not verify ({shown(cause.verify_message)}); "
+                "check the host, or name a file of authorities in extra 'verify'",
+                nature=Nature.PERMANENT,
+            )
+    if isinstance(error, requests.exceptions.ContentDecodingError):
+        return ScnetResponseError("the answer cannot be decompressed")
+    if isinstance(error, requests.Timeout):
+        return ScnetConnectionError(f"no answer within {target.timeout:g} s")
+    if isinstance(error, requests.exceptions.SSLError) and not isinstance(root, (ssl.SSLEOFError, OSError)):
+        return ScnetConnectionError(f"TLS failed: {reason}", nature=Nature.UNCLEAR)
+    if isinstance(root, ssl.SSLError) and not isinstance(root, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+        return ScnetConnectionError(f"TLS failed: {reason}; is it an https endpoint?", nature=Nature.UNCLEAR)
+    if isinstance(error, (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
+        return ScnetConnectionError(f"the connection failed: {reason}")
+    if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidProxyURL)):
+        return ScnetConfigError("the host or a proxy of the connection is no address")
+    if isinstance(error, OSError) and "certificate" in str(error).lower():
+        return ScnetConfigError("extra 'verify' names no readable file of authorities")
+    return ScnetResponseError(f"the answer cannot be read ({type(root).__name__})")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        inner = getattr(current, "reason", None) or next(
+            (arg for arg in current.args if isinstance(arg, BaseException)), None
+        )
+        current = inner if isinstance(inner, BaseException) else current.__cause__ or current.__context__

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An Airflow home of the tests' own, made before anything imports Airflow."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+_HOME = Path(tempfile.mkdtemp(prefix="scnet-tests-"))
+for _name in [name for name in os.environ if name.startswith(("AIRFLOW", "SCNET"))]:
+    del os.environ[_name]
+for _name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+    os.environ.pop(_name, None)
+os.environ.update(
+    AIRFLOW_HOME=str(_HOME),
+    AIRFLOW__CORE__DAGS_FOLDER=str(_HOME / "dags"),
+    AIRFLOW__CORE__LOAD_EXAMPLES="False",
+    AIRFLOW__CORE__UNIT_TEST_MODE="False",
+    AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{_HOME / 'airflow.db'}",
+    # Only what is asked for: no call home, no examples.
+    AIRFLOW__USAGE_DATA_COLLECTION__ENABLED="False",
+)
+
+from airflow_provider_scnet.testing import ScnetSimulator  # noqa: E402
+
+pytest_plugins = ["airflow_provider_scnet.testing.pytest_plugin"]
+
+
+def pytest_sessionfinish() -> None:
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def airflow_db() -> Path:
+    """A metadata database, for what runs whole DAGs."""
+    dags = _HOME / "dags"
+    dags.mkdir(exist_ok=True)
+    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True)  # noqa: S603
+    return dags
+
+
+@pytest.fixture
+def scnet(scnet_simulator: ScnetSimulator) -> ScnetSimulator:
+    """A simulator with one user, alice, that the connection ``scnet_default`` points to."""
+    return scnet_simulator
+
+
+@pytest.fixture
+def connect(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch):
+    """Change the connection: extras by keyword."""
+
+    def change(conn_id: str = "scnet_default", user: str = "alice", **extra: object) -> None:
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", scnet.connection_json(user, **extra))
+
+    return change

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_scnet.connection import Target
+from airflow_provider_scnet.exceptions import Nature, ScnetConfigError
+from airflow_provider_scnet.testing import make_token
+from airflow_provider_scnet.token import TokenPayload
+
+
+def fields(**given: object) -> SimpleNamespace:
+    ordinary = {
+        "host": "host.example",
+        "login": "alice",
+        "password": "token-1",
+        "schema": "",
+        "port": None,
+        "extra": "",
+    }
+    return SimpleNamespace(**{**ordinary, **given})
+
+
+def target(user_name: str | None = None, **given: object) -> Target:
+    return Target.from_connection("c", fields(**given), user_name)
+
+
+@pytest.mark.parametrize(
+    ("given", "endpoint"),
+    [
+        ({"host": "host.example"}, "https://host.example"),
+        ({"host": "host.example", "port": 65051}, "https://host.example:65051"),
+        ({"host": "host.example:65051"}, "https://host.example:65051"),
+        ({"host": "https://host.example:65051"}, "https://host.example:65051"),
+        ({"host": "https://host.example:65051", "port": 65051}, "https://host.example:65051"),
+        ({"host": "https://host.example:65051/hpc"}, "https://host.example:65051"),
+        ({"host": "https://host.example:65051/hpc/"}, "https://host.example:65051"),
+        ({"host": "https://host.example:65051", "schema": "hpc"}, "https://host.example:65051"),
+        ({"host": "host.example", "port": 8443, "schema": "hpc"}, "https://host.example:8443"),
+        ({"host": "host.example", "schema": "https"}, "https://host.example"),
+        ({"host": "https://host.example/gate/way/hpc"}, "https://host.example/gate/way"),
+        ({"host": "https://host.example/hpc/hpc"}, "https://host.example/hpc"),
+        ({"host": "HTTPS://Host.Example:443/"}, "https://host.example"),
+        ({"host": " host.example "}, "https://host.example"),
+        ({"host": "http://127.0.0.1:8080"}, "http://127.0.0.1:8080"),
+        ({"host": "localhost", "port": 80, "schema": "http"}, "http://localhost"),
+        ({"host": "http://[::1]:8080/hpc"}, "http://[::1]:8080"),
+        ({"host": "http://127.8.9.1"}, "http://127.8.9.1"),
+    ],
+)
+def test_all_ways_to_write_an_address_mean_the_same(given, endpoint):
+    assert target(**given).endpoint == endpoint
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"host": ""}, "no host"),
+        ({"host": None}, "no host"),
+        ({"host": "https://"}, "no name of a host"),
+        ({"host": "https://host.example:1", "port": 2}, "port .* contradict"),
+        ({"host": "https://host.example", "schema": "http"}, "scheme .* contradict"),
+        ({"host": "https://host.example/a", "schema": "b"}, "path .* contradict"),
+        ({"host": "http://host.example"}, "plain http"),
+        ({"host": "http://10.0.0.1"}, "plain http"),
+        ({"host": "http://127.0.0.1.example"}, "plain http"),
+        ({"host": "ftp://host.example"}, "neither an https nor an http"),
+        ({"host": "https://alice:token-1@host.example"}, "login and password"),
+        ({"host": "https://host.example?x=1"}, "query"),
+        ({"host": "https://host.example#x"}, "query"),
+        ({"host": "https://host.example:port"}, "no address"),
+        ({"host": "https://host.example:99999"}, "no address"),
+        ({"host": "host.example", "port": 99999}, "no port"),
+        ({"host": "https://[::1"}, "no address"),
+        ({"host": "https://[zz]"}, "no (address|name of a host)"),
+        ({"host": "ho st"}, "no name of a host"),
+        ({"host": "https://主机.example"}, "no name of a host"),
+        ({"host": "https://host.example/../x"}, "unusual"),
+        ({"host": "https://host.example/a%2fb"}, "unusual"),
+        ({"password": ""}, "no token"),
+        ({"password": None}, "no token"),
+        ({"password": "  \n"}, "no token"),
+        ({"password": "a b"}, "white space"),
+        ({"password": "a\nb"}, "white space"),
+        ({"password": "令牌"}, "ASCII"),
+        ({"login": ""}, "no cluster user"),
+        ({"login": None}, "no cluster user"),
+        ({"login": "a\nb"}, "no name of a user"),
+        ({"login": "a" * 201}, "no name of a user"),
+        ({"extra": "{"}, "not JSON"),
+        ({"extra": "[]"}, "JSON object"),
+        ({"extra": "[" * 100_000}, "not JSON"),
+        ({"extra": {"verfiy": "false"}}, "unknown extra 'verfiy'"),
+        ({"extra": {"timeout": 0}}, "timeout"),
+        ({"extra": {"timeout": -1}}, "timeout"),
+        ({"extra": {"timeout": "ten"}}, "timeout"),
+        ({"extra": {"timeout": "nan"}}, "timeout"),
+        ({"extra": {"timeout": "inf"}}, "timeout"),
+        ({"extra": {"timeout": True}}, "timeout"),
+        ({"extra": {"timeout": [1]}}, "timeout"),
+        ({"extra": {"timeout": 301}}, "timeout"),
+        ({"extra": {"verify": "no"}}, "verify"),
+        ({"extra": {"verify": 0}}, "verify"),
+        ({"extra": {"verify": "/no/such/file.pem"}}, "verify"),
+        ({"extra": {"allow_foreign_user": "yes"}}, "allow_foreign_user"),
+        ({"extra": {"allow_foreign_user": 1}}, "allow_foreign_user"),
+        ({"extra": {"proxies": "http://proxy:1"}}, "proxies"),
+        ({"extra": {"proxies": {"https": "proxy:1"}}}, "proxies"),
+        ({"extra": {"proxies": {"ftp": "http://proxy:1"}}}, "proxies"),
+        ({"extra": {"proxies": {"https": "http://p:1"}}, "host": "http://127.0.0.1"}, "proxies"),
+    ],
+)
+def test_what_is_lacking_or_contradictory_is_named_and_no_secret_is(given, what):
+    if isinstance(given.get("extra"), dict):
+        given = {**given, "extra": json.dumps(given["extra"])}
+    with pytest.raises(ScnetConfigError, match=what) as caught:
+        target(**given)
+    assert caught.value.nature is Nature.PERMANENT
+    assert "connection 'c'" in str(caught.value)
+    assert "token-1" not in str(caught.value)
+
+
+def test_extras_that_arrive_as_text_mean_the_same_as_typed_ones(tmp_path: Path):
+    authorities = tmp_path / "ca.pem"
+    authorities.touch()
+    typed = target(
+        extra=json.dumps(
+            {"timeout": 15, "verify": False, "allow_foreign_user": True, "proxies": {"https": "http://p:1"}}
+        )
+    )
+    text = target(
+        extra=json.dumps(
+            {
+                "timeout": "15",
+                "verify": "False",
+                "allow_foreign_user": "true",
+                "proxies": '{"https": "http://p:1"}',
+            }
+        )
+    )
+    assert typed == text
+    assert typed.timeout == 15.0
+    assert typed.verify is False
+    assert typed.notes
+    assert target(extra=json.dumps({"verify": str(authorities)})).verify == str(authorities)
+
+
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_fields_that_nobody_filled_in_are_absent(nothing):
+    extra = json.dumps(dict.fromkeys(("timeout", "verify", "proxies", "allow_foreign_user"), nothing))
+    assert target(extra=extra) == target()
+    assert target().timeout == 10.0
+    assert target().verify is True
+    assert target().notes == ()
+
+
+def test_the_user_is_the_one_named_else_the_login_else_the_tokens_own():
+    token = make_token("bob")
+    assert target("carol", password=token).user_name == "carol"
+    assert target(password=token).user_name == "alice"
+    assert target(login="", password=token).user_name == "bob"
+    assert target(password=token).token_user == "bob"
+    assert target().token_user is None
+
+
+@pytest.mark.parametrize("empty", ["", "  "])
+def test_a_user_that_is_given_but_empty_is_not_the_connections_own(empty):
+    with pytest.raises(ScnetConfigError, match="given but empty"):
+        target(empty)
+
+
+def test_a_pasted_token_may_end_with_a_line_break():
+    assert target(password=" token-1\n").token == "token-1"
+
+
+def test_the_token_is_in_no_representation():
+    shown = repr(target(password="token-1", extra=json.dumps({"proxies": {"https": "http://u:pw@p:1"}})))
+    assert "token-1" not in shown
+    assert "pw" not in shown
+
+
+def test_a_payload_is_read_as_a_hint():
+    in_an_hour = time.time() + 3600
+    payload = TokenPayload.from_token(make_token("alice", expire_time=in_an_hour))
+    assert payload.compute_user == "alice"
+    assert payload.expires_at is not None
+    assert abs(payload.expires_at.timestamp() - in_an_hour) < 1
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "",
+        "token",
+        "a.b.c",
+        "..",
+        "a.e30.c",
+        "a.W10.c",
+        "a.bnVsbA.c",
+        "a.eyJjb21wdXRlVXNlciI6MX0.c",
+        "a.é.c",
+        "a." + "x" * 9,
+    ],
+)
+def test_a_token_that_is_no_jwt_tells_nothing(token):
+    assert TokenPayload.from_token(token) == TokenPayload()
+
+
+@pytest.mark.parametrize("moment", ["soon", "1" * 400, True, None, 1.5, [1], "", "-" + "9" * 30])
+def test_an_expiry_that_is_no_moment_tells_nothing(moment):
+    assert TokenPayload.from_token(make_token("alice", expireTime=moment)).expires_at is None
+
+
+@given(st.text())
+def test_any_token_is_read_or_tells_nothing(token):
+    TokenPayload.from_token(token)
+
+
+@given(host=st.text(), schema=st.text(), extra=st.text(), login=st.text(), port=st.none() | st.integers())
+def test_any_connection_is_read_or_refused_with_the_documented_error(host, schema, extra, login, port):
+    try:
+        found = target(host=host, schema=schema, extra=extra, login=login, port=port)
+    except ScnetConfigError:
+        return
+    assert found.endpoint.startswith(("https://", "http://127.", "http://localhost", "http://[::1]"))

@@ -1,0 +1,461 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hook, over real HTTP on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import ssl
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+import requests
+
+from airflow_provider_scnet import __version__
+from airflow_provider_scnet.exceptions import (
+    Nature,
+    ScnetApiError,
+    ScnetAuthError,
+    ScnetConfigError,
+    ScnetConnectionError,
+    ScnetResponseError,
+)
+from airflow_provider_scnet.hooks.scnet import ScnetHook
+from airflow_provider_scnet.job_counts import JobCounts
+from airflow_provider_scnet.testing import Fault, ScnetSimulator
+
+COUNTS = {"running": 3, "queued": 5, "held": 0, "suspended": 0, "other": 1}
+
+
+def test_it_asks_as_the_specification_shows(scnet: ScnetSimulator):
+    scnet.set_counts("alice", **COUNTS)
+    assert ScnetHook().get_job_counts() == JobCounts(**COUNTS)
+    (request,) = scnet.requests
+    assert request.method == "GET"
+    assert request.path == "/hpc/openapi/v2/view/jobs/state"
+    assert request.query == {"userName": "alice"}
+    assert request.headers["token"] == scnet.token("alice")
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["accept"] == "application/json"
+    assert request.headers["accept-language"] == "zh-CN"
+    assert request.headers["user-agent"] == f"airflow-provider-scnet/{__version__}"
+    assert "authorization" not in request.headers
+
+
+def test_the_asynchronous_call_sees_the_same(scnet: ScnetSimulator):
+    scnet.set_counts("alice", **COUNTS)
+    assert asyncio.run(ScnetHook().aget_job_counts()) == JobCounts(**COUNTS)
+
+
+def test_a_user_name_is_encoded(scnet: ScnetSimulator):
+    scnet.add_user("a&b=用 户")
+    ScnetHook().get_job_counts("a&b=用 户")
+    assert scnet.requests[-1].query == {"userName": "a&b=用 户"}
+
+
+def test_the_connection_is_read_anew_for_each_call(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch):
+    hook = ScnetHook()
+    hook.get_job_counts()
+    scnet.renew_token("alice")
+    with pytest.raises(ScnetAuthError):
+        hook.get_job_counts()
+    monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", scnet.connection_json("alice"))
+    hook.get_job_counts()
+
+
+@pytest.mark.parametrize("form", ["json", "uri"])
+def test_a_connection_may_be_json_or_a_uri(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch, form: str):
+    conn = scnet.connection_json(timeout="5") if form == "json" else scnet.connection_uri(timeout="5")
+    monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", conn)
+    assert ScnetHook().resolve().timeout == 5.0
+    ScnetHook().get_job_counts()
+
+
+@pytest.mark.parametrize(
+    ("uri", "endpoint"),
+    [
+        ("scnet://alice:TOKEN@host.example:65051", "https://host.example:65051"),
+        ("scnet://alice:TOKEN@host.example:65051/hpc", "https://host.example:65051"),
+        ("scnet://alice:TOKEN@127.0.0.1:8080/http", "http://127.0.0.1:8080"),
+        ("scnet://alice:TOKEN@https%3A%2F%2Fhost.example%3A65051%2Fhpc", "https://host.example:65051"),
+    ],
+)
+def test_a_uri_means_the_same_as_a_whole_address(monkeypatch: pytest.MonkeyPatch, uri: str, endpoint: str):
+    monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", uri)
+    target = ScnetHook().resolve()
+    assert (target.endpoint, target.user_name, target.token) == (endpoint, "alice", "TOKEN")
+
+
+def test_a_connection_that_airflow_does_not_know_is_named():
+    with pytest.raises(ScnetConfigError, match=r"'nowhere'.*not defined.*Connections") as caught:
+        ScnetHook("nowhere").get_job_counts()
+    assert caught.value.nature is Nature.UNCLEAR
+
+
+def test_a_malformed_uri_is_refused_without_showing_the_token(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", "scnet://alice:SECRET-TOKEN@h://x://y")
+    with pytest.raises(ScnetConfigError) as caught:
+        ScnetHook().get_job_counts()
+    assert "SECRET" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error", "nature"),
+    [
+        (500, "oops", ScnetResponseError, Nature.TRANSIENT),
+        (502, "<html>", ScnetResponseError, Nature.TRANSIENT),
+        (503, {"code": "503", "msg": "x"}, ScnetResponseError, Nature.TRANSIENT),
+        (500, {"code": "10003", "msg": "x"}, ScnetApiError, Nature.PERMANENT),
+        (500, {"code": "0", "data": []}, ScnetResponseError, Nature.TRANSIENT),
+        (200, {"code": "10001", "msg": "x", "data": []}, ScnetApiError, Nature.TRANSIENT),
+        (400, {"status": 400, "error": "Bad Request"}, ScnetResponseError, Nature.UNCLEAR),
+        (400, {"code": "10012", "msg": "x"}, ScnetResponseError, Nature.UNCLEAR),
+        (401, "", ScnetAuthError, Nature.CREDENTIALS),
+        (401, {"code": "10001", "msg": "x"}, ScnetAuthError, Nature.CREDENTIALS),
+        (401, {"code": "10009", "msg": "x"}, ScnetApiError, Nature.PERMANENT),
+        (403, {"code": "10008", "msg": "auth_fail"}, ScnetAuthError, Nature.CREDENTIALS),
+        (403, {"code": "0", "data": []}, ScnetAuthError, Nature.CREDENTIALS),
+        (404, {"code": "404", "msg": "x"}, ScnetResponseError, Nature.UNCLEAR),
+        (408, "", ScnetResponseError, Nature.TRANSIENT),
+        (425, "", ScnetResponseError, Nature.TRANSIENT),
+        (429, "", ScnetResponseError, Nature.TRANSIENT),
+        (201, {"code": "0", "data": []}, ScnetResponseError, Nature.UNCLEAR),
+        (203, {"code": "0", "data": []}, ScnetResponseError, Nature.UNCLEAR),
+        (204, b"", ScnetResponseError, Nature.UNCLEAR),
+        (304, b"", ScnetResponseError, Nature.PERMANENT),
+    ],
+)
+def test_where_status_and_body_disagree_the_worse_one_stands(scnet, status, body, error, nature):
+    scnet.order(Fault(status=status, body=body))
+    with pytest.raises(error) as caught:
+        ScnetHook().get_job_counts()
+    assert type(caught.value) is error
+    assert caught.value.nature is nature
+
+
+def test_an_error_names_the_connection_and_the_user_and_carries_scnets_own_words(scnet: ScnetSimulator):
+    scnet.order(Fault.api("10007", "用户已被冻结, 请联系客服"))
+    with pytest.raises(ScnetApiError) as caught:
+        ScnetHook().get_job_counts()
+    assert str(caught.value) == (
+        f"connection 'scnet_default' ({scnet.url}), user 'alice': "
+        "SCnet answered code 10007 (用户已被冻结, user frozen): 用户已被冻结, 请联系客服"
+    )
+
+
+def test_a_token_that_the_server_echoes_is_not_shown(scnet: ScnetSimulator):
+    token = scnet.token("alice")
+    scnet.order(Fault.api("10004", f"bad\n{token}\r\n{token}"))
+    with pytest.raises(ScnetApiError) as caught:
+        ScnetHook().get_job_counts()
+    assert caught.value.msg == "bad\\n***\\r\\n***"
+    assert token not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "pause"), [("7", 7.0), ("100000", 600.0), ("soon", None), ("", None), ("-5", None), (None, None)]
+)
+def test_retry_after_is_read_and_bounded(scnet: ScnetSimulator, header, pause):
+    scnet.order(Fault(status=429, headers={"Retry-After": header} if header is not None else {}))
+    assert ScnetHook().look_at().pause == (pause or 0.0)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_refused_and_the_token_stays(scnet: ScnetSimulator, status: int):
+    with ScnetSimulator() as elsewhere:
+        scnet.order(Fault.redirect(f"{elsewhere.url}/?t={scnet.token('alice')}", status))
+        with pytest.raises(ScnetResponseError, match="redirect to http://127.0.0.1") as caught:
+            ScnetHook().get_job_counts()
+        assert elsewhere.requests == []
+    assert caught.value.nature is Nature.PERMANENT
+    assert scnet.token("alice") not in str(caught.value)
+
+
+def test_a_session_reaches_its_own_origin_only(scnet: ScnetSimulator):
+    with ScnetSimulator() as elsewhere, ScnetHook().get_conn() as session:
+        scnet.order(Fault.redirect(elsewhere.url))
+        response = session.get(f"{scnet.url}/hpc/openapi/v2/view/jobs/state", params={"userName": "alice"})
+        assert response.status_code == 302
+        for url in (elsewhere.url, f"{scnet.url}@127.0.0.1:{elsewhere.port}/", "http://example.invalid/"):
+            with pytest.raises(requests.exceptions.InvalidSchema):
+                session.get(url)
+        assert elsewhere.requests == []
+
+
+def test_netrc_is_ignored(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login eve password stolen\nmachine localhost login eve password stolen\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    with ScnetHook().get_conn() as session:
+        session.trust_env = True
+        session.get(f"{scnet.url}/hpc/openapi/v2/view/jobs/state")
+    assert "authorization" not in scnet.requests[-1].headers
+
+
+def test_an_environments_proxy_never_sees_the_token_of_a_plain_request(
+    scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch
+):
+    with ScnetSimulator() as proxy:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.url)
+        monkeypatch.setenv("no_proxy", "")
+        ScnetHook().get_job_counts()
+        assert proxy.requests == []
+
+
+def test_a_proxy_of_the_connection_is_asked_to_pass_an_encrypted_connection_on(monkeypatch: pytest.MonkeyPatch):
+    with ScnetSimulator() as proxy:
+        conn = {
+            "conn_type": "scnet",
+            "host": "https://scnet.invalid",
+            "login": "alice",
+            "password": "TOKEN-1",
+            "extra": {"proxies": {"https": proxy.url}},
+        }
+        monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", json.dumps(conn))
+        with pytest.raises(ScnetConnectionError):
+            ScnetHook().get_job_counts()
+        (request,) = proxy.requests
+    assert request.method == "CONNECT"
+    assert "token" not in request.headers
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(delay=30),
+        Fault(drip=0.05, drip_headers=True),
+        Fault(drip=0.05),
+    ],
+    ids=["silent", "drips headers", "drips the body"],
+)
+def test_an_answer_that_does_not_come_in_time_is_cut_off(scnet: ScnetSimulator, connect, fault: Fault):
+    connect(timeout=0.3)
+    scnet.order(fault)
+    with pytest.raises(ScnetConnectionError, match=r"within 0\.3 s") as caught:
+        ScnetHook().get_job_counts()
+    assert caught.value.nature is Nature.TRANSIENT
+
+
+def test_a_tls_handshake_that_drips_is_cut_off(monkeypatch: pytest.MonkeyPatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        done = threading.Event()
+
+        def drip() -> None:
+            peer, _ = server.accept()
+            with peer:
+                # The start of a long handshake record, a byte at a time: never silent for long.
+                for byte in b"\x16\x03\x03\x3f\xff\x02" + bytes(10_000):
+                    try:
+                        peer.send(bytes([byte]))
+                    except OSError:
+                        break
+                    if done.wait(0.02):
+                        break
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        port = server.getsockname()[1]
+        conn = {
+            "conn_type": "scnet",
+            "host": f"https://127.0.0.1:{port}",
+            "login": "alice",
+            "password": "TOKEN-1",
+            "extra": {"timeout": 0.3},
+        }
+        monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", json.dumps(conn))
+        with pytest.raises(ScnetConnectionError, match=r"within 0\.3 s"):
+            ScnetHook().get_job_counts()
+        done.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("drop", ["before", "headers", "body"])
+def test_a_connection_that_breaks_is_transient(scnet: ScnetSimulator, drop):
+    scnet.order(Fault(drop=drop))
+    with pytest.raises(ScnetConnectionError) as caught:
+        ScnetHook().get_job_counts()
+    assert caught.value.nature is Nature.TRANSIENT
+
+
+def test_a_refused_connection_is_transient_and_says_so(scnet: ScnetSimulator):
+    scnet.stop()
+    with pytest.raises(ScnetConnectionError, match="Connection refused") as caught:
+        ScnetHook().get_job_counts()
+    assert caught.value.nature is Nature.TRANSIENT
+
+
+def test_a_plain_http_server_where_tls_is_expected_is_unclear(
+    scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch
+):
+    conn = scnet.connection_json().replace("http://", "https://")
+    monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", conn)
+    with pytest.raises(ScnetConnectionError, match="TLS failed") as caught:
+        ScnetHook().get_job_counts()
+    assert caught.value.nature is Nature.UNCLEAR
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tls")
+    made = folder / "both.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+        + ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(made), "-out", str(folder / "cert.pem")],
+        check=True,
+        capture_output=True,
+    )
+    made.write_text(made.read_text() + (folder / "cert.pem").read_text())
+    return made
+
+
+@pytest.fixture
+def tls_port(certificate: Path):
+    """A TLS server that answers each connection with the documented body."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    body = json.dumps({"code": "0", "data": [{"name": "运行", "y": 1}, {"name": "排队", "y": 2}]}).encode()
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(body), body)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    peer, _ = server.accept()
+                except OSError:
+                    return
+                try:
+                    with context.wrap_socket(peer, server_side=True) as tls:
+                        tls.recv(65536)
+                        tls.sendall(answer)
+                except OSError:
+                    pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+def use_tls(monkeypatch: pytest.MonkeyPatch, port: int, **extra: object) -> None:
+    conn = {"conn_type": "scnet", "host": f"https://127.0.0.1:{port}/hpc", "login": "alice", "password": "T1"}
+    monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", json.dumps({**conn, "extra": extra}))
+
+
+def test_a_certificate_that_does_not_verify_is_permanent(monkeypatch, tls_port):
+    use_tls(monkeypatch, tls_port)
+    with pytest.raises(ScnetConnectionError, match=r"certificate does not verify.*'verify'") as caught:
+        ScnetHook().get_job_counts()
+    assert caught.value.nature is Nature.PERMANENT
+
+
+def test_a_file_of_authorities_is_trusted(monkeypatch, tls_port, certificate):
+    use_tls(monkeypatch, tls_port, verify=str(certificate))
+    assert ScnetHook().get_job_counts().running == 1
+
+
+def test_a_file_that_holds_no_authorities_is_a_mistake_of_the_connection(monkeypatch, tls_port, tmp_path):
+    empty = tmp_path / "empty.pem"
+    empty.touch()
+    use_tls(monkeypatch, tls_port, verify=str(empty))
+    look = ScnetHook().look_at()
+    assert look.error is not None
+    assert look.error.nature in (Nature.PERMANENT, Nature.UNCLEAR)
+
+
+@pytest.mark.parametrize("bundle", [None, "the environment's"])
+def test_verification_can_be_switched_off_whatever_the_environment_says(
+    monkeypatch, tls_port, certificate, bundle
+):
+    if bundle:
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/etc/ssl/certs/ca-certificates.crt")
+    use_tls(monkeypatch, tls_port, verify=False)
+    with pytest.warns(Warning, match="Unverified HTTPS"):
+        look = ScnetHook().look_at()
+    assert look.counts is not None
+    assert look.counts.queued == 2
+    assert any("not verified" in note for note in look.notes)
+
+
+def test_no_more_than_a_mebibyte_is_read(scnet: ScnetSimulator):
+    for fault in (Fault(body=b" " * (5 * 2**20)), Fault.gzip_bomb(200 * 2**20)):
+        scnet.order(fault)
+        with pytest.raises(ScnetResponseError, match="larger than 1 MiB") as caught:
+            ScnetHook().get_job_counts()
+        assert caught.value.nature is Nature.UNCLEAR
+
+
+def test_an_encoding_that_was_not_asked_for_is_not_decoded(scnet: ScnetSimulator):
+    scnet.order(Fault(body=b"x", headers={"Content-Encoding": "gzip, gzip"}))
+    with pytest.raises(ScnetResponseError, match="encoded as gzip, gzip"):
+        ScnetHook().get_job_counts()
+    scnet.order(Fault(body=b"x" * 100, headers={"Content-Encoding": "gzip"}))
+    with pytest.raises(ScnetResponseError, match="decompressed"):
+        ScnetHook().get_job_counts()
+
+
+def test_zeros_for_another_user_than_the_tokens_own_are_doubted(scnet: ScnetSimulator, connect):
+    look = ScnetHook().look_at("stranger")
+    assert look.counts is not None
+    assert look.counts.all_zero
+    assert "issued for 'alice'" in look.doubt
+    assert ScnetHook().look_at("alice").doubt == ""
+    connect(allow_foreign_user=True)
+    assert ScnetHook().look_at("stranger").doubt == ""
+
+
+def test_counts_of_another_user_are_believed_where_there_are_any(scnet: ScnetSimulator):
+    scnet.order(Fault.api("0", "success", [{"name": "运行", "y": 1}]))
+    assert ScnetHook().look_at("stranger").doubt == ""
+
+
+def test_a_name_nobody_knows_is_noted(scnet: ScnetSimulator):
+    scnet.order(Fault.api("0", "success", [{"name": "等\n待", "y": 1}, {"name": "其他", "y": 2}]))
+    look = ScnetHook().look_at()
+    assert look.counts is not None
+    assert look.counts.other == 3
+    assert any("unknown state '等\\n待'" in note for note in look.notes)
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({"running": 3, "queued": 5}, "user alice: 3 running, 5 queued"),
+        ({"running": 3, "held": 2}, "user alice: 3 running, 0 queued, 2 held, 5 total"),
+        ({}, "user alice: no job in any state: check the user name"),
+    ],
+)
+def test_the_connection_test_says_what_it_found(scnet: ScnetSimulator, counts, message):
+    scnet.set_counts("alice", **counts)
+    assert ScnetHook().test_connection() == (True, message.replace(", 5 total", ""))
+
+
+def test_the_connection_test_says_why_not(scnet: ScnetSimulator, connect):
+    scnet.reject_token("alice")
+    ok, message = ScnetHook().test_connection()
+    assert not ok
+    assert "auth_fail" in message
+    assert "paste a fresh token" in message
+    assert scnet.token("alice") not in message
+    assert len(scnet.requests) == 1
+
+
+def test_the_connection_test_doubts_zeros_of_a_stranger(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch):
+    conn = {**scnet.connection(), "login": "stranger"}
+    monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", json.dumps(conn))
+    ok, message = ScnetHook().test_connection()
+    assert not ok
+    assert "issued for 'alice'" in message
+
+
+def test_the_connection_test_needs_all_states(scnet: ScnetSimulator):
+    scnet.order(Fault.api("0", "success", []))
+    ok, message = ScnetHook().test_connection()
+    assert not ok
+    assert "missing" in message
