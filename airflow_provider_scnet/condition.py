@@ -193,17 +193,18 @@ class Condition:
         return all(_holds(self._root, view) for view in views(counts, jobs))
 
 
-def views(counts: JobCounts, jobs: int) -> Iterator[JobCounts]:
+def views(counts: JobCounts, *additions: int) -> Iterator[JobCounts]:
     """
-    Yield the counts as reported, with jobs added to ``queued``, and with them added to ``running``.
+    Yield the counts as reported, and for each number of jobs with them added to ``queued``, and to ``running``.
 
     :param counts: what the cluster reported
-    :param jobs: how many jobs to add
+    :param additions: how many jobs to add
     """
     yield counts
-    if jobs:
-        yield counts.plus(queued=jobs)
-        yield counts.plus(running=jobs)
+    for jobs in additions:
+        if jobs:
+            yield counts.plus(queued=jobs)
+            yield counts.plus(running=jobs)
 
 
 def _parse(text: str) -> ast.expr:

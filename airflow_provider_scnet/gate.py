@@ -101,8 +101,8 @@ class Gate:
         """
         Decide on counts, claims of other gates, and the gate's own jobs.
 
-        The condition has to hold on the counts as reported, and with the claims and all but one of the gate's
-        own jobs added to ``queued``, and with them added to ``running``.
+        The condition has to hold on the counts as reported, and with all but one of the gate's own jobs, and the
+        claims, added to ``queued``, and with them added to ``running``. So claims can only ever close a gate.
 
         :param counts: what the cluster reported
         :param claimed: jobs of other gates that passed, to be counted on top
@@ -116,7 +116,8 @@ class Gate:
                 Verdict.FAIL, f"{seen}: failed, because fail_when {self.fail_when.explain(counts)}", trouble=True
             )
         own = max(self.submits - 1, 0)
-        for view in views(counts, claimed + own):
+        # With its own jobs alone too: else a claim could open a gate whose condition says '!=' or '=='.
+        for view in views(counts, own, own + claimed):
             if unmet := self.condition.unmet(view):
                 break
         else:

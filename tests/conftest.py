@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -41,7 +42,7 @@ def airflow_db() -> Path:
     """A metadata database, for what runs whole DAGs."""
     dags = _HOME / "dags"
     dags.mkdir(exist_ok=True)
-    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True)  # noqa: S603
+    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True)
     return dags
 
 
@@ -59,3 +60,16 @@ def connect(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", scnet.connection_json(user, **extra))
 
     return change
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """What gates say: Airflow's own loggers print, and in each version in another way."""
+    from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
+    from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
+
+    log = logging.getLogger("gate")
+    monkeypatch.setattr(ScnetJobStateSensor, "log", log)
+    monkeypatch.setattr(ScnetJobStateTrigger, "log", log)
+    caplog.set_level("DEBUG")
+    return caplog

@@ -169,7 +169,7 @@ def test_retry_after_is_read_and_bounded(scnet: ScnetSimulator, header, pause):
 def test_a_redirect_is_refused_and_the_token_stays(scnet: ScnetSimulator, status: int):
     with ScnetSimulator() as elsewhere:
         scnet.order(Fault.redirect(f"{elsewhere.url}/?t={scnet.token('alice')}", status))
-        with pytest.raises(ScnetResponseError, match="redirect to http://127.0.0.1") as caught:
+        with pytest.raises(ScnetResponseError, match=r"redirect to http://127\.0\.0\.1") as caught:
             ScnetHook().get_job_counts()
         assert elsewhere.requests == []
     assert caught.value.nature is Nature.PERMANENT
@@ -305,8 +305,23 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tls")
     made = folder / "both.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
-        + ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(made), "-out", str(folder / "cert.pem")],
+        [
+            *(
+                [
+                    "openssl",
+                    "req",
+                    "-x509",
+                    "-newkey",
+                    "rsa:2048",
+                    "-nodes",
+                    "-days",
+                    "2",
+                    "-subj",
+                    "/CN=127.0.0.1",
+                ]
+            ),
+            *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(made), "-out", str(folder / "cert.pem")),
+        ],
         check=True,
         capture_output=True,
     )

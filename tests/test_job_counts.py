@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -197,7 +198,7 @@ def test_any_answer_is_read_or_refused_with_a_documented_error(answer):
     try:
         counts = JobCounts.from_response(answer)
     except ScnetError as error:
-        assert len(str(error)) < 1000
+        assert len(str(error)) < 1000  # noqa: PT017
         return
     for state in STATES:
         number = getattr(counts, state)
@@ -207,7 +208,5 @@ def test_any_answer_is_read_or_refused_with_a_documented_error(answer):
 
 @given(st.binary() | st.text().map(str.encode))
 def test_any_bytes_are_parsed_or_refused_with_a_documented_error(raw):
-    try:
+    with contextlib.suppress(ScnetResponseError):
         envelope.parse(raw)
-    except ScnetResponseError:
-        pass

@@ -99,10 +99,10 @@ class ScnetJobStateSensor(BaseSensorOperator):
             number_of_jobs(self.submits)
         if self.fail_when is not None and not _is_template(self.fail_when):
             Condition(self.fail_when)
-        for name in ("user_name", "scnet_conn_id"):
-            value = getattr(self, name)
-            if value is not None and not _is_template(value):
-                _named(name, value)
+        if not _is_template(self.scnet_conn_id):
+            _named("scnet_conn_id", self.scnet_conn_id)
+        if self.user_name is not None and not _is_template(self.user_name):
+            _named("user_name", self.user_name)
 
     def execute(self, context: Context) -> Any:
         """

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the tests run a gate without an engine: as a worker and a triggerer would, over real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import datetime, timezone
+from typing import Any
+from unittest import mock
+
+from airflow.providers.common.compat.sdk import TaskDeferred
+from airflow.triggers.base import TriggerEvent
+
+from airflow_provider_scnet import account
+from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
+from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
+
+#: Seconds between looks: short, because most of these gates look a few times at most.
+INTERVAL = 0.02
+
+account.SHORTEST_INTERVAL = INTERVAL
+
+
+def context(**more: Any) -> dict[str, Any]:
+    return {"ti": mock.MagicMock(name="ti"), "task_reschedule_count": 0, **more}
+
+
+def gate(condition: str = "queued < 5", **arguments: Any) -> ScnetJobStateSensor:
+    return ScnetJobStateSensor(
+        **{"task_id": "gate", "condition": condition, "poke_interval": INTERVAL, "timeout": 30, **arguments}
+    )
+
+
+def deferred(sensor: ScnetJobStateSensor) -> tuple[ScnetJobStateTrigger, TaskDeferred]:
+    """Defer as a worker does, and hand the trigger over as the database does."""
+    try:
+        sensor.execute(context())
+    except TaskDeferred as deferral:
+        path, kwargs = deferral.trigger.serialize()
+        assert path == f"{ScnetJobStateTrigger.__module__}.{ScnetJobStateTrigger.__qualname__}"
+        trigger = ScnetJobStateTrigger(**json.loads(json.dumps(kwargs)))
+        assert trigger.serialize() == (path, kwargs)
+        return trigger, deferral
+    raise AssertionError("the gate did not defer")
+
+
+async def first_event(trigger: ScnetJobStateTrigger) -> TriggerEvent:
+    events = trigger.run()
+    try:
+        return await anext(events)
+    finally:
+        await events.aclose()
+
+
+def run_deferred(sensor: ScnetJobStateSensor) -> Any:
+    trigger, deferral = deferred(sensor)
+    # As a triggerer does it.
+    trigger.timeout_after = datetime.now(timezone.utc) + deferral.timeout
+    event = asyncio.run(first_event(trigger))
+    payload = json.loads(json.dumps(event.payload))
+    return sensor.resume_execution(deferral.method_name, {"event": payload}, context())
+
+
+def run_poking(sensor: ScnetJobStateSensor) -> Any:
+    sensor.deferrable = False
+    return sensor.execute(context())
+
+
+#: The two ways to run a gate that the tests hold side by side.
+MODES = {"deferrable": run_deferred, "poke": run_poking}

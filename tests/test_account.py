@@ -1,0 +1,443 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A hundred gates on one account: one look for all, room given out once, nobody lost."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from typing import Any
+
+import pytest
+
+from airflow_provider_scnet import account
+from airflow_provider_scnet.account import Accounts, Claims
+from airflow_provider_scnet.hooks.scnet import ScnetHook
+from airflow_provider_scnet.testing import Fault, ScnetSimulator
+from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
+
+from gates import INTERVAL, first_event
+
+GATES = 100
+
+
+def trigger(condition: str = "queued < 5", **arguments: Any) -> ScnetJobStateTrigger:
+    return ScnetJobStateTrigger(
+        **{"condition": condition, "poke_interval": INTERVAL, "claim_ttl": 600, **arguments}
+    )
+
+
+def start(triggers: list[ScnetJobStateTrigger]) -> list[asyncio.Task]:
+    return [asyncio.ensure_future(first_event(each)) for each in triggers]
+
+
+def passed(tasks: list[asyncio.Task]) -> list[int]:
+    """Return the places, in the order of arrival, of the gates that passed."""
+    return [n for n, task in enumerate(tasks) if task.done() and task.result().payload["verdict"] == "open"]
+
+
+async def requests(scnet: ScnetSimulator, more: int) -> None:
+    """Wait for that many further requests, and for what the gates make of the answers before the last one."""
+    await asyncio.to_thread(scnet.wait_for_requests, len(scnet.requests) + more)
+
+
+async def end(tasks: list[asyncio.Task]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_a_hundred_gates_make_as_many_requests_as_one(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch):
+    scnet.set_counts("alice", queued=9)
+    looks = []
+    look = ScnetHook.look
+    monkeypatch.setattr(ScnetHook, "look", lambda hook, target: looks.append(look(hook, target)) or looks[-1])
+
+    async def scenario() -> None:
+        tasks = start([trigger() for _ in range(GATES)])
+        await requests(scnet, 5)
+        await end(tasks)
+
+    asyncio.run(scenario())
+    # Each look began no sooner than an interval after the one before: the gates together kept one gate's pace.
+    assert len(looks) >= 4
+    pauses = [later.at - earlier.at for earlier, later in itertools.pairwise(looks)]
+    assert min(pauses) >= INTERVAL
+
+
+def test_room_for_three_lets_three_pass_in_the_order_of_arrival(scnet: ScnetSimulator):
+    scnet.set_counts("alice", queued=2)
+
+    async def scenario() -> None:
+        tasks = start([trigger() for _ in range(GATES)])
+        await requests(scnet, 4)
+        assert passed(tasks) == [0, 1, 2]
+        await end(tasks)
+
+    asyncio.run(scenario())
+
+
+def test_admission_keeps_the_limit_exactly_while_jobs_come_and_are_counted_late(scnet: ScnetSimulator):
+    """60 gates, room for five in the queue; what passed is submitted at once but counted only two looks later."""
+    submitted: list[float] = []
+    highest = 0
+
+    async def submit_behind(gate: ScnetJobStateTrigger) -> None:
+        nonlocal highest
+        await first_event(gate)
+        submitted.append(time.monotonic())
+        highest = max(highest, len(submitted) - gone)
+
+    gone = 0
+
+    async def scenario() -> None:
+        nonlocal gone
+        late = 2 * INTERVAL
+        tasks = [asyncio.ensure_future(submit_behind(trigger(claim_ttl=10 * INTERVAL))) for _ in range(60)]
+        while not all(task.done() for task in tasks):
+            counted = sum(1 for at in submitted if at < time.monotonic() - late)
+            scnet.set_counts("alice", queued=max(counted - gone, 0))
+            # A job leaves the queue only once it has been counted.
+            if counted > gone:
+                gone += 1
+            await asyncio.sleep(INTERVAL)
+
+    asyncio.run(scenario())
+    assert len(submitted) == 60
+    assert highest <= 5
+
+
+def test_a_gate_whose_condition_does_not_hold_holds_up_nobody_behind_it(scnet: ScnetSimulator):
+    scnet.set_counts("alice", queued=3)
+
+    async def scenario() -> None:
+        tasks = start([trigger("queued < 1"), trigger("queued < 5", submits=5), trigger(), trigger(), trigger()])
+        await requests(scnet, 3)
+        assert passed(tasks) == [2, 3]
+        await end(tasks)
+
+    asyncio.run(scenario())
+
+
+def test_a_gate_that_only_watches_claims_nothing(scnet: ScnetSimulator):
+    scnet.set_counts("alice", queued=4)
+
+    async def scenario() -> None:
+        tasks = start([trigger(submits=0) for _ in range(GATES)])
+        await asyncio.gather(*tasks)
+        assert passed(tasks) == list(range(GATES))
+        assert len(scnet.requests) == 1
+
+    asyncio.run(scenario())
+
+
+def test_claims_belong_to_the_account_whatever_the_connection_is_called(scnet: ScnetSimulator, connect):
+    connect("scnet_other")
+    scnet.set_counts("alice", queued=3)
+
+    async def scenario() -> None:
+        tasks = start([trigger(scnet_conn_id=c) for c in ("scnet_default", "scnet_other", "scnet_other")])
+        await requests(scnet, 6)
+        assert len(passed(tasks)) == 2
+        await end(tasks)
+
+    asyncio.run(scenario())
+
+
+def test_claims_of_one_user_do_not_close_the_gates_of_another(scnet: ScnetSimulator):
+    scnet.add_user("bob")
+
+    async def scenario() -> None:
+        await first_event(trigger(submits=5))
+        accounts = Accounts.here()
+        assert accounts.claims((scnet.url, "alice")).live(time.monotonic()) == 5
+        assert accounts.claims((scnet.url, "bob")).live(time.monotonic()) == 0
+
+    asyncio.run(scenario())
+
+
+def test_gates_that_name_the_same_user_in_different_ways_share_one_request(scnet: ScnetSimulator):
+    scnet.set_counts("alice", queued=9)
+
+    async def scenario() -> None:
+        interval = 60
+        tasks = start([trigger(user_name=name, poke_interval=interval) for name in (None, "alice", None, "alice")])
+        await requests(scnet, 1)
+        accounts = Accounts.here()
+        looks = [await accounts.look("scnet_default", name, interval) for name in (None, "alice")]
+        assert looks[0] is looks[1]
+        assert len(scnet.requests) == 1
+        await end(tasks)
+
+    asyncio.run(scenario())
+
+
+def test_a_gate_that_has_just_arrived_uses_a_look_that_is_fresh_enough(scnet: ScnetSimulator):
+    async def scenario() -> None:
+        await first_event(trigger(poke_interval=60))
+        await first_event(trigger(poke_interval=60))
+        assert len(scnet.requests) == 1
+        await asyncio.sleep(INTERVAL)
+        await first_event(trigger(poke_interval=INTERVAL))
+        assert len(scnet.requests) == 2
+
+    asyncio.run(scenario())
+
+
+def test_gates_with_different_intervals_share_the_shorter_ones_looks(scnet: ScnetSimulator):
+    scnet.set_counts("alice", queued=9)
+
+    async def scenario() -> None:
+        slow, quick = start(
+            [trigger("queued < 3", poke_interval=3600), trigger("queued < 1", poke_interval=INTERVAL)]
+        )
+        await requests(scnet, 2)
+        scnet.set_counts("alice", queued=2)
+        await slow
+        assert not quick.done()
+        await end([quick])
+
+    asyncio.run(scenario())
+
+
+def test_a_gate_with_a_shorter_interval_does_not_wait_for_the_longer_one(scnet: ScnetSimulator):
+    scnet.set_counts("alice", queued=9)
+
+    async def scenario() -> None:
+        slow = start([trigger(poke_interval=3600)])
+        await requests(scnet, 1)
+        quick = start([trigger()])
+        await requests(scnet, 3)
+        await end(slow + quick)
+
+    asyncio.run(scenario())
+
+
+def test_every_gate_sees_a_failing_look_and_none_dies(scnet: ScnetSimulator, said: pytest.LogCaptureFixture):
+    scnet.set_counts("alice", queued=9)
+
+    async def scenario() -> None:
+        tasks = start([trigger(submits=0) for _ in range(GATES)])
+        await requests(scnet, 2)
+        scnet.order(Fault(status=503, body=""), times=3)
+        await requests(scnet, 5)
+        assert not any(task.done() for task in tasks)
+        scnet.set_counts("alice", queued=0)
+        await asyncio.gather(*tasks)
+
+    asyncio.run(scenario())
+    # Each gate says once that it sees the failure, however many looks fail.
+    assert sum("HTTP 503" in message for message in said.messages) == GATES
+    assert sum("passes" in message for message in said.messages) == GATES
+
+
+def test_a_first_look_that_is_not_accepted_fails_every_gate_with_one_request(scnet: ScnetSimulator):
+    scnet.reject_token("alice")
+
+    async def scenario() -> list[Any]:
+        return await asyncio.gather(*start([trigger() for _ in range(GATES)]))
+
+    events = asyncio.run(scenario())
+    assert {event.payload["verdict"] for event in events} == {"retry"}
+    assert len(scnet.requests) == 1
+
+
+def test_a_token_that_was_pasted_meanwhile_is_used_by_gates_that_wait(scnet: ScnetSimulator, connect):
+    scnet.set_counts("alice", queued=9)
+
+    async def scenario() -> None:
+        tasks = start([trigger(submits=0) for _ in range(GATES)])
+        await requests(scnet, 2)
+        old = scnet.token("alice")
+        new = scnet.add_user("alice2", compute_user="alice")
+        assert new != old
+        connect(user="alice2")
+        await requests(scnet, 3)
+        assert scnet.requests[-1].headers["token"] == new
+        await end(tasks)
+
+    asyncio.run(scenario())
+
+
+def test_a_gate_that_arrives_after_the_token_was_mended_is_not_failed_by_the_last_look(scnet, connect):
+    scnet.reject_token("alice")
+
+    async def scenario() -> None:
+        event = await first_event(trigger(poke_interval=3600))
+        assert event.payload["verdict"] == "retry"
+        scnet.renew_token("alice")
+        connect()
+        event = await first_event(trigger(poke_interval=3600))
+        assert event.payload["verdict"] == "open"
+
+    asyncio.run(scenario())
+
+
+def test_the_gate_that_was_looking_may_be_cancelled(scnet: ScnetSimulator):
+    scnet.order(Fault(delay=0.3))
+
+    async def scenario() -> None:
+        tasks = start([trigger(submits=0) for _ in range(GATES)])
+        await requests(scnet, 1)
+        await end(tasks[:1])
+        await asyncio.gather(*tasks[1:])
+        assert len(scnet.requests) == 1
+
+    asyncio.run(scenario())
+
+
+def test_all_gates_may_be_cancelled_while_a_look_is_under_way_and_others_come(scnet: ScnetSimulator):
+    scnet.order(Fault(delay=0.3))
+
+    async def scenario() -> None:
+        tasks = start([trigger() for _ in range(3)])
+        await requests(scnet, 1)
+        await end(tasks)
+        event = await first_event(trigger())
+        assert event.payload["verdict"] == "open"
+
+    asyncio.run(scenario())
+
+
+def test_gates_that_are_cancelled_leave_no_claim(scnet: ScnetSimulator):
+    scnet.set_counts("alice", queued=9)
+
+    async def scenario() -> None:
+        tasks = start([trigger() for _ in range(GATES)])
+        await requests(scnet, 2)
+        await end(tasks)
+        assert Accounts.here().claims((scnet.url, "alice")).live(0.0) == 0
+
+    asyncio.run(scenario())
+
+
+def test_claims_expire_by_time_alone(scnet: ScnetSimulator):
+    scnet.set_counts("alice", queued=4)
+
+    async def scenario() -> None:
+        first, second = start([trigger(claim_ttl=5 * INTERVAL), trigger(claim_ttl=5 * INTERVAL)])
+        await first
+        assert not second.done()
+        before = len(scnet.requests)
+        await second
+        # It waited for looks that were made after the claim had expired.
+        assert len(scnet.requests) - before >= 3
+
+    asyncio.run(scenario())
+
+
+def test_a_claim_counts_on_every_look_made_before_it_expired(monkeypatch: pytest.MonkeyPatch):
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    claims = Claims()
+    claims.add(2, ttl=60)
+    claims.add(0, ttl=60)
+    now = 1010.0
+    claims.add(3, ttl=60)
+    assert claims.live(at=990.0) == 5
+    assert claims.live(at=1059.9) == 5
+    assert claims.end() == 60.0
+    assert claims.live(at=1060.0) == 3
+    assert claims.live(at=1070.0) == 0
+    assert claims.end() == 0.0
+
+
+def test_a_gate_that_is_blocked_by_claims_alone_says_so(scnet: ScnetSimulator, said: pytest.LogCaptureFixture):
+    scnet.set_counts("alice", running=1, queued=4)
+
+    async def scenario() -> None:
+        tasks = start([trigger(), trigger()])
+        await requests(scnet, 2)
+        await end(tasks)
+
+    asyncio.run(scenario())
+    assert (
+        "running 1, queued 4 (+1 claimed): waiting, needs queued < 5; only claims of gates that passed keep it shut, "
+        "for 600 s at most"
+    ) in said.messages
+
+
+def test_retry_after_lengthens_the_pause_for_all_gates(scnet: ScnetSimulator):
+    scnet.order(Fault(status=429, body="", headers={"Retry-After": "3600"}))
+
+    async def scenario() -> None:
+        accounts = Accounts.here()
+        tasks = start([trigger() for _ in range(GATES)])
+        await requests(scnet, 1)
+        watch = accounts.watch("scnet_default", None)
+        with watch.seat(3600) as seat:
+            await seat.next_look()
+        late = start([trigger(), trigger(user_name="alice")])
+        await asyncio.sleep(10 * INTERVAL)
+        assert watch.last.pause == 600.0
+        assert len(scnet.requests) == 1
+        await end(tasks + late)
+
+    asyncio.run(scenario())
+
+
+def test_a_wall_clock_that_jumps_changes_nothing(scnet: ScnetSimulator, connect, monkeypatch):
+    # A token without an expiry: the simulator's own clock jumps too.
+    scnet.add_user("timeless", token="token-without-an-expiry")
+    connect(user="timeless")
+    scnet.set_counts("timeless", queued=4)
+
+    async def scenario() -> None:
+        tasks = start([trigger(claim_ttl=600) for _ in range(3)])
+        await requests(scnet, 2)
+        for jump in (86_400.0, -86_400.0):
+            wall = time.time
+            monkeypatch.setattr(time, "time", lambda wall=wall, jump=jump: wall() + jump)
+            await requests(scnet, 2)
+        assert passed(tasks) == [0]
+        await end(tasks)
+
+    asyncio.run(scenario())
+
+
+def test_an_event_loop_does_not_meet_what_another_one_left(scnet: ScnetSimulator):
+    for _ in range(3):
+        event = asyncio.run(first_event(trigger("queued < 1", poke_interval=3600)))
+        assert event.payload["verdict"] == "open"
+    assert len(scnet.requests) == 3
+    assert len(Accounts._by_loop) <= 1
+
+
+def test_accounts_that_nobody_watches_are_forgotten(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch):
+    async def scenario() -> None:
+        await first_event(trigger(claim_ttl=0.001))
+        accounts = Accounts.here()
+        monkeypatch.setattr(account, "FORGET_AFTER", 0.0)
+        await asyncio.sleep(2 * INTERVAL)
+        accounts.watch("another", None)
+        assert len(accounts._watches) == 1
+        assert not accounts._shared
+        assert not accounts._claims
+
+    asyncio.run(scenario())
+
+
+def test_a_mistake_of_ours_is_seen_by_every_gate_and_hangs_none(
+    scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(ScnetHook, "look", lambda hook, target: 1 / 0)
+
+    async def scenario() -> list[Any]:
+        return await asyncio.gather(*start([trigger() for _ in range(3)]))
+
+    for event in asyncio.run(scenario()):
+        assert event.payload["verdict"] == "retry"
+        assert "unexpected ZeroDivisionError" in event.payload["message"]
+
+
+def test_the_task_that_looks_ends_with_the_last_gate(scnet: ScnetSimulator):
+    scnet.set_counts("alice", queued=9)
+
+    async def scenario() -> None:
+        tasks = start([trigger(poke_interval=3600)])
+        await requests(scnet, 1)
+        await end(tasks)
+        ours = asyncio.current_task()
+        await asyncio.wait_for(asyncio.gather(*(t for t in asyncio.all_tasks() if t is not ours)), 30)
+
+    asyncio.run(scenario())

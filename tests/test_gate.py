@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The decision itself, and what it says."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_scnet.condition import ConditionError
+from airflow_provider_scnet.exceptions import Nature, ScnetConnectionError, ScnetError
+from airflow_provider_scnet.gate import REPEAT_AFTER, Gate, GateKeeper, Verdict, number_of_jobs
+from airflow_provider_scnet.job_counts import JobCounts
+from airflow_provider_scnet.look import Look
+
+log = logging.getLogger("gate")
+
+
+def counts(running=0, queued=0, held=0, suspended=0, other=0) -> JobCounts:
+    return JobCounts(running, queued, held, suspended, other)
+
+
+def test_it_opens_when_its_condition_holds():
+    assert Gate.of("queued < 5").judge(counts(queued=4)).verdict is Verdict.OPEN
+    assert Gate.of("queued < 5").judge(counts(queued=5)).verdict is Verdict.WAIT
+
+
+@pytest.mark.parametrize(
+    ("claimed", "submits", "queued", "verdict"),
+    [
+        (0, 1, 4, Verdict.OPEN),
+        (1, 1, 3, Verdict.OPEN),
+        (1, 1, 4, Verdict.WAIT),
+        (0, 3, 2, Verdict.OPEN),
+        (0, 3, 3, Verdict.WAIT),
+        (1, 3, 2, Verdict.WAIT),
+        (4, 0, 0, Verdict.OPEN),
+        (5, 0, 0, Verdict.WAIT),
+    ],
+)
+def test_room_for_three_lets_three_pass(claimed, submits, queued, verdict):
+    assert Gate.of("queued < 5", submits=submits).judge(counts(queued=queued), claimed).verdict is verdict
+
+
+@pytest.mark.parametrize("condition", ["running < 5", "total < 5", "running + queued < 5", "2 * queued < 9"])
+def test_claims_close_a_gate_whatever_state_its_condition_names(condition):
+    gate = Gate.of(condition)
+    assert gate.judge(counts(), 4).verdict is Verdict.OPEN
+    assert gate.judge(counts(), 5).verdict is Verdict.WAIT
+
+
+def test_claims_never_open_a_gate_that_waits_for_more_jobs():
+    assert Gate.of("running > 3").judge(counts(), 10).verdict is Verdict.WAIT
+
+
+@given(
+    st.sampled_from(
+        ["queued < 5", "running > 3", "queued == 2", "running != queued", "not total > 9", "held < queued"]
+    ),
+    st.builds(counts, *[st.integers(0, 12)] * 5),
+    st.integers(0, 9),
+    st.integers(0, 2),
+)
+def test_more_claims_only_ever_close(condition, seen, claimed, submits):
+    gate = Gate.of(condition, submits=submits)
+    if gate.judge(seen, claimed).verdict is Verdict.OPEN:
+        assert gate.judge(seen).verdict is Verdict.OPEN
+
+
+def test_a_gate_that_could_never_open_is_refused():
+    with pytest.raises(ConditionError, match="could never hold with the 6 jobs"):
+        Gate.of("queued < 5", submits=6)
+    Gate.of("queued < 5", submits=5)
+
+
+@pytest.mark.parametrize("submits", [-1, 1.5, True, None, "", "x", "-1", "1.5", "1e3", 10**10, "99999999999", [1]])
+def test_a_number_of_jobs_is_read_strictly(submits):
+    with pytest.raises(ValueError, match="submits is no number of jobs"):
+        number_of_jobs(submits)
+
+
+@pytest.mark.parametrize(("submits", "jobs"), [(0, 0), (3, 3), ("3", 3), (" 12 ", 12)])
+def test_a_number_of_jobs_may_be_rendered_text(submits, jobs):
+    assert number_of_jobs(submits) == jobs
+
+
+def test_it_says_why_it_waits():
+    gate = Gate.of("queued < 5")
+    assert str(gate.judge(counts(12, 7))) == "running 12, queued 7: waiting, needs queued < 5"
+    assert str(gate.judge(counts(12, 7), 2)) == "running 12, queued 7 (+2 claimed): waiting, needs queued < 5"
+    assert str(gate.judge(counts(12, 4, held=1), 2, claims_end=94.6)) == (
+        "running 12, queued 4 (+2 claimed), held 1: waiting, needs queued < 5; "
+        "only claims of gates that passed keep it shut, for 95 s at most"
+    )
+    assert str(Gate.of("queued < 5", submits=3).judge(counts(queued=3))) == (
+        "running 0, queued 3: waiting, needs queued < 5 with room for 3"
+    )
+    assert str(Gate.of("total < 5").judge(counts(3, 3))) == (
+        "running 3, queued 3, total 6: waiting, needs total < 5"
+    )
+    assert str(gate.judge(counts(3, 1))) == "running 3, queued 1: passes, queued < 5"
+
+
+def look(counts_seen: JobCounts | None = None, error: ScnetError | None = None, **more) -> Look:
+    return Look(counts=counts_seen, error=error, account=("https://h", "alice"), **more)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_it_speaks_when_what_it_sees_changes_and_every_ten_minutes(caplog: pytest.LogCaptureFixture):
+    clock = Clock()
+    keeper = GateKeeper(Gate.of("queued < 5"), log, clock=clock)
+    with caplog.at_level("INFO"):
+        keeper.judge(look(counts(queued=7)))
+        for _ in range(9):
+            clock.now += 60
+            keeper.judge(look(counts(queued=7)), claims_end=clock.now)
+        assert len(caplog.messages) == 1
+        clock.now = REPEAT_AFTER
+        keeper.judge(look(counts(queued=7)))
+        assert len(caplog.messages) == 2
+        keeper.judge(look(counts(queued=8)))
+        assert len(caplog.messages) == 3
+        keeper.judge(look(counts(queued=8)), claimed=1)
+        assert caplog.messages[-1] == "running 0, queued 8 (+1 claimed): waiting, needs queued < 5"
+        keeper.judge(look(error=ScnetConnectionError("no answer")))
+        assert caplog.messages[-1] == "waiting: no answer"
+        keeper.judge(look(counts(queued=4)))
+        assert caplog.messages[-1] == "running 0, queued 4: passes, queued < 5"
+
+
+def test_the_seconds_that_claims_have_left_are_said_but_are_no_news(caplog: pytest.LogCaptureFixture):
+    keeper = GateKeeper(Gate.of("queued < 5"), log)
+    with caplog.at_level("INFO"):
+        keeper.judge(look(counts(queued=4)), claimed=1, claims_end=100)
+        keeper.judge(look(counts(queued=4)), claimed=1, claims_end=40)
+    assert len(caplog.messages) == 1
+    assert "for 100 s at most" in caplog.text
+
+
+def test_a_note_is_said_once(caplog: pytest.LogCaptureFixture):
+    keeper = GateKeeper(Gate.of("queued < 5"), log)
+    for _ in range(3):
+        keeper.judge(look(counts(queued=7), notes=("unknown state '等待'",)))
+    assert caplog.text.count("等待") == 1
+
+
+def test_a_doubt_keeps_it_shut_and_is_said():
+    keeper = GateKeeper(Gate.of("queued < 5", "total == 0"), log)
+    decision = keeper.judge(look(counts(), doubt="the token is bob's"))
+    assert decision.verdict is Verdict.WAIT
+    assert str(decision) == "waiting: the token is bob's"
+
+
+@pytest.mark.parametrize(
+    ("nature", "first", "later"),
+    [
+        (Nature.TRANSIENT, Verdict.WAIT, Verdict.WAIT),
+        (Nature.UNCLEAR, Verdict.RETRY, Verdict.WAIT),
+        (Nature.CREDENTIALS, Verdict.RETRY, Verdict.RETRY),
+        (Nature.PERMANENT, Verdict.FAIL, Verdict.FAIL),
+    ],
+)
+def test_patience_depends_on_the_nature_of_the_error(nature, first, later):
+    error = ScnetError("x", nature=nature)
+    keeper = GateKeeper(Gate.of("queued < 5"), log)
+    assert keeper.judge(look(error=error)).verdict is first
+    keeper.judge(look(counts(queued=9)))
+    assert keeper.judge(look(error=error)).verdict is later
+
+
+def test_a_transient_error_is_no_good_answer():
+    keeper = GateKeeper(Gate.of("queued < 5"), log)
+    keeper.judge(look(error=ScnetError("x", nature=Nature.TRANSIENT)))
+    assert keeper.judge(look(error=ScnetError("x"))).verdict is Verdict.RETRY
+
+
+def test_a_missing_state_is_named_with_the_place():
+    decision = GateKeeper(Gate.of("queued < 5"), log).judge(look(JobCounts(running=1), where="connection 'c'"))
+    assert decision.verdict is Verdict.RETRY
+    assert str(decision) == "connection 'c': in the cluster's answer 'queued' is missing"

@@ -1,0 +1,434 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sensor as a user of Airflow meets it, in all three ways to wait."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta, timezone
+from typing import Any
+from unittest import mock
+
+import pytest
+from airflow.providers.common.compat.sdk import (
+    DAG,
+    AirflowException,
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    BaseOperator,
+    TaskDeferred,
+)
+from airflow.triggers.base import TaskSuccessEvent
+
+from airflow_provider_scnet.condition import ConditionError
+from airflow_provider_scnet.exceptions import ScnetError
+from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
+from airflow_provider_scnet.testing import Fault, ScnetSimulator
+from airflow_provider_scnet.triggers import scnet as triggers_scnet
+
+from gates import MODES, context, deferred, first_event, gate, run_deferred, run_poking
+
+BAD_CONDITIONS = ["pending < 5", "queued", "", "queued < 5 #", "queued ＜ 5", None, 5]
+
+
+# What is checked when the DAG file is parsed
+
+
+@pytest.mark.parametrize("condition", BAD_CONDITIONS)
+def test_a_mistake_in_the_condition_shows_when_the_dag_is_parsed(condition):
+    with pytest.raises(ConditionError):
+        gate(condition)
+
+
+@pytest.mark.parametrize("condition", [bad for bad in BAD_CONDITIONS if bad is not None])
+def test_a_mistake_in_fail_when_shows_when_the_dag_is_parsed(condition):
+    with pytest.raises(ConditionError):
+        gate(fail_when=condition)
+
+
+def test_a_gate_that_could_never_open_shows_when_the_dag_is_parsed():
+    with pytest.raises(ConditionError, match="could never hold with the 5 jobs"):
+        gate("queued < 5 and held == 0 and queued < 4", submits=5)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"submits": -1},
+        {"submits": "many"},
+        {"submits": 1.5},
+        {"submits": None},
+        {"claim_ttl": -1},
+        {"claim_ttl": "180"},
+        {"claim_ttl": None},
+        {"claim_ttl": float("inf")},
+        {"claim_ttl": float("nan")},
+        {"user_name": ""},
+        {"user_name": "  "},
+        {"user_name": 1.5},
+        {"scnet_conn_id": ""},
+        {"scnet_conn_id": None},
+    ],
+)
+def test_other_mistakes_show_when_the_dag_is_parsed(arguments):
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        gate(**arguments)
+
+
+def test_templates_are_left_for_later():
+    sensor = gate(
+        "{{ params.condition }}",
+        fail_when="{% if true %}held > 0{% endif %}",
+        user_name="{{ params.user }}",
+        scnet_conn_id="{{ params.conn }}",
+        submits="{{ params.jobs }}",
+    )
+    assert set(sensor.template_fields) == {"condition", "fail_when", "user_name", "scnet_conn_id", "submits"}
+    gate("queued < 5", submits="{{ 7 }}")
+    with pytest.raises(ConditionError):
+        gate("queue < 5", submits="{{ 7 }}")
+    with pytest.raises(ValueError, match="submits"):
+        gate("{{ condition }}", submits=-1)
+
+
+def test_it_is_deferrable_unless_told_otherwise():
+    assert gate().deferrable is True
+    assert gate(claim_ttl=timedelta(minutes=2)).claim_ttl == 120.0
+    with pytest.raises(TaskDeferred) as caught:
+        gate(timeout=7).execute(context())
+    assert caught.value.timeout == timedelta(seconds=7)
+    assert caught.value.method_name == "execute_complete"
+
+
+def test_parsing_a_dag_brings_neither_the_hook_nor_requests_along():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; import airflow_provider_scnet.sensors.scnet as s;"
+        "s.ScnetJobStateSensor(task_id='g', condition='queued < 5');"
+        "print([m for m in sys.modules if m.startswith('airflow_provider_scnet.') and 'hooks' in m],"
+        " 'airflow_provider_scnet.wire' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[] False"
+
+
+# What is checked after rendering
+
+
+@pytest.mark.parametrize("run", MODES.values(), ids=MODES)
+@pytest.mark.parametrize(
+    ("rendered", "what"),
+    [
+        ({"condition": "pending < 5"}, "did you mean 'queued'"),
+        ({"condition": ""}, "is empty"),
+        ({"condition": "queued < 5", "submits": "9"}, "could never hold"),
+        ({"fail_when": ""}, "is empty"),
+        ({"fail_when": "nonsense"}, "unknown state"),
+        ({"user_name": ""}, "user_name is given but empty"),
+        ({"user_name": None}, "user_name is given but empty"),
+        ({"scnet_conn_id": " "}, "scnet_conn_id is given but empty"),
+        ({"submits": "-1"}, "submits is no number"),
+        ({"submits": None}, "submits is no number"),
+    ],
+)
+@pytest.mark.parametrize("soft_fail", [False, True])
+def test_what_a_template_renders_to_is_checked_and_no_retry_would_mend_it(scnet, run, rendered, what, soft_fail):
+    sensor = gate(
+        "{{ a }}",
+        fail_when="{{ b }}",
+        user_name="{{ c }}",
+        scnet_conn_id="{{ d }}",
+        submits="{{ e }}",
+        soft_fail=soft_fail,
+    )
+    good = {
+        "condition": "queued < 5",
+        "fail_when": "held > 9",
+        "user_name": "alice",
+        "scnet_conn_id": "scnet_default",
+    }
+    for name, value in {**good, "submits": "1", **rendered}.items():
+        setattr(sensor, name, value)
+    with pytest.raises(AirflowSkipException if soft_fail else AirflowFailException) as caught:
+        run(sensor)
+    reason = caught.value.__cause__ if soft_fail and caught.value.__cause__ else caught.value
+    assert what in str(reason)
+    assert scnet.requests == []
+
+
+@pytest.mark.parametrize("run", MODES.values(), ids=MODES)
+def test_native_values_of_templates_are_taken_as_they_are_meant(scnet: ScnetSimulator, connect, run):
+    scnet.add_user("12345")
+    connect(user="12345")
+    scnet.set_counts("12345", queued=1)
+    sensor = gate("{{ a }}", user_name="{{ b }}", submits="{{ c }}")
+    sensor.condition, sensor.user_name, sensor.submits = "queued < 5", 12345, 2
+    assert run(sensor)["user_name"] == "12345"
+
+
+# soft_fail, retries, timeout
+
+
+@pytest.mark.parametrize("run", MODES.values(), ids=MODES)
+def test_soft_fail_skips_a_gate_that_fails_for_good(scnet: ScnetSimulator, run):
+    scnet.set_counts("alice", held=1)
+    with pytest.raises(AirflowSkipException):
+        run(gate(fail_when="held > 0", soft_fail=True))
+
+
+def test_soft_fail_skips_where_airflows_does_and_not_elsewhere(scnet: ScnetSimulator):
+    scnet.reject_token("alice")
+    # As in every Airflow sensor: what a poke raises is left to retries, what a deferred sensor resumes to is not.
+    with pytest.raises(AirflowException) as caught:
+        run_poking(gate(soft_fail=True))
+    assert not isinstance(caught.value, AirflowSkipException)
+    with pytest.raises(AirflowSkipException):
+        run_deferred(gate(soft_fail=True))
+
+
+@pytest.mark.parametrize(("soft_fail", "error"), [(False, AirflowSensorTimeout), (True, AirflowSkipException)])
+def test_a_deferral_that_times_out_is_a_sensors_timeout_on_every_version(soft_fail, error):
+    with pytest.raises(error, match=r"timeout|soft_fail"):
+        gate(soft_fail=soft_fail).resume_execution("__fail__", {"error": "Trigger timeout"}, context())
+
+
+@pytest.mark.parametrize(("soft_fail", "error"), [(False, Exception), (True, AirflowSkipException)])
+def test_a_trigger_that_died_is_a_failure_that_is_retried(soft_fail, error):
+    with pytest.raises(error) as caught:
+        gate(soft_fail=soft_fail).resume_execution("__fail__", {"error": "Trigger failure"}, context())
+    assert not isinstance(caught.value, (AirflowFailException, AirflowSensorTimeout))
+
+
+@pytest.mark.parametrize("run", MODES.values(), ids=MODES)
+@pytest.mark.parametrize(("soft_fail", "error"), [(False, AirflowSensorTimeout), (True, AirflowSkipException)])
+def test_timeout_is_the_one_budget_for_waiting(scnet: ScnetSimulator, run, soft_fail, error):
+    scnet.set_counts("alice", queued=9)
+    with pytest.raises(error):
+        run(gate(soft_fail=soft_fail, timeout=0.5))
+
+
+def test_a_gate_that_times_out_says_what_it_saw_last(scnet: ScnetSimulator):
+    scnet.set_counts("alice", queued=9)
+    trigger, _ = deferred(gate())
+    trigger.timeout_after = datetime.now(timezone.utc) + timedelta(seconds=0.2)
+    event = asyncio.run(first_event(trigger))
+    assert event.payload == {
+        "verdict": "timeout",
+        "message": "the gate's timeout is over; last seen: running 0, queued 9: waiting, needs queued < 5",
+    }
+
+
+@pytest.mark.parametrize(
+    "event", [None, "success", True, {}, {"verdict": "open"}, {"verdict": "?"}, {"decision": {}}, []]
+)
+def test_an_event_that_is_no_decision_keeps_it_shut(event):
+    with pytest.raises(AirflowException, match="stays shut"):
+        gate().execute_complete(context(), event)
+
+
+# Poke and reschedule mode
+
+
+def test_reschedule_mode_gives_the_worker_back_between_looks(scnet: ScnetSimulator):
+    from airflow.exceptions import AirflowRescheduleException
+
+    scnet.set_counts("alice", queued=9)
+    sensor = gate(deferrable=False, mode="reschedule", poke_interval=30)
+    with (
+        mock.patch.object(ScnetJobStateSensor, "_was_rescheduled", return_value=False),
+        mock.patch("airflow.sensors.base._orig_start_date", return_value=None, create=True),
+        pytest.raises(AirflowRescheduleException),
+    ):
+        sensor.execute(context(ti=mock.MagicMock(get_first_reschedule_date=lambda c: None, max_tries=0)))
+
+
+def test_in_reschedule_mode_a_wait_that_went_on_counts_as_a_good_answer(scnet: ScnetSimulator):
+    scnet.order(Fault(status=404, body=""), times=2)
+    sensor = gate(deferrable=False, mode="reschedule")
+    assert sensor.poke(context(task_reschedule_count=1)) is False
+    again = gate(deferrable=False, mode="reschedule")
+    with pytest.raises(AirflowException):
+        again.poke(context(task_reschedule_count=0))
+
+
+def test_retry_after_lengthens_the_pause_of_a_poke(scnet: ScnetSimulator):
+    scnet.order(Fault(status=429, body="", headers={"Retry-After": "99999"}))
+    sensor = gate(deferrable=False, poke_interval=5)
+    assert sensor.poke(context()) is False
+    assert sensor._get_next_poke_interval(0.0, lambda: 0.0, 1) == 600.0
+    assert sensor.poke(context())
+    assert sensor._get_next_poke_interval(0.0, lambda: 0.0, 1) == 5.0
+
+
+@pytest.mark.parametrize(("submits", "warned"), [(1, 1), (3, 1), (0, 0), ("0", 0)])
+def test_a_run_without_claims_warns_once(scnet: ScnetSimulator, said, submits, warned):
+    run_poking(gate(submits=submits))
+    assert sum("no room is claimed" in message for message in said.messages) == warned
+    said.clear()
+    run_deferred(gate(submits=submits))
+    assert "no room is claimed" not in said.text
+
+
+# How a gate ends
+
+
+def outlet() -> Any:
+    try:
+        from airflow.sdk import Asset
+    except ImportError:
+        from airflow.datasets import Dataset as Asset
+    return Asset("scnet://room")
+
+
+class WithPostExecute(ScnetJobStateSensor):
+    def post_execute(self, context: Any, result: Any = None) -> None: ...
+
+
+class WithItsOwnEnd(ScnetJobStateSensor):
+    def execute_complete(self, context: Any, event: Any = None) -> Any: ...
+
+
+def end_task(sensor: ScnetJobStateSensor) -> bool:
+    return deferred(sensor)[0].end_task
+
+
+def test_a_gate_ends_in_the_triggerer_where_nothing_is_lost_by_it():
+    assert end_task(gate()) is True
+    assert end_task(gate(use_worker=True)) is False
+    assert end_task(gate(outlets=[outlet()])) is False
+    assert end_task(gate(inlets=[outlet()])) is False
+    assert end_task(gate(on_success_callback=print)) is False
+    assert end_task(gate(post_execute=lambda context, result=None: None)) is False
+    assert end_task(gate(on_failure_callback=print, retries=3)) is True
+    for other in (WithPostExecute, WithItsOwnEnd):
+        assert end_task(other(task_id="gate", condition="queued < 5")) is False
+
+
+class Uses(BaseOperator):
+    template_fields = ("value",)
+
+    def __init__(self, *, value: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.value = value
+
+
+def dag() -> DAG:
+    return DAG("test_output", schedule=None, start_date=datetime(2024, 1, 1, tzinfo=timezone.utc))
+
+
+def test_a_gate_whose_output_the_dag_uses_has_a_return_value():
+    with dag():
+        used, unused = gate(task_id="used"), gate(task_id="unused")
+        Uses(task_id="user", value={"deep": [used.output["counts"]]})
+        unused >> Uses(task_id="follower", value="{{ 1 }}")
+    assert end_task(used) is False
+    assert end_task(unused) is True
+
+
+def test_a_gate_whose_output_a_mapped_task_uses_has_a_return_value():
+    with dag():
+        mapped_over, given = gate(task_id="mapped_over"), gate(task_id="given")
+        Uses.partial(task_id="a").expand(value=mapped_over.output)
+        Uses.partial(task_id="b", value=given.output).expand_kwargs([{"do_xcom_push": True}])
+    assert end_task(mapped_over) is False
+    assert end_task(given) is False
+
+
+def test_a_gate_whose_output_a_mapped_group_uses_has_a_return_value():
+    try:
+        from airflow.sdk import task_group
+    except ImportError:
+        from airflow.decorators import task_group
+
+    with dag():
+        used = gate(task_id="used")
+
+        @task_group
+        def group(value: Any) -> None:
+            Uses(task_id="inner", value=value)
+
+        group.expand(value=used.output)
+    assert end_task(used) is False
+
+
+def triggered(trigger: Any, trigger_id: int = 1) -> Any:
+    trigger.trigger_id = trigger_id
+    return trigger
+
+
+def test_a_gate_that_ends_in_the_triggerer_leaves_its_decision_for_people(scnet: ScnetSimulator):
+    event = asyncio.run(first_event(triggered(deferred(gate())[0])))
+    assert isinstance(event, TaskSuccessEvent)
+    assert set(event.xcoms) == {"decision"}
+    assert event.xcoms["decision"]["counts"]["queued"] == 0
+
+
+def test_a_gate_that_pushes_no_xcom_leaves_none(scnet: ScnetSimulator):
+    event = asyncio.run(first_event(triggered(deferred(gate(do_xcom_push=False))[0])))
+    assert isinstance(event, TaskSuccessEvent)
+    assert event.xcoms is None
+
+
+def test_without_an_engine_a_gate_ends_through_its_own_method(scnet: ScnetSimulator):
+    # dag.test() has no trigger row, and would take an end event for an ordinary one.
+    event = asyncio.run(first_event(deferred(gate())[0]))
+    assert not isinstance(event, TaskSuccessEvent)
+    assert gate().execute_complete(context(), event.payload)["counts"]["queued"] == 0
+
+
+class Slept(list):
+    async def __call__(self, seconds: float) -> None:
+        self.append(seconds)
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> Slept:
+    """The trigger's own pauses, taken down instead of waited for."""
+    pauses = Slept()
+    monkeypatch.setattr(triggers_scnet, "asyncio", mock.MagicMock(wraps=asyncio, sleep=pauses))
+    return pauses
+
+
+def test_a_gate_that_a_worker_must_resume_decides_no_sooner_than_the_scheduler_is_ready(scnet, slept):
+    async def scenario() -> None:
+        trigger = triggered(deferred(gate(use_worker=True))[0])
+        await first_event(trigger)
+        assert slept[0] == pytest.approx(triggers_scnet.SETTLE, abs=0.1)
+
+    asyncio.run(scenario())
+
+
+def test_a_gate_that_fails_at_once_is_handed_to_a_worker_no_sooner_than_the_scheduler_is_ready(scnet, slept):
+    scnet.reject_token("alice")
+
+    async def scenario() -> None:
+        event = await first_event(triggered(deferred(gate())[0]))
+        assert event.payload["verdict"] == "retry"
+        assert slept[-1] == pytest.approx(triggers_scnet.SETTLE, abs=1)
+
+    asyncio.run(scenario())
+
+
+def test_a_gate_that_ends_in_the_triggerer_does_not_wait_for_the_scheduler(scnet: ScnetSimulator, slept):
+    asyncio.run(first_event(triggered(deferred(gate())[0])))
+    assert slept == []
+
+
+@pytest.mark.parametrize(
+    "bad", [{"condition": "nonsense"}, {"condition": None}, {"submits": -1}, {"fail_when": 5}]
+)
+def test_a_trigger_with_bad_arguments_fails_its_own_task_only(bad):
+    trigger = triggers_scnet.ScnetJobStateTrigger(**{"condition": "queued < 5", **bad})
+    event = asyncio.run(first_event(trigger))
+    assert event.payload["verdict"] == "fail"
+
+
+def test_no_secret_is_in_a_trigger(scnet: ScnetSimulator):
+    trigger, deferral = deferred(gate())
+    assert scnet.token("alice") not in repr(trigger) + str(trigger.serialize()) + repr(deferral)
+
+
+def test_our_errors_are_plain_exceptions():
+    assert not issubclass(ScnetError, AirflowException)
