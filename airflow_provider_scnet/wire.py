@@ -252,6 +252,8 @@ def _in_words(error: Exception, target: Target) -> ScnetError:
         return ScnetConnectionError(f"TLS failed: {reason}", nature=Nature.UNCLEAR)
     if isinstance(root, ssl.SSLError) and not isinstance(root, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
         return ScnetConnectionError(f"TLS failed: {reason}; is it an https endpoint?", nature=Nature.UNCLEAR)
+    if isinstance(root, socket.gaierror) and root.errno != socket.EAI_AGAIN:
+        return ScnetConnectionError(f"the host has no address ({reason}): is it right?", nature=Nature.UNCLEAR)
     if isinstance(error, (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
         return ScnetConnectionError(f"the connection failed: {reason}")
     if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidProxyURL)):

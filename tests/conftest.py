@@ -24,6 +24,8 @@ os.environ.update(
     AIRFLOW__CORE__LOAD_EXAMPLES="False",
     AIRFLOW__CORE__UNIT_TEST_MODE="False",
     AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{_HOME / 'airflow.db'}",
+    # Airflow 3.2.2 runs dag.test() through an API of its own, which wants one.
+    AIRFLOW__API_AUTH__JWT_SECRET="a secret of the tests, long enough for HS512: 0123456789abcdef0123456789abcdef",
     # Only what is asked for: no call home, no examples.
     AIRFLOW__USAGE_DATA_COLLECTION__ENABLED="False",
 )

@@ -290,6 +290,20 @@ def test_a_refused_connection_is_transient_and_says_so(scnet: ScnetSimulator):
     assert caught.value.nature is Nature.TRANSIENT
 
 
+@pytest.mark.parametrize(
+    ("errno", "nature"), [(socket.EAI_NONAME, Nature.UNCLEAR), (socket.EAI_AGAIN, Nature.TRANSIENT)]
+)
+def test_a_host_without_an_address_is_unclear_and_a_name_server_that_is_away_heals(monkeypatch, errno, nature):
+    def resolve(*args: object, **kwargs: object) -> None:
+        raise socket.gaierror(errno, "no")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", "scnet://alice:TOKEN@scnet.invalid:65051")
+    with pytest.raises(ScnetConnectionError) as caught:
+        ScnetHook().get_job_counts()
+    assert caught.value.nature is nature
+
+
 def test_a_plain_http_server_where_tls_is_expected_is_unclear(
     scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch
 ):

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+# Needs make and Python 3.11. Everything it makes lies below .venv/ and dist/.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+AIRFLOW := 3.3.2
+COMPAT := 2.11.2 3.1.8 3.2.2
+VERSIONS := $(AIRFLOW) $(COMPAT)
+UV_VERSION := 0.13.9
+
+# A pyenv shim may exist for a Python that does not run, so each candidate is asked.
+PYTHON := $(shell for p in python3.11 python3 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
+MAIN := .venv/$(AIRFLOW)/bin
+UV := .venv/uv/bin/uv
+
+# What the shell around happens to set must not reach Airflow.
+unexport $(filter AIRFLOW%,$(.VARIABLES)) PYTHONPATH PYTHONHOME VIRTUAL_ENV
+
+.PHONY: help
+help: ## show this help
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+	@echo '  make test-VERSION, demo-VERSION: on one Airflow of $(VERSIONS)'
+
+.PHONY: demo
+demo: demo-$(AIRFLOW) ## gated submissions in a real Airflow against a simulated cluster; about a minute
+
+.PHONY: test
+test: .venv/$(AIRFLOW)/.made ## the test suite with branch coverage
+	$(MAIN)/python -m pytest --cov
+
+.PHONY: test-compat
+test-compat: $(COMPAT:%=test-%) ## the test suite on the other Airflow versions
+
+.PHONY: check
+check: .venv/$(AIRFLOW)/.made ## ruff and mypy
+	$(MAIN)/ruff check
+	$(MAIN)/ruff format --check
+	$(MAIN)/mypy
+
+.PHONY: wheel
+wheel: .venv/$(AIRFLOW)/.made ## build sdist and wheel into dist/, and check them
+	rm -rf dist
+	$(MAIN)/python -m build --no-isolation
+	$(MAIN)/python scripts/check_wheel.py dist --uv $(UV) --constraint requirements/airflow-$(AIRFLOW).txt
+
+.PHONY: bench
+bench: .venv/$(AIRFLOW)/.made ## the benchmarks
+	$(MAIN)/python benchmarks/run.py
+
+.PHONY: clean
+clean: ## remove everything that was made
+	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: $(VERSIONS:%=test-%)
+$(VERSIONS:%=test-%): test-%: .venv/%/.made
+	.venv/$*/bin/python -m pytest
+
+.PHONY: $(VERSIONS:%=demo-%)
+$(VERSIONS:%=demo-%): demo-%: .venv/%/.made
+	@.venv/$*/bin/python -m demo.run
+
+# sync: what a requirements file no longer names is removed.
+$(VERSIONS:%=.venv/%/.made): .venv/%/.made: requirements/airflow-%.txt pyproject.toml | $(UV)
+	$(PYTHON) -m venv --without-pip .venv/$*
+	$(UV) pip sync --quiet --python .venv/$*/bin/python requirements/airflow-$*.txt
+	$(UV) pip install --quiet --python .venv/$*/bin/python --no-deps -e .
+	touch $@
+
+$(UV):
+	@$(if $(PYTHON),,echo 'Python 3.11 is needed, and was found neither as python3.11 nor as python3 or python' >&2; exit 1)
+	$(PYTHON) -m venv .venv/uv
+	.venv/uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+# Pins everything anew. Universal, for all Pythons that the project supports.
+.PHONY: pins
+pins: $(UV) ## renew requirements/*.txt from requirements/*.in
+	for version in $(VERSIONS); do $(UV) pip compile --quiet --upgrade --universal --python-version 3.10 \
+	  --no-header --no-annotate requirements/airflow-$$version.in -o requirements/airflow-$$version.txt; done

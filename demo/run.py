@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+``make demo``: gated submissions, in a real Airflow, against a simulated cluster.
+
+The account may have five jobs in the queue. It is full at first, so all gates wait. Then it empties, and the jobs
+go in, never too many at once. Ends with status 0 if every job was submitted and the queue was never too long.
+"""
+
+# What it prints is what it is for.
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import signal
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+
+from airflow_provider_scnet.testing import ScnetSimulator
+from demo.engine import Engine, EngineError
+
+DAG = "scnet_gate_mapped"
+GATE = "gated_submission.wait_for_room"
+DAGS = Path(__file__).parents[1] / "example_dags"
+
+USER = "alice"
+GATES = 13
+#: "queued < 5" in the DAG: a gate passes where four are queued, so that five are.
+MOST_QUEUED = 5
+SLOTS = 4
+#: Seconds between two requests.
+INTERVAL = 3
+#: Seconds until the cluster counts a job. It is what claims are for: a gate must not take it for room.
+COUNTED_AFTER = 2
+#: Seconds from the gate's passing until its job is counted, at the most: scheduler and worker take about three.
+CLAIM_TTL = 15
+#: Seconds that a job runs: longer than a claim lives, so that the next gates meet a queue.
+RUN_FOR = 18
+
+WAITS = re.compile(r'running \d+, queued [^"\n]*waiting, needs [^"\n]*')
+
+
+class Demo:
+    """
+    What is shown while Airflow works.
+
+    :param engine: the Airflow
+    :param scnet: the cluster
+    """
+
+    def __init__(self, engine: Engine, scnet: ScnetSimulator) -> None:
+        self.engine = engine
+        self.scnet = scnet
+        self.earlier = len(scnet.jobs(USER))
+        self.waited = 0.0  # seconds, of all gates together
+        self._began = self._looked = time.monotonic()
+        self._line = self._reason = ""
+
+    def say(self, text: str) -> None:
+        """
+        Print a line, with the time in front of it.
+
+        :param text: the line
+        """
+        print(f"[{time.monotonic() - self._began:3.0f} s] {text}", flush=True)
+
+    def run(self) -> None:
+        """Start Airflow, let the DAG run, and tell what happens."""
+        self.say(f"starting Airflow {version('apache-airflow')}, which takes about half a minute")
+        self.engine.start()
+        self.engine.trigger_dag(DAG, {"inputs": GATES})
+        self.say(f"{GATES} submissions, each behind its gate; the queue is full with earlier jobs")
+        self._looked = time.monotonic()
+        self.engine.wait_until(lambda: self._look().count("deferred") == GATES, 90, "the gates")
+        self.scnet.cancel(USER)
+        self.say("the earlier jobs end: there is room")
+        self.engine.wait_until(self._has_ended, 120, "the submissions")
+
+    def _has_ended(self) -> bool:
+        self._look()
+        return self.engine.run_state(DAG) in ("success", "failed")
+
+    def _look(self) -> list[str | None]:
+        """Return the states of the gates; print what has changed."""
+        states = self.engine.task_states(DAG)
+        for (task, index), state in states.items():
+            if state == "failed":
+                raise EngineError(f"{task}[{index}] failed:\n{self.engine.log_of(DAG, task, index)}")
+        gates = {index: state for (task, index), state in states.items() if task == GATE and index >= 0}
+        waiting = [index for index, state in sorted(gates.items()) if state == "deferred"]
+        now = time.monotonic()
+        self.waited += len(waiting) * (now - self._looked)
+        self._looked = now
+
+        passed = list(gates.values()).count("success")
+        submitted = len(self.scnet.jobs(USER)) - self.earlier
+        cluster = self.scnet.counts(USER)
+        line = (
+            f"waiting {len(waiting)}, passed {passed}, submitted {submitted}"
+            f" | cluster: running {cluster['running']}, queued {cluster['queued']}"
+        )
+        if line != self._line:
+            self._line = line
+            self.say(line)
+        if waiting:
+            # The last in the line: it waits longest and sees most.
+            said = WAITS.findall(self.engine.log_of(DAG, GATE, waiting[-1]))
+            if said and said[-1] != self._reason:
+                self._reason = said[-1]
+                print(f"        gate {waiting[-1]}: {self._reason}", flush=True)
+        return list(gates.values())
+
+    def summary(self) -> list[str]:
+        """Print what came out, and return what is wrong with it."""
+        submitted = len(self.scnet.jobs(USER)) - self.earlier
+        highest = self._highest_queued()
+        requests = len(self.scnet.job_state_requests)
+        print(
+            f"\n{submitted} of {GATES} jobs submitted; at most {highest} queued, {MOST_QUEUED} are allowed\n"
+            f"{requests} requests; gates that each ask for themselves would have made about"
+            f" {self.waited / INTERVAL + GATES:.0f}",
+            flush=True,
+        )
+        states = self.engine.task_states(DAG)
+        wrong = [f"{task}[{index}] is {state}" for (task, index), state in states.items() if state != "success"]
+        if self.engine.run_state(DAG) != "success":
+            wrong.append(f"the DAG run is {self.engine.run_state(DAG)}")
+        if submitted != GATES:
+            wrong.append(f"{submitted} jobs were submitted instead of {GATES}")
+        if highest > MOST_QUEUED:
+            wrong.append(f"{highest} jobs were in the queue, more than {MOST_QUEUED}")
+        return wrong
+
+    def _highest_queued(self) -> int:
+        """Return how many gated jobs were in the queue at most; it is longest when one has just come in."""
+        jobs = self.scnet.jobs(USER)[self.earlier :]
+        return max(
+            (
+                sum(
+                    job.submitted_at <= at < (math.inf if job.started_at is None else job.started_at)
+                    for job in jobs
+                )
+                for at in [job.submitted_at for job in jobs]
+            ),
+            default=0,
+        )
+
+
+def main() -> int:
+    """Run the demo and return its status."""
+    scnet = ScnetSimulator(slots=SLOTS, run_for=RUN_FOR, counted_after=COUNTED_AFTER)
+    scnet.add_user(USER)
+    scnet.submit(USER, SLOTS + MOST_QUEUED, run_for=math.inf)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(scnet)
+        engine = Engine(
+            DAGS,
+            {
+                "AIRFLOW_CONN_SCNET_DEFAULT": scnet.connection_json(USER),
+                "SCNET_SIMULATOR_URL": scnet.url,
+                "SCNET_POKE_INTERVAL": str(INTERVAL),
+                "SCNET_CLAIM_TTL": str(CLAIM_TTL),
+            },
+        )
+        stack.callback(engine.stop)
+        # From here on, and first of all: nothing interrupts the end.
+        stack.callback(_ignore_signals)
+        try:
+            _raise_on_signals()
+            demo = Demo(engine, scnet)
+            demo.run()
+            if wrong := demo.summary():
+                raise EngineError("\n".join(wrong) + "\n" + engine.tails())
+        except EngineError as error:
+            print(f"\nFAILED: {error}", file=sys.stderr)
+            return 1
+        except _Ended as end:
+            print(f"\n{end}: stopping Airflow", file=sys.stderr, flush=True)
+            return 128 + end.signum
+    return 0
+
+
+class _Ended(BaseException):
+    """Somebody wants this to end."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+def _raise_on_signals() -> None:
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, _end)
+
+
+def _ignore_signals() -> None:
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)
+
+
+def _end(signum: int, frame: FrameType | None) -> None:
+    _ignore_signals()
+    raise _Ended(signum)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole DAGs, run by Airflow itself through ``dag.test()``: the examples, and what users build of gates."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_scnet.testing import Fault, ScnetSimulator
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "example_dags").glob("*.py"))
+
+# Airflow reads its configuration once, when it is imported, and keeps a DAG's runs: each test has a process.
+RUNNER = """
+import json, sys, importlib.util
+from airflow.providers.common.compat.sdk import DAG
+path, dag_id, conf = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+spec = importlib.util.spec_from_file_location(dag_id, path)
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+dag = module.dag if isinstance(module.dag, DAG) else getattr(module, dag_id)()
+run = dag.test(run_conf=conf)
+tis = run.get_task_instances()
+print()
+print("RESULT " + json.dumps({
+    "state": str(run.state.value if hasattr(run.state, "value") else run.state),
+    "tasks": {f"{ti.task_id}[{ti.map_index}]": str(ti.state.value if hasattr(ti.state, "value") else ti.state) for ti in tis},
+}))
+"""
+
+
+@pytest.fixture
+def run_dag(airflow_db: Path, scnet: ScnetSimulator, connect):
+    """Run a DAG file in the DAGs folder; return the run's and the tasks' states, and all that was printed."""
+
+    def run(source: str | Path, dag_id: str, **conf: object) -> tuple[dict, str]:
+        file = airflow_db / f"{dag_id}.py"
+        if isinstance(source, Path):
+            shutil.copy(source, file)
+        else:
+            file.write_text(HEAD + textwrap.dedent(source))
+        done = subprocess.run(
+            [sys.executable, "-c", RUNNER, str(file), dag_id, json.dumps(conf)],
+            capture_output=True,
+            text=True,
+            env={
+                **os.environ,
+                "SCNET_SIMULATOR_URL": scnet.url,
+                "SCNET_POKE_INTERVAL": "0.2",
+                "SCNET_CLAIM_TTL": "1",
+            },
+        )
+        file.unlink()
+        printed = done.stdout + done.stderr
+        results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+        assert results, printed
+        return json.loads(results[-1].removeprefix("RESULT ")), printed
+
+    return run
+
+
+HEAD = """\
+from datetime import datetime
+from airflow.providers.common.compat.sdk import DAG, task, task_group
+from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
+
+def gate(**given):
+    return ScnetJobStateSensor(**{"task_id": "gate", "condition": "queued < 5", "poke_interval": 0.2, "timeout": 30, **given})
+
+def new(dag_id, **given):
+    return DAG(dag_id, schedule=None, start_date=datetime(2024, 1, 1), catchup=False, **given)
+"""
+
+
+def test_the_examples_parse_without_a_word():
+    code = "import airflow.providers.common.compat.sdk as sdk, sys, warnings; sdk.dag, sdk.task, sdk.task_group\n"
+    code += "warnings.simplefilter('error')\n"
+    code += "for path in sys.argv[1:]: exec(compile(open(path).read(), path, 'exec'), {'__name__': 'example'})"
+    subprocess.run([sys.executable, "-c", code, *map(str, EXAMPLES)], check=True, capture_output=True)
+
+
+def test_a_gate_and_its_submission(scnet: ScnetSimulator, run_dag):
+    (example,) = [path for path in EXAMPLES if path.stem == "scnet_gate"]
+    result, printed = run_dag(example, "scnet_gate")
+    assert result["state"] == "success", printed
+    assert scnet.totals("alice").submitted == 1
+
+
+def test_a_mapped_group_of_gates_and_submissions(scnet: ScnetSimulator, run_dag):
+    (example,) = [path for path in EXAMPLES if path.stem == "scnet_gate_mapped"]
+    result, printed = run_dag(example, "scnet_gate_mapped", inputs=3)
+    assert result["state"] == "success", printed
+    assert scnet.totals("alice").submitted == 3
+    assert sum("wait_for_room" in task for task in result["tasks"]) == 3
+
+
+def test_the_dag_gets_the_decision_as_a_dict_in_every_way_to_wait(scnet: ScnetSimulator, run_dag):
+    scnet.set_counts("alice", running=3, queued=2)
+    result, printed = run_dag(
+        """
+        ways = [{}, {"use_worker": True}, {"deferrable": False}, {"deferrable": False, "mode": "reschedule"}]
+        with new("result") as dag:
+            @task
+            def check(decision):
+                assert decision["counts"]["running"] == 3
+            for n, way in enumerate(ways):
+                waited = gate(task_id=f"gate_{n}", submits=0, **way)
+                check.override(task_id=f"check_{n}")(waited.output)
+        """,
+        "result",
+    )
+    expected = {f"{name}_{n}[-1]": "success" for name in ("gate", "check") for n in range(4)}
+    assert result == {"state": "success", "tasks": expected}, printed
+
+
+def test_templated_mapped_and_soft_gates(scnet: ScnetSimulator, run_dag):
+    scnet.set_counts("alice", queued=2, held=1)
+    result, printed = run_dag(
+        """
+        with new("templated", params={"limit": 3, "user": "alice"}) as dag:
+            gate(task_id="right", condition="queued < {{ params.limit }}", user_name="{{ params.user }}")
+            gate(task_id="wrong", condition="{{ params.user }} < 5")
+            gate(task_id="empty", user_name="{{ '' }}")
+            ScnetJobStateSensor.partial(task_id="mapped", poke_interval=0.2, timeout=30, submits=0).expand(
+                condition=["queued < 5", "queued < {{ 1 + 2 }}", "pending < 5"]
+            )
+            ScnetJobStateSensor.partial(task_id="soft", soft_fail=True).expand(condition=["pending < 5"])
+
+            @task
+            def after(): ...
+            for deferrable in (True, False):
+                soft = gate(task_id=f"held_{deferrable}", soft_fail=True, fail_when="held > 0", deferrable=deferrable)
+                soft >> after.override(task_id=f"after_{deferrable}")()
+        """,
+        "templated",
+    )
+    assert result["tasks"] == {
+        "right[-1]": "success",
+        "wrong[-1]": "failed",
+        "empty[-1]": "failed",
+        "mapped[0]": "success",
+        "mapped[1]": "success",
+        "mapped[2]": "failed",
+        "soft[0]": "skipped",
+        "held_True[-1]": "skipped",
+        "after_True[-1]": "skipped",
+        "held_False[-1]": "skipped",
+        "after_False[-1]": "skipped",
+    }, printed
+    assert "unknown state 'alice'" in printed
+    assert "user_name is given but empty" in printed
+    assert "did you mean 'queued'" in printed
+
+
+def test_the_token_is_in_nothing_that_a_failing_and_a_passing_run_wrote(
+    scnet: ScnetSimulator, run_dag, airflow_db
+):
+    token = scnet.token("alice")
+    scnet.order(Fault.api("10001", f"busy {token}"), times=3)
+    source = """
+        with new("secret") as dag:
+            gate(user_name="{{ 'alice' }}", use_worker=True)
+            gate(task_id="failing", fail_when="total == 0", deferrable=False)
+    """
+    result, printed = run_dag(source, "secret")
+    assert result["tasks"] == {"gate[-1]": "success", "failing[-1]": "failed"}, printed
+    assert "busy ***" in printed
+    assert token not in printed
+    home = airflow_db.parent
+    written = [path for path in home.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".db" for path in written)
+    assert [path for path in written if token.encode() in path.read_bytes()] == []
