@@ -2,7 +2,6 @@
 """A real Airflow for a while: its own home, database and processes, and nothing left of them afterwards."""
 
 # Every command below is this interpreter's own Airflow, with arguments from this file.
-# ruff: noqa: S603
 
 from __future__ import annotations
 

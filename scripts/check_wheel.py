@@ -2,7 +2,6 @@
 """Check what was built: what the wheel and the sdist hold, and that the wheel works in an empty environment."""
 
 # It runs this project's own tools, and prints what it finds.
-# ruff: noqa: S603, T201
 
 from __future__ import annotations
 

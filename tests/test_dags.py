@@ -19,8 +19,22 @@ EXAMPLES = sorted((Path(__file__).parent.parent / "example_dags").glob("*.py"))
 
 # Airflow reads its configuration once, when it is imported, and keeps a DAG's runs: each test has a process.
 RUNNER = """
-import json, sys, importlib.util
+import asyncio, json, sys, importlib.util
+import airflow
 from airflow.providers.common.compat.sdk import DAG
+
+if airflow.__version__.startswith(("3.1.", "3.2.")):
+    # Before 3.3 nothing waits until the API inside dag.test() has started, and its first request may be lost.
+    start = asyncio.run_coroutine_threadsafe
+
+    def start_and_wait(coroutine, loop):
+        started = start(coroutine, loop)
+        if coroutine.__name__ == "start_lifespan":
+            started.result()
+        return started
+
+    asyncio.run_coroutine_threadsafe = start_and_wait
+
 path, dag_id, conf = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 spec = importlib.util.spec_from_file_location(dag_id, path)
 module = importlib.util.module_from_spec(spec)
