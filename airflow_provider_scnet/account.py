@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from airflow_provider_scnet.connection import Target
-from airflow_provider_scnet.exceptions import ScnetError
+from airflow_provider_scnet.exceptions import ScnetConnectionError, ScnetError
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.look import Look
 
@@ -19,6 +19,11 @@ from airflow_provider_scnet.look import Look
 SHORTEST_INTERVAL = 0.1
 #: Seconds after which what nobody watches is forgotten.
 FORGET_AFTER = 3600.0
+#: Seconds that Airflow may take to hand a connection out.
+LONGEST_READ = 30.0
+#: Seconds after which a gate that has just arrived no longer trusts a failure that would fail it: somebody may
+#: have mended the account, and cleared the gate.
+MENDED_AFTER = 5.0
 
 
 class Accounts:
@@ -64,24 +69,29 @@ class Accounts:
         """
         return self._claims.setdefault(account, Claims())
 
-    async def look(self, scnet_conn_id: str, user_name: str | None, max_age: float) -> Look:
+    async def look(
+        self, scnet_conn_id: str, user_name: str | None, max_age: float, newcomers: bool = False
+    ) -> Look:
         """
         Return a look that is young enough: another gate's, or a new one. The connection is read anew each time.
 
         :param scnet_conn_id: the connection's id
         :param user_name: the cluster user as the gate names it; None: the connection's own
         :param max_age: seconds
+        :param newcomers: whether gates are among those who ask that have not seen any look yet
         """
         hook = ScnetHook(scnet_conn_id)
         try:
-            target = await hook.aresolve(user_name)
+            target = await asyncio.wait_for(hook.aresolve(user_name), LONGEST_READ)
+        except asyncio.TimeoutError:
+            return Look(error=_unread(scnet_conn_id))
         except ScnetError as error:
             return Look(error=error)
         # Gates that name the same user in different ways (or not at all) meet here.
         shared = self._shared.setdefault((scnet_conn_id, *target.account), _SharedLook())
         async with shared.lock:
             # Another token deserves another look: the last answer may have been about the old one.
-            if shared.look is None or shared.target != target or shared.age() >= max(max_age, shared.look.pause):
+            if shared.look is None or shared.target != target or shared.is_too_old(max_age, newcomers):
                 shared.look = await hook.alook(target)
                 shared.target = target
             return shared.look
@@ -90,9 +100,12 @@ class Accounts:
         now = time.monotonic()
         self._watches = {k: watch for k, watch in self._watches.items() if not watch.forgettable(now)}
         self._shared = {
-            k: shared for k, shared in self._shared.items() if shared.lock.locked() or shared.age() < FORGET_AFTER
+            k: shared
+            for k, shared in self._shared.items()
+            if shared.lock.locked() or (shared.look and now - shared.look.at < FORGET_AFTER)
         }
-        self._claims = {k: claims for k, claims in self._claims.items() if claims.live(now)}
+        # A look is never kept for longer, so nothing weighs a claim that expired so long ago.
+        self._claims = {k: claims for k, claims in self._claims.items() if claims.live(now - FORGET_AFTER)}
 
 
 class _SharedLook:
@@ -103,8 +116,18 @@ class _SharedLook:
         self.target: Target | None = None
         self.look: Look | None = None
 
-    def age(self) -> float:
-        return time.monotonic() - self.look.at if self.look else 0.0
+    def is_too_old(self, max_age: float, newcomers: bool) -> bool:
+        if self.look is None:
+            return True
+        if newcomers and self.look.fails_gates:
+            max_age = min(max_age, MENDED_AFTER)
+        return time.monotonic() - self.look.at >= max(max_age, self.look.pause)
+
+
+def _unread(scnet_conn_id: str) -> ScnetError:
+    error = ScnetConnectionError(f"Airflow did not hand it out within {LONGEST_READ:.0f} s")
+    error.where = f"connection '{scnet_conn_id}'"
+    return error
 
 
 class Claims:
@@ -125,8 +148,10 @@ class Claims:
         :param jobs: how many jobs will be submitted
         :param ttl: seconds from now for which they are counted on top of what the cluster reports
         """
+        now = time.monotonic()
+        self._claims = [claim for claim in self._claims if claim[0] > now - FORGET_AFTER]
         if jobs > 0:
-            self._claims.append((time.monotonic() + ttl, jobs))
+            self._claims.append((now + ttl, jobs))
 
     def live(self, at: float) -> int:
         """
@@ -134,8 +159,7 @@ class Claims:
 
         :param at: when the look was made, by :func:`time.monotonic`
         """
-        self._claims = [claim for claim in self._claims if claim[0] > at]
-        return sum(jobs for _, jobs in self._claims)
+        return sum(jobs for expires, jobs in self._claims if expires > at)
 
     def end(self) -> float:
         """Return the seconds until the last claim has expired."""
@@ -147,8 +171,9 @@ class Watch:
     One connection and user, watched for every gate of this event loop that names them.
 
     A task of the watch's own looks when the last look has grown too old for one of the gates, and hands what it
-    saw to all of them, in the order of their arrival. It outlives any single gate and ends with the last one;
-    what it saw stays for the next gate to arrive.
+    saw to all of them, in the order of their arrival. It outlives any single gate and ends with the last one.
+    Gates that reach the same account by another name share its requests and its claims, but have an order of their
+    own.
     """
 
     def __init__(self, accounts: Accounts, scnet_conn_id: str, user_name: str | None) -> None:
@@ -206,21 +231,24 @@ class Watch:
                 continue
             self.last = await self._look(interval)
             for seat in list(self._seats):
-                seat.hand(self.last)
+                if seat.seen is not self.last:
+                    seat.hand(self.last)
             # The gates judge before the next look, even where this one took longer than an interval.
             await asyncio.sleep(0)
 
     def _due(self, interval: float) -> float:
-        if self.last is None:
-            return 0.0
-        newcomers = any(seat.seen is None for seat in self._seats)
-        if newcomers and not self.last.serves_newcomers:
+        # For a gate that has just arrived the connection is read at once; whether it comes to a request is another
+        # matter.
+        if self.last is None or self._has_newcomers():
             return 0.0
         return self.last.at + max(interval, self.last.pause)
 
+    def _has_newcomers(self) -> bool:
+        return any(seat.seen is None for seat in self._seats)
+
     async def _look(self, interval: float) -> Look:
         try:
-            return await self._accounts.look(*self._name, interval)
+            return await self._accounts.look(*self._name, interval, self._has_newcomers())
         except Exception as error:  # whatever it is, it must not end the waiting of everybody
             return Look(error=ScnetError(f"unexpected {type(error).__name__} while looking at SCnet"))
 
@@ -237,7 +265,7 @@ class Seat:
 
     async def next_look(self) -> Look | None:
         """
-        Wait for a look that this gate has not seen; at once where another gate's is fresh enough.
+        Wait for a look that this gate has not seen.
 
         The gates of a watch get it in the order of their arrival. What the caller does with it before its next
         ``await`` is atomic among all gates of the event loop.
@@ -246,10 +274,6 @@ class Seat:
         """
         if self._time_is_up:
             return None
-        last = self._watch.last
-        if last is not None and last is not self.seen and self._is_fresh(last):
-            self.seen = last
-            return last
         self._next = asyncio.get_running_loop().create_future()
         self._watch.wake()
         return await self._next
@@ -271,7 +295,3 @@ class Seat:
     def _resolve(self, look: Look | None) -> None:
         if self._next and not self._next.done():
             self._next.set_result(look)
-
-    def _is_fresh(self, look: Look) -> bool:
-        age = time.monotonic() - look.at
-        return age < max(self.interval, look.pause) and (self.seen is not None or look.serves_newcomers)

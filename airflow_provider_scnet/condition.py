@@ -47,7 +47,8 @@ _ALIASES = {
 _LONGEST = 1000
 _DEEPEST = 50
 _LARGEST = 10**9
-_MOST_CASES = 20_000
+# Conditions evaluated, times their length: a fraction of a second.
+_MOST_WORK = 500_000
 
 _COMPARISONS: dict[type[ast.cmpop], Callable[[int, int], bool]] = {
     ast.Lt: operator.lt,
@@ -161,7 +162,8 @@ class Condition:
         Tell whether a gate with this condition could ever open when it adds jobs of its own.
 
         False for a condition that holds on an empty cluster and for which no counts are found that let it hold
-        with the jobs added: neither zero nor any number that the condition itself names, nor its neighbours.
+        with the jobs added: neither zero, nor a number that the condition itself names, nor its neighbours, nor
+        very many.
 
         :param jobs: how many jobs are added before the condition has to hold
         """
@@ -170,9 +172,9 @@ class Condition:
             return True
         numbers = [node.value for node in ast.walk(self._root) if isinstance(node, ast.Constant)]
         near = {n + step for n in numbers if isinstance(n, int) for step in (-1, 0, 1)}
-        worth = sorted({0} | {n for n in near if n >= 0})
+        worth = sorted({0, 10 * _LARGEST} | {n for n in near if n >= 0})
         states = STATES if "total" in self.states else [s for s in STATES if s in self.states]
-        if len(worth) ** len(states) > _MOST_CASES:
+        if len(worth) ** len(states) * len(self.text) > _MOST_WORK:
             return True
         return any(
             self.room_on(dataclasses.replace(empty, **dict(zip(states, case, strict=True))), jobs)  # type: ignore[arg-type]
@@ -219,11 +221,12 @@ def _parse(text: str) -> ast.expr:
     try:
         root = ast.parse(line.strip(), mode="eval").body
     except SyntaxError as e:
-        place = min(max((e.offset or 1) + start, 1), len(text))
+        # At the end of the text Python names no place.
+        place = min((e.offset or len(line)) + start, len(text))
         raise ConditionError(text, _what_was_meant(line, place), place) from None
     except (ValueError, RecursionError, MemoryError):
         raise ConditionError(text, "is nested too deeply") from None
-    _Check(text, start).truth(root, 1)
+    _Check(text, line.strip(), start).truth(root, 1)
     return root
 
 
@@ -258,8 +261,9 @@ def _what_was_meant(line: str, place: int) -> str:
 class _Check:
     """Walks a parsed text once and refuses what is outside the grammar."""
 
-    def __init__(self, text: str, start: int):
+    def __init__(self, text: str, line: str, start: int):
         self.text = text
+        self.line = line
         self.start = start
 
     def truth(self, node: ast.expr, depth: int) -> None:
@@ -291,6 +295,8 @@ class _Check:
                 if name not in NAMES:
                     self._refuse(node, _unknown(name))
             case ast.Constant(value=int(value)) if not isinstance(value, bool):
+                if not self.line[node.col_offset : node.end_col_offset].isdecimal():
+                    self._refuse(node, "write numbers with the digits 0 to 9 alone")
                 if value > _LARGEST:
                     self._refuse(node, f"a number above {_LARGEST}")
             case ast.UnaryOp(op=ast.USub()):

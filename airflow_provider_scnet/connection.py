@@ -20,7 +20,7 @@ EXTRAS = ("timeout", "verify", "proxies", "allow_foreign_user")
 
 DEFAULT_TIMEOUT = 10.0
 _LONGEST_TIMEOUT = 300.0
-_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?\.?")
+_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
 
 class ConnectionFields(Protocol):
@@ -214,7 +214,7 @@ def _host(name: str | None) -> str:
             return str(ipaddress.IPv6Address(name))
         except ValueError:
             name = None
-    if not name or not _HOST.fullmatch(name):
+    if not name or not all(map(_LABEL.fullmatch, name.removesuffix(".").split("."))):
         raise ScnetConfigError("the field 'host' is no name of a host")
     return name.lower()
 
@@ -265,7 +265,9 @@ def _proxies(value: Any) -> dict[str, str]:
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(
-        scheme in ("http", "https", "all") and isinstance(address, str) and "://" in address
+        scheme in ("http", "https", "all")
+        and isinstance(address, str)
+        and address.startswith(("http://", "https://"))
         for scheme, address in value.items()
     ):
         raise ScnetConfigError('extra \'proxies\' is not a JSON object such as {"https": "http://proxy:3128"}')

@@ -58,7 +58,8 @@ def shown(text: object, *secrets: str) -> str:
     line = str(text)
     for secret in filter(None, secrets):
         line = line.replace(secret, "***")
-    line = _JWT.sub("***", line)
+    # Cut before anything that takes longer than the text is long.
+    line = _JWT.sub("***", line[: 10 * _SHOWN_CHARACTERS])
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     return line if len(line) <= _SHOWN_CHARACTERS else f"{line[: _SHOWN_CHARACTERS - 1]}…"
 

@@ -82,15 +82,23 @@ class Gate:
         :param condition: the state of the queue to wait for
         :param fail_when: what fails the gate for good, or None
         :param submits: how many jobs the work behind the gate will submit, also as rendered text
-        :raises ConditionError: where an expression is outside the grammar, or the condition holds on an empty
-            cluster but could never hold once the gate's own jobs are added
+        :raises ConditionError: where an expression is outside the grammar
         :raises ValueError: where ``submits`` is no number of jobs
         """
-        asked = Condition(condition)
-        jobs = number_of_jobs(submits)
-        if not asked.leaves_room_for(jobs - 1):
-            raise ConditionError(condition, f"could never hold with the {jobs} jobs that the gate submits")
-        return cls(asked, None if fail_when is None else Condition(fail_when), jobs)
+        guard = None if fail_when is None else Condition(fail_when)
+        return cls(Condition(condition), guard, number_of_jobs(submits))
+
+    def checked(self) -> Gate:
+        """
+        Return the gate, if it can open at all.
+
+        :raises ConditionError: where the condition holds on an empty cluster but could never hold once the gate's
+            own jobs are added
+        """
+        text, jobs = self.condition.text, self.submits
+        if not self.condition.leaves_room_for(jobs - 1):
+            raise ConditionError(text, f"could never hold with the {jobs} jobs that the gate submits")
+        return self
 
     @property
     def states(self) -> frozenset[str]:

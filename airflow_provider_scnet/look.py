@@ -46,6 +46,6 @@ class Look:
         return (self.error.retry_after or 0.0) if self.error else 0.0
 
     @property
-    def serves_newcomers(self) -> bool:
-        """Whether a gate that arrives after it may use it: not where the connection may have been mended since."""
-        return self.error is None or self.error.nature is Nature.TRANSIENT
+    def fails_gates(self) -> bool:
+        """Whether a gate that sees it first fails by it."""
+        return self.error is not None and self.error.nature is not Nature.TRANSIENT

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import socket
 import ssl
@@ -63,9 +64,10 @@ class OneOriginSession(requests.Session):
     connection names them; a plain http origin, on loopback, is asked directly.
 
     :param target: whom to ask
+    :param adapter: how its connections are made; default: the ordinary way
     """
 
-    def __init__(self, target: Target):
+    def __init__(self, target: Target, adapter: HTTPAdapter | None = None):
         super().__init__()
         address = urlsplit(target.endpoint)
         self.headers.update(
@@ -84,8 +86,7 @@ class OneOriginSession(requests.Session):
         # With any authentication set, requests asks no netrc: its Authorization header would name a stranger.
         self.auth = _as_it_is
         self.adapters.clear()
-        self.adapter = _CuttableAdapter()
-        self.mount(f"{address.scheme}://{address.netloc}/", self.adapter)
+        self.mount(f"{address.scheme}://{address.netloc}/", adapter or HTTPAdapter())
         self._timeout = (target.timeout, target.timeout)
 
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
@@ -173,7 +174,12 @@ def get(target: Target, path: str, params: Mapping[str, str]) -> Answer:
     :raises ScnetResponseError: where it was too large or cannot be decompressed
     :raises ScnetConfigError: where the connection's settings do not allow a request
     """
-    with OneOriginSession(target) as session, _cut_off(session.adapter, target.timeout) as time_is_up:
+    adapter = _CuttableAdapter()
+    with (
+        OneOriginSession(target, adapter) as session,
+        _cut_off(adapter, target.timeout) as time_is_up,
+        _discretion.kept(),
+    ):
         try:
             # Compression is not worth its risks for an answer of 200 bytes.
             with session.get(
@@ -210,6 +216,31 @@ def _cut_off(adapter: _CuttableAdapter, seconds: float) -> Iterator[threading.Ev
         yield time_is_up
     finally:
         timer.cancel()
+
+
+class _Discretion(logging.Filter):
+    """Drops urllib3's warning about malformed headers, which quotes them: a server may echo the token there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.local()
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keep it in this thread."""
+        self._thread.asks = True
+        try:
+            yield
+        finally:
+            self._thread.asks = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a record may be logged."""
+        return not (getattr(self._thread, "asks", False) and str(record.msg).startswith("Failed to parse headers"))
+
+
+_discretion = _Discretion()
+logging.getLogger("urllib3.connection").addFilter(_discretion)
 
 
 def _read(response: requests.Response) -> bytes:

@@ -273,6 +273,56 @@ def test_a_gate_that_arrives_after_the_token_was_mended_is_not_failed_by_the_las
     asyncio.run(scenario())
 
 
+def test_a_gate_that_arrives_after_the_connection_was_changed_sees_the_new_users_jobs(scnet, connect):
+    scnet.add_user("bob")
+    scnet.set_counts("bob", queued=16)
+
+    async def scenario() -> None:
+        await first_event(trigger(poke_interval=3600))
+        connect(user="bob")
+        tasks = start([trigger(poke_interval=3600)])
+        await requests(scnet, 1)
+        await asyncio.wait(tasks, timeout=5 * INTERVAL)
+        assert scnet.requests[-1].query == {"userName": "bob"}
+        assert passed(tasks) == []
+        await end(tasks)
+
+    asyncio.run(scenario())
+
+
+def test_a_gate_that_arrives_later_does_not_fail_on_an_old_failure(scnet, monkeypatch: pytest.MonkeyPatch):
+    scnet.order(Fault.api("10007", "frozen"))
+
+    async def scenario() -> None:
+        event = await first_event(trigger(poke_interval=3600))
+        assert event.payload["verdict"] == "fail"
+        monkeypatch.setattr(account, "MENDED_AFTER", 0.0)
+        event = await first_event(trigger(poke_interval=3600))
+        assert event.payload["verdict"] == "open"
+
+    asyncio.run(scenario())
+
+
+def test_a_connection_that_is_never_handed_out_holds_up_one_look_only(scnet, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(account, "LONGEST_READ", 0.05)
+    resolve = ScnetHook.aresolve
+    reads = []
+
+    async def hang_at_first(hook: ScnetHook, user_name: str | None = None) -> Any:
+        reads.append(user_name)
+        if len(reads) == 1:
+            await asyncio.Event().wait()
+        return await resolve(hook, user_name)
+
+    monkeypatch.setattr(ScnetHook, "aresolve", hang_at_first)
+
+    async def scenario() -> None:
+        for event in await asyncio.gather(*start([trigger(submits=0) for _ in range(3)])):
+            assert event.payload["verdict"] == "open"
+
+    asyncio.run(scenario())
+
+
 def test_the_gate_that_was_looking_may_be_cancelled(scnet: ScnetSimulator):
     scnet.order(Fault(delay=0.3))
 
@@ -326,6 +376,23 @@ def test_claims_expire_by_time_alone(scnet: ScnetSimulator):
     asyncio.run(scenario())
 
 
+def test_a_look_that_is_kept_is_weighed_with_the_claims_of_its_time(scnet: ScnetSimulator):
+    scnet.set_counts("alice", queued=4)
+
+    async def scenario() -> None:
+        slow = {"poke_interval": 3600, "claim_ttl": INTERVAL}
+        await first_event(trigger(**slow))
+        await asyncio.sleep(2 * INTERVAL)
+        tasks = start([trigger(**slow), trigger(**slow)])
+        await asyncio.wait(tasks, timeout=10 * INTERVAL)
+        # The claim has expired, but the only look is older than that: no room was seen for these.
+        assert passed(tasks) == []
+        assert len(scnet.requests) == 1
+        await end(tasks)
+
+    asyncio.run(scenario())
+
+
 def test_a_claim_counts_on_every_look_made_before_it_expired(monkeypatch: pytest.MonkeyPatch):
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
@@ -338,7 +405,9 @@ def test_a_claim_counts_on_every_look_made_before_it_expired(monkeypatch: pytest
     assert claims.live(at=1059.9) == 5
     assert claims.end() == 60.0
     assert claims.live(at=1060.0) == 3
+    assert claims.live(at=990.0) == 5
     assert claims.live(at=1070.0) == 0
+    now = 1080.0
     assert claims.end() == 0.0
 
 

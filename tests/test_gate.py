@@ -71,8 +71,8 @@ def test_more_claims_only_ever_close(condition, seen, claimed, submits):
 
 def test_a_gate_that_could_never_open_is_refused():
     with pytest.raises(ConditionError, match="could never hold with the 6 jobs"):
-        Gate.of("queued < 5", submits=6)
-    Gate.of("queued < 5", submits=5)
+        Gate.of("queued < 5", submits=6).checked()
+    assert Gate.of("queued < 5", submits=5).checked().submits == 5
 
 
 @pytest.mark.parametrize("submits", [-1, 1.5, True, None, "", "x", "-1", "1.5", "1e3", 10**10, "99999999999", [1]])

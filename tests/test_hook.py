@@ -187,6 +187,43 @@ def test_a_session_reaches_its_own_origin_only(scnet: ScnetSimulator):
         assert elsewhere.requests == []
 
 
+def test_a_session_that_is_used_for_long_leaks_no_connection(scnet: ScnetSimulator):
+    def handles() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    with ScnetHook().get_conn() as session:
+        before = handles()
+        for _ in range(20):
+            session.get(f"{scnet.url}/hpc/openapi/v2/view/jobs/state", headers={"Connection": "close"})
+        assert handles() - before < 10
+
+
+def test_a_token_that_is_echoed_in_a_malformed_header_is_in_no_log(monkeypatch, caplog: pytest.LogCaptureFixture):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            peer, _ = server.accept()
+            with peer:
+                peer.recv(65536)
+                peer.sendall(b"HTTP/1.1 200 OK\r\nA: b\r\nbad line with SECRET-TOKEN\r\nC: d\r\n\r\n{}")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        uri = f"scnet://alice:SECRET-TOKEN@127.0.0.1:{server.getsockname()[1]}/http"
+        monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", uri)
+        with caplog.at_level("DEBUG"):
+            assert ScnetHook().look_at().error is not None
+        thread.join()
+    assert "SECRET-TOKEN" not in caplog.text
+    assert "Failed to parse" not in caplog.text
+
+
+def test_many_unknown_names_make_one_note(scnet: ScnetSimulator):
+    scnet.order(Fault.api("0", "success", [{"name": f"state {n}", "y": 1} for n in range(5000)]))
+    (note,) = ScnetHook().look_at().notes
+    assert note.endswith("'state 9' and 4990 more, counted as other")
+
+
 def test_netrc_is_ignored(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login eve password stolen\nmachine localhost login eve password stolen\n")

@@ -176,6 +176,11 @@ def test_what_a_server_says_is_shown_on_one_line_short_and_without_the_token():
     assert "eyJ" not in shown("your eyJhbGciOiJIUzI1NiJ9.eyJjb21wdXRlVXNlciI6ImEifQ.abc-_ is bad")
 
 
+def test_what_a_server_says_is_shown_in_no_time_however_long_it_is():
+    assert len(shown("eyJ" * 400_000)) == 200
+    assert len(shown("eyJaaaaa." * 100_000)) <= 200
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),

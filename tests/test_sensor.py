@@ -20,6 +20,7 @@ from airflow.providers.common.compat.sdk import (
 )
 from airflow.triggers.base import TaskSuccessEvent
 
+from airflow_provider_scnet.account import Accounts
 from airflow_provider_scnet.condition import ConditionError
 from airflow_provider_scnet.exceptions import ScnetError
 from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
@@ -126,6 +127,7 @@ def test_parsing_a_dag_brings_neither_the_hook_nor_requests_along():
         ({"condition": "queued < 5", "submits": "9"}, "could never hold"),
         ({"fail_when": ""}, "is empty"),
         ({"fail_when": "nonsense"}, "unknown state"),
+        ({"fail_when": None}, "fail_when is given but empty"),
         ({"user_name": ""}, "user_name is given but empty"),
         ({"user_name": None}, "user_name is given but empty"),
         ({"scnet_conn_id": " "}, "scnet_conn_id is given but empty"),
@@ -212,12 +214,29 @@ def test_timeout_is_the_one_budget_for_waiting(scnet: ScnetSimulator, run, soft_
 def test_a_gate_that_times_out_says_what_it_saw_last(scnet: ScnetSimulator):
     scnet.set_counts("alice", queued=9)
     trigger, _ = deferred(gate())
-    trigger.timeout_after = datetime.now(timezone.utc) + timedelta(seconds=0.2)
-    event = asyncio.run(first_event(trigger))
-    assert event.payload == {
+
+    async def scenario() -> Any:
+        waiting = asyncio.ensure_future(first_event(trigger))
+        await asyncio.to_thread(scnet.wait_for_requests, 2)
+        (seat,) = Accounts.here().watch("scnet_default", None)._seats
+        seat.time_is_up()
+        return await waiting
+
+    assert asyncio.run(scenario()).payload == {
         "verdict": "timeout",
         "message": "the gate's timeout is over; last seen: running 0, queued 9: waiting, needs queued < 5",
     }
+
+
+@pytest.mark.parametrize("verdict", ["retry", "fail", "timeout", "?"])
+def test_never_fail_skips_whatever_a_deferred_gate_resumes_to_on_every_version(verdict):
+    sensor = gate(never_fail=True)
+    with pytest.raises(AirflowSkipException):
+        sensor.resume_execution("execute_complete", {"event": {"verdict": verdict, "message": "m"}}, context())
+
+
+def test_a_gate_without_an_end_waits_without_one():
+    assert deferred(gate(timeout=1e12))[1].timeout is None
 
 
 @pytest.mark.parametrize(
@@ -255,9 +274,10 @@ def test_in_reschedule_mode_a_wait_that_went_on_counts_as_a_good_answer(scnet: S
 
 def test_retry_after_lengthens_the_pause_of_a_poke(scnet: ScnetSimulator):
     scnet.order(Fault(status=429, body="", headers={"Retry-After": "99999"}))
-    sensor = gate(deferrable=False, poke_interval=5)
+    sensor = gate(deferrable=False, poke_interval=5, timeout=600)
     assert sensor.poke(context()) is False
     assert sensor._get_next_poke_interval(0.0, lambda: 0.0, 1) == 600.0
+    assert sensor._get_next_poke_interval(0.0, lambda: 590.0, 1) == 10.0
     assert sensor.poke(context())
     assert sensor._get_next_poke_interval(0.0, lambda: 0.0, 1) == 5.0
 
@@ -334,6 +354,21 @@ def test_a_gate_whose_output_a_mapped_task_uses_has_a_return_value():
         Uses.partial(task_id="b", value=given.output).expand_kwargs([{"do_xcom_push": True}])
     assert end_task(mapped_over) is False
     assert end_task(given) is False
+
+
+def test_a_gate_whose_output_a_decorated_mapped_task_uses_has_a_return_value():
+    from airflow.providers.common.compat.sdk import task
+
+    with dag():
+        over, by_kwargs = gate(task_id="over"), gate(task_id="by_kwargs")
+
+        @task
+        def use(decision: Any) -> None: ...
+
+        use.override(task_id="a").expand(decision=over.output)
+        use.override(task_id="b").expand_kwargs(by_kwargs.output)
+    assert end_task(over) is False
+    assert end_task(by_kwargs) is False
 
 
 def test_a_gate_whose_output_a_mapped_group_uses_has_a_return_value():

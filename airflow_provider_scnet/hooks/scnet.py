@@ -18,6 +18,7 @@ from airflow_provider_scnet.exceptions import (
     CODES,
     Nature,
     ScnetConfigError,
+    ScnetConnectionError,
     ScnetError,
     ScnetResponseError,
     api_error,
@@ -35,6 +36,12 @@ JOB_STATE_PATH = "/hpc/openapi/v2/view/jobs/state"
 
 # The Test button waits in the API server.
 _TEST_TIMEOUT = 10.0
+
+# Seconds on top of the connection's own time-out before a thread is left to itself.
+_GRACE = 2.0
+
+# How many names of states a log line lists.
+_MOST_NAMES = 10
 
 
 class ScnetHook(BaseHook):
@@ -179,7 +186,14 @@ class ScnetHook(BaseHook):
 
         :param target: whom to ask, and about whom
         """
-        return await asyncio.to_thread(self.look, target)
+        # A name server, or many addresses that do not answer, can hold a thread for longer than the connection's
+        # time-out; the gates need not wait for that.
+        try:
+            return await asyncio.wait_for(asyncio.to_thread(self.look, target), target.timeout + _GRACE)
+        except asyncio.TimeoutError:
+            error = ScnetConnectionError(f"no whole answer within {target.timeout:g} s")
+            error.where = target.where
+            return Look(error=error, account=target.account, where=target.where)
 
     def look(self, target: Target) -> Look:
         """
@@ -269,4 +283,8 @@ def _doubt(counts: JobCounts, target: Target) -> str:
 
 def _strangers(counts: JobCounts | None, target: Target) -> tuple[str, ...]:
     names = counts.unknown if counts else ()
-    return tuple(f"{target.where}: unknown state '{name}', its jobs count as other" for name in names)
+    if not names:
+        return ()
+    listed = ", ".join(f"'{name}'" for name in names[:_MOST_NAMES])
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return (f"{target.where}: unknown state {listed}{more}, counted as other",)

@@ -27,6 +27,9 @@ from airflow_provider_scnet.gate import Gate, GateKeeper, Verdict, number_of_job
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+# Seconds, about a hundred years: a wait that ends later has no end, and no date that a database could hold.
+_FOREVER = 3e9
+
 # What Airflow says when a deferral has timed out, and no longer says which exception it was before 3.0.
 _TRIGGER_TIMEOUT = "Trigger timeout"
 
@@ -84,15 +87,17 @@ class ScnetJobStateSensor(BaseSensorOperator):
         self.claim_ttl = _seconds(claim_ttl)
         self.deferrable = deferrable
         self.use_worker = use_worker
-        # A template may render to nothing, and nothing must not become the connection's own user.
+        # A template may render to nothing, and nothing must neither become the connection's own user nor switch a
+        # guard off.
         self._names_a_user = user_name is not None
+        self._has_a_guard = fail_when is not None
         # A mapped gate is built on the worker, where execute() checks it in a way that heeds soft_fail.
         if not getattr(self, "_BaseOperator__from_mapped", False):
             self._check_what_is_no_template()
 
     def _check_what_is_no_template(self) -> None:
         if not _is_template(self.condition) and not _is_template(self.submits):
-            Gate.of(self.condition, None, self.submits)
+            Gate.of(self.condition, None, self.submits).checked()
         elif not _is_template(self.condition):
             Condition(self.condition)
         elif not _is_template(self.submits):
@@ -137,7 +142,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
             ),
             method_name="execute_complete",
             # Airflow enforces it even while no triggerer runs.
-            timeout=timedelta(seconds=self.timeout),
+            timeout=timedelta(seconds=self.timeout) if self.timeout < _FOREVER else None,
         )
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -149,9 +154,10 @@ class ScnetJobStateSensor(BaseSensorOperator):
         """
         event = event if isinstance(event, dict) else {}
         message = str(event.get("message", ""))
+        # Said here, because soft_fail puts words of its own in place of an error's.
+        self.log.info("%s", message)
         match event:
             case {"verdict": Verdict.OPEN.value, "decision": dict(decision)}:
-                self.log.info("%s", message)
                 return decision
             case {"verdict": Verdict.RETRY.value}:
                 raise AirflowException(message)
@@ -174,7 +180,15 @@ class ScnetJobStateSensor(BaseSensorOperator):
             next_method = "execute_complete"
             seconds = f"{self.timeout:g} s"
             next_kwargs = {"event": {"verdict": "timeout", "message": f"the gate's timeout of {seconds} is over"}}
-        return super().resume_execution(next_method, next_kwargs, context)
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except AirflowSkipException:
+            raise
+        except AirflowException as e:
+            # Airflow before 3.0 heeds soft_fail here, but not never_fail.
+            if self.never_fail:
+                raise AirflowSkipException(str(e)) from None
+            raise
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
         """
@@ -207,7 +221,8 @@ class ScnetJobStateSensor(BaseSensorOperator):
         self, started_at: datetime | float, run_duration: Callable[[], float], poke_count: int
     ) -> float:
         interval: float = super()._get_next_poke_interval(started_at, run_duration, poke_count)
-        return max(interval, self._pause)
+        left = max(self.timeout - run_duration(), 0.0)
+        return max(interval, min(self._pause, left))
 
     def _keeper(self, context: Context) -> GateKeeper:
         if self._kept is None:
@@ -222,7 +237,9 @@ class ScnetJobStateSensor(BaseSensorOperator):
             if self._names_a_user:
                 # A native template makes a number of a user whose name consists of digits.
                 self.user_name = _named("user_name", self.user_name)
-            return Gate.of(self.condition, self.fail_when, self.submits)
+            if self._has_a_guard and self.fail_when is None:
+                raise ValueError("fail_when is given but empty")
+            return Gate.of(self.condition, self.fail_when, self.submits).checked()
         except ValueError as e:
             raise AirflowFailException(str(e)) from None
 
@@ -277,7 +294,8 @@ def _arguments(task: Any) -> Iterable[Any]:
     """Yield all places of a task, or of the groups around it, that may refer to another task's result."""
     if hasattr(task, "partial_kwargs"):
         yield task.partial_kwargs
-        yield task.expand_input.value
+        # A decorated task keeps what it is mapped over in a place of its own.
+        yield getattr(task, "op_kwargs_expand_input", task.expand_input).value
     else:
         yield task
     group = task.task_group
