@@ -29,10 +29,14 @@ demo: demo-$(AIRFLOW) ## gated submissions in a real Airflow against a simulated
 
 .PHONY: test
 test: .venv/$(AIRFLOW)/.made ## the test suite with branch coverage
-	$(MAIN)/python -m pytest --cov
+	$(MAIN)/python -m pytest -n 2 --cov
 
 .PHONY: test-compat
 test-compat: $(COMPAT:%=test-%) ## the test suite on the other Airflow versions
+
+.PHONY: test-engine
+test-engine: .venv/$(AIRFLOW)/.made ## what only a whole Airflow shows: ways through it, killed components; minutes
+	$(MAIN)/python -m pytest engine_tests --timeout 600
 
 .PHONY: check
 check: .venv/$(AIRFLOW)/.made ## ruff and mypy
@@ -57,7 +61,7 @@ clean: ## remove everything that was made
 
 .PHONY: $(VERSIONS:%=test-%)
 $(VERSIONS:%=test-%): test-%: .venv/%/.made
-	.venv/$*/bin/python -m pytest
+	.venv/$*/bin/python -m pytest -n 2
 
 .PHONY: $(VERSIONS:%=demo-%)
 $(VERSIONS:%=demo-%): demo-%: .venv/%/.made

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import itertools
 import operator
 import re
@@ -315,6 +314,8 @@ class _Check:
 
 
 def _unknown(name: str) -> str:
+    import difflib  # only for somebody who made a mistake
+
     meant = _ALIASES.get(name.lower()) or next(iter(difflib.get_close_matches(name.lower(), NAMES, n=1)), None)
     hint = f" (did you mean '{meant}'?)" if meant else ""
     return f"unknown state '{name}'{hint}; the states are {', '.join(NAMES)}"

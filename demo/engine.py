@@ -257,6 +257,16 @@ class Engine:
         with self._database.connect() as connection:
             return list(connection.execute(sqlalchemy.text(query), values))
 
+    def execute(self, statement: str, **values: Any) -> None:
+        """
+        Change the metadata database, as somebody would through Airflow's pages.
+
+        :param statement: an UPDATE
+        :param values: its parameters
+        """
+        with self._database.begin() as connection:
+            connection.execute(sqlalchemy.text(statement), values)
+
     def airflow(self, *arguments: str, timeout: float = 120) -> str:
         """
         Run an ``airflow`` command to its end and return what it wrote.

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which way a gate goes through a real Airflow: with no worker at all where nothing is lost by it."""
+
+from __future__ import annotations
+
+import json
+
+import airflow
+import pytest
+
+from airflow_provider_scnet.testing import Fault, ScnetSimulator
+from demo.engine import Engine
+
+IS_3_3 = tuple(int(part) for part in airflow.__version__.split(".")[:2]) >= (3, 3)
+
+#: The ways: how a gate starts and how it ends.
+NO_WORKER = "no worker"
+STARTS_ON_WORKER = "starts on a worker"
+WORKER = "starts and ends on a worker"
+
+#: Each row of the README's table: the gate's arguments, and the way it goes on Airflow 3.3.
+ROWS: dict[str, tuple[str, str]] = {
+    "plain": ("", NO_WORKER),
+    "guarded": ("fail_when='held > 99', user_name='alice', submits=1", NO_WORKER),
+    "failure_callback": ("on_failure_callback=print, retries=2", NO_WORKER),
+    "template": ("user_name='{{ \"alice\" }}'", STARTS_ON_WORKER),
+    "no_xcom": ("do_xcom_push=False", STARTS_ON_WORKER),
+    "execute_callback": ("on_execute_callback=lambda context: None", STARTS_ON_WORKER),
+    "pre_execute": ("pre_execute=lambda context: None", STARTS_ON_WORKER),
+    "use_worker": ("use_worker=True", WORKER),
+    "outlets": ("outlets=[ASSET]", WORKER),
+    "inlets": ("inlets=[ASSET]", WORKER),
+    "success_callback": ("on_success_callback=lambda context: None", WORKER),
+    "post_execute": ("post_execute=lambda context, result=None: None", WORKER),
+    "output": ("", WORKER),
+}
+
+GATES = "".join(
+    f"    {name} = gate({name!r}, **{{'submits': 0, **dict({args})}})\n" for name, (args, _) in ROWS.items()
+)
+
+DAGS = {
+    "ways": f"""
+try:
+    from airflow.sdk import Asset
+except ImportError:
+    from airflow.datasets import Dataset as Asset
+ASSET = Asset("scnet://room")
+
+with new("ways") as dag:
+    @task
+    def use(decision):
+        assert decision["counts"]["queued"] == 0, decision
+
+    @task_group
+    def group(number):
+        gate("inner", submits=0)
+
+{GATES}
+    use(output.output)
+    group.expand(number=[1, 2, 3])
+    ScnetJobStateSensor.partial(task_id="mapped", poke_interval=2, submits=0).expand(
+        condition=["queued < 5", "queued < 6"]
+    )
+""",
+    "failing": """
+        with new("failing") as dag:
+            gate("for_good", fail_when="running == 77", retries=2)
+            gate("soft", fail_when="running == 77", soft_fail=True)
+            gate("for_good_worker", fail_when="running == 77", retries=2, use_worker=True)
+            gate("too_long", condition="running == 78", timeout=8, retries=2)
+            gate("too_long_soft", condition="running == 78", timeout=8, soft_fail=True)
+    """,
+    "retried": """
+        with new("retried") as dag:
+            from datetime import timedelta
+            again = dict(retries=3, retry_delay=timedelta(seconds=1), submits=0)
+            gate("again", **again)
+            gate("again_worker", use_worker=True, **again)
+    """,
+}
+
+
+def ended(engine: Engine, dag_id: str) -> bool:
+    return engine.run_state(dag_id) in ("success", "failed")
+
+
+@pytest.fixture(scope="module")
+def ways(engine: Engine) -> Engine:
+    engine.trigger_dag("ways")
+    engine.wait_until(lambda: ended(engine, "ways"), 180, "the end of all gates")
+    return engine
+
+
+def decisions(engine: Engine, key: str, task_id: str) -> int:
+    return len(engine.rows("SELECT 1 FROM xcom WHERE key = :key AND task_id = :task_id", key=key, task_id=task_id))
+
+
+def worked(engine: Engine, task_id: str, map_index: int = -1) -> bool:
+    """Tell whether a worker process ever ran the task: only a worker names itself."""
+    rows = engine.rows(
+        "SELECT pid FROM task_instance WHERE task_id = :task_id AND map_index = :map_index",
+        task_id=task_id,
+        map_index=map_index,
+    )
+    return rows[0].pid is not None
+
+
+def test_every_gate_passes_whichever_way_it_goes(ways: Engine):
+    assert set(ways.task_states("ways").values()) == {"success"}
+
+
+@pytest.mark.parametrize(("name", "way"), [(name, way) for name, (_, way) in ROWS.items()], ids=list(ROWS))
+def test_a_gate_goes_the_way_that_loses_nothing(ways: Engine, name: str, way: str):
+    started_on_worker = way != NO_WORKER or not IS_3_3
+    assert worked(ways, name) is started_on_worker
+    if name != "no_xcom":
+        assert decisions(ways, "return_value", name) == (way == WORKER)
+        assert decisions(ways, "decision", name) == (way != WORKER)
+    else:
+        assert decisions(ways, "decision", name) == decisions(ways, "return_value", name) == 0
+
+
+@pytest.mark.parametrize("map_index", [0, 1])
+def test_a_mapped_gate_starts_on_a_worker_and_ends_in_the_triggerer(ways: Engine, map_index: int):
+    assert worked(ways, "mapped", map_index)
+    assert decisions(ways, "decision", "mapped") == 2
+
+
+@pytest.mark.parametrize("map_index", [0, 1, 2])
+def test_a_gate_in_a_mapped_group_needs_no_worker(ways: Engine, map_index: int):
+    assert worked(ways, "group.inner", map_index) is not IS_3_3
+
+
+def test_the_decision_is_there_for_people(ways: Engine):
+    (row,) = ways.rows("SELECT value FROM xcom WHERE key = 'decision' AND task_id = 'plain'")
+    text = row.value if isinstance(row.value, str) else json.dumps(row.value)
+    assert "queued < 5" in text
+
+
+def test_what_fails_for_good_is_not_retried_and_soft_fail_skips(engine: Engine, scnet: ScnetSimulator):
+    scnet.set_counts("alice", running=77)
+    engine.trigger_dag("failing")
+    engine.wait_until(lambda: ended(engine, "failing"), 180, "the end of all gates")
+    scnet.set_counts("alice", running=None)
+    assert {task: state for (task, _), state in engine.task_states("failing").items()} == {
+        "for_good": "failed",
+        "soft": "skipped",
+        "for_good_worker": "failed",
+        "too_long": "failed",
+        "too_long_soft": "skipped",
+    }
+    tries = {
+        row.task_id: row.try_number for row in engine.rows("SELECT * FROM task_instance WHERE dag_id = 'failing'")
+    }
+    assert set(tries.values()) == {1}
+    assert "fail_when running == 77 holds (running 77)" in engine.log_of("failing", "for_good")
+    assert "last seen: running" in engine.log_of("failing", "too_long")
+
+
+def test_a_try_that_fails_is_retried_and_passes_when_the_cause_is_gone(engine: Engine, scnet: ScnetSimulator):
+    scnet.order(Fault.api("10008", "auth_fail"), times=None)
+    engine.trigger_dag("retried")
+
+    def tries() -> dict[str, int]:
+        rows = engine.rows("SELECT task_id, try_number FROM task_instance WHERE dag_id = 'retried'")
+        return {row.task_id: row.try_number for row in rows}
+
+    engine.wait_until(lambda: min(tries().values(), default=0) >= 2, 120, "a second try of both gates")
+    scnet.clear_faults()
+    engine.wait_until(lambda: ended(engine, "retried"), 120, "the end of both gates")
+    assert set(engine.task_states("retried").values()) == {"success"}
