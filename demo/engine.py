@@ -57,7 +57,7 @@ class Engine:
         self.airflow_3 = not version("apache-airflow").startswith("2.")
         self.home = Path(tempfile.gettempdir()) / f"scnet-airflow-{secrets.token_hex(4)}"
         self.database_url = database_url or f"sqlite:///{self.home / 'airflow.db'}"
-        self.port = _free_port()
+        self.port = free_port()
         self.env = self._clean_environment() | self._settings(dags) | dict(env or {})
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._database = sqlalchemy.create_engine(self.database_url)
@@ -369,7 +369,8 @@ class Engine:
         }
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port on 127.0.0.1 that nobody uses now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
