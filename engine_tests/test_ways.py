@@ -26,6 +26,7 @@ ROWS: dict[str, tuple[str, str]] = {
     "template": ("user_name='{{ \"alice\" }}'", STARTS_ON_WORKER),
     "no_xcom": ("do_xcom_push=False", STARTS_ON_WORKER),
     "execute_callback": ("on_execute_callback=lambda context: None", STARTS_ON_WORKER),
+    "limited": ("max_active_tis_per_dag=4", STARTS_ON_WORKER),
     "pre_execute": ("pre_execute=lambda context: None", STARTS_ON_WORKER),
     "use_worker": ("use_worker=True", WORKER),
     "outlets": ("outlets=[ASSET]", WORKER),

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 from unittest import mock
 
+import airflow
 import pytest
 from airflow.providers.common.compat.sdk import (
     DAG,
@@ -324,6 +325,66 @@ def test_a_gate_ends_in_the_triggerer_where_nothing_is_lost_by_it():
     assert end_task(gate(on_failure_callback=print, retries=3)) is True
     for other in (WithPostExecute, WithItsOwnEnd):
         assert end_task(other(task_id="gate", condition="queued < 5")) is False
+
+
+IS_3_3 = tuple(int(part) for part in airflow.__version__.split(".")[:2]) >= (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "starts_from_trigger"),
+    [
+        ({}, True),
+        ({"user_name": "alice", "fail_when": "held > 0", "submits": "2", "retries": 3, "soft_fail": True}, True),
+        ({"condition": "queued < {{ 5 }}"}, False),
+        ({"submits": "{{ 1 }}"}, False),
+        ({"deferrable": False}, False),
+        ({"use_worker": True}, False),
+        ({"do_xcom_push": False}, False),
+        ({"on_execute_callback": print}, False),
+        ({"on_success_callback": print}, False),
+        ({"pre_execute": print}, False),
+        ({"post_execute": print}, False),
+        ({"pool": "scarce"}, False),
+        ({"max_active_tis_per_dag": 2}, False),
+        ({"max_active_tis_per_dagrun": 2}, False),
+    ],
+)
+def test_a_gate_needs_no_worker_on_3_3_where_nothing_is_lost_by_it(arguments, starts_from_trigger):
+    sensor = gate(**arguments)
+    assert sensor.start_from_trigger is (starts_from_trigger and IS_3_3)
+    if sensor.start_from_trigger:
+        assert sensor.start_trigger_args.trigger_kwargs == deferred(sensor)[0].serialize()[1]
+        assert sensor.start_trigger_args.timeout == timedelta(seconds=sensor.timeout)
+    assert ScnetJobStateSensor.start_from_trigger is False
+
+
+def test_a_gate_of_a_class_of_its_own_starts_where_its_code_is():
+    class Before(ScnetJobStateSensor):
+        def pre_execute(self, context: Any) -> None: ...
+
+    class Instead(ScnetJobStateSensor):
+        def execute(self, context: Any) -> Any: ...
+
+    for other in (Before, Instead, WithPostExecute, WithItsOwnEnd):
+        assert other(task_id="gate", condition="queued < 5").start_from_trigger is False
+
+
+def test_a_gate_starts_on_a_worker_where_triggerers_have_queues(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AIRFLOW__TRIGGERER__QUEUES_ENABLED", "True")
+    assert gate().start_from_trigger is False
+
+
+def test_a_gate_whose_output_is_used_starts_on_a_worker():
+    with dag():
+        sensor = gate(task_id="used")
+        Uses(task_id="user", value=sensor.output)
+    assert sensor.start_from_trigger is False
+
+
+def test_a_gate_in_a_large_dag_starts_on_a_worker():
+    with dag():
+        gates = [gate(task_id=f"gate_{n}") for n in range(102)]
+    assert [each.start_from_trigger for each in gates] == [IS_3_3] * 100 + [False] * 2
 
 
 class Uses(BaseOperator):

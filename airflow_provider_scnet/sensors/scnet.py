@@ -36,6 +36,8 @@ _AIRFLOW_STARTS_FROM_TRIGGER = tuple(map(int, airflow_version.split(".")[:2])) >
 # Tasks. Measured on 3.3.2: 500 gates in one DAG took the triggerer 38 s and 1.2 GB, 1,000 gates 167 s and 4.2 GB.
 _LARGEST_DAG = 100
 
+_DEFAULT_POOL = "default_pool"
+
 _TRIGGER = "airflow_provider_scnet.triggers.scnet.ScnetJobStateTrigger"
 
 # Seconds, about a hundred years: a wait that ends later has no end, and no date that a database could hold.
@@ -125,6 +127,10 @@ class ScnetJobStateSensor(BaseSensorOperator):
             and self._nothing_is_lost_at_the_end()
             # A trigger that the scheduler makes has no queue: where triggerers have some, it may start nowhere.
             and not conf.getboolean("triggerer", "queues_enabled", fallback=False)
+            # What the scheduler defers by itself passes by pools and by limits of running tasks.
+            and self.pool == _DEFAULT_POOL
+            and self.max_active_tis_per_dag is None
+            and self.max_active_tis_per_dagrun is None
             and self._dag_is_small()
         ):
             return
