@@ -737,7 +737,10 @@ class TestCommandLine:
         _, lines = served("--user", "o'neil", "--user", "bob", "--slots", "1", "--submit", "o'neil=3")
         exports = [shlex.split(line)[1].partition("=") for line in lines if line.startswith("export ")]
         variables = [name for name, _, _ in exports]
-        assert variables == ["AIRFLOW_CONN_SCNET_DEFAULT"] * 2 + ["AIRFLOW_CONN_SCNET_BOB"]
+        assert variables == ["AIRFLOW_CONN_SCNET_DEFAULT"] * 2 + [
+            "AIRFLOW_CONN_SCNET_BOB",
+            "AIRFLOW_CONN_SCNET_KEYS",
+        ]
         connection = json.loads(exports[0][2])
         assert connection["login"] == "o'neil"
         assert unquote(urlsplit(exports[1][2]).password) == connection["password"]
