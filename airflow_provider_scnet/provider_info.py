@@ -46,7 +46,7 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
     },
     "cluster_id": {
         "label": "Cluster id",
-        "description": "Goes with the access key: your region's id, e.g. 11112. A wrong one shows which there are.",
+        "description": "Goes with the access key: your region's id, e.g. 11112. A wrong one shows which exist.",
         "schema": {"type": ["string", "null"]},
     },
     "platform_user": {

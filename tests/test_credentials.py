@@ -19,7 +19,13 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 
 from airflow_provider_scnet import credentials
 from airflow_provider_scnet.account import Accounts
-from airflow_provider_scnet.exceptions import Nature, ScnetApiError, ScnetConfigError, ScnetError
+from airflow_provider_scnet.exceptions import (
+    Nature,
+    ScnetApiError,
+    ScnetConfigError,
+    ScnetConnectionError,
+    ScnetError,
+)
 from airflow_provider_scnet.hooks import scnet as hook_module
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.platform import REGION_PATH, TOKENS_PATH, signature
@@ -189,10 +195,10 @@ def test_a_wrong_secret_fails_for_good(scnet, connect_keys, run):
     assert "clock" not in str(caught.value)
 
 
-def test_an_unknown_user_fails_for_good(scnet, connect_keys, run):
-    connect_keys(platform_user="alice")
-    connect_keys(platform_user="alice2", **{"platform_user": "alice2"})
-    scnet.order(Fault.api("10009", "用户不存在"), times=None, path=TOKENS_PATH)
+def test_an_unknown_user_fails_for_good(scnet, connect_keys, run, monkeypatch):
+    connect_keys()
+    conn = scnet.key_connection(platform_user="renamed")
+    monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", json.dumps(conn))
     with pytest.raises(AirflowFailException, match=r"10009.*用户不存在.*platform_user"):
         run(gate())
     assert paths(scnet) == ["tokens"]
@@ -246,7 +252,7 @@ def test_a_platform_that_is_away_for_a_while_is_waited_out(scnet, keys, run, pat
 def test_the_wait_for_the_platform_is_in_the_budget(scnet, keys, run):
     scnet.order(Fault(status=503, body=""), times=None, path=TOKENS_PATH)
     began = time.monotonic()
-    with pytest.raises(AirflowException, match="(?i)time"):
+    with pytest.raises(AirflowException, match=r"(?i)time"):
         run(gate(timeout=0.5))
     assert time.monotonic() - began < 5
 
@@ -353,16 +359,24 @@ def test_a_malformed_answer_of_the_platform_fails_the_first_look(scnet, keys, ru
     assert paths(scnet) == (["tokens"] if path == TOKENS_PATH else ["tokens", "region"])
 
 
-@pytest.mark.parametrize(("path", "fault"), CASES)
+@pytest.mark.parametrize(
+    ("path", "fault"),
+    [
+        *((path, MALFORMED[name]) for path in (TOKENS_PATH, REGION_PATH) for name in ("HTML", "data null")),
+        (TOKENS_PATH, MALFORMED_TOKENS["an empty list"]),
+        (REGION_PATH, MALFORMED_REGION["urls no list"]),
+    ],
+)
 def test_a_malformed_answer_of_the_platform_is_waited_out_after_a_good_one(scnet, keys, run, path, fault):
-    scnet.order(Fault.api("0", "success", [{"name": "排队", "y": 9}]))
-    scnet.order(Fault.api("10008", "auth_fail"))
+    nine = Fault.api("0", "success", [{"name": "排队", "y": 9}])
+    scnet.order(nine)
+    scnet.order(Fault.api("10008", "auth_fail"), times=3 if path == TOKENS_PATH else 1)
     if path == REGION_PATH:
-        scnet.order(Fault(), path=path)
-    else:
-        scnet.order(Fault(), path=path)
+        scnet.order(nine)
+    scnet.order(Fault(), path=path)
     scnet.order(fault, times=2, path=path)
     assert run(gate())["counts"]["queued"] == 0
+    assert paths(scnet).count("tokens" if path == TOKENS_PATH else "region") == 4
 
 
 @pytest.mark.parametrize("path", [TOKENS_PATH, REGION_PATH])
@@ -452,7 +466,10 @@ def test_a_token_that_is_refused_is_replaced_within_the_same_look(scnet, keys, r
     scnet.reject_token("alice")
     before = len(scnet.requests)
     assert run(gate())["counts"]["queued"] == 0
-    assert paths(scnet)[before:] == ["jobs", "tokens", "region", "jobs"]
+    assert paths(scnet)[before:] == ["jobs", "tokens", "jobs"]
+    assert run(gate())
+    # The region is described anew for each token, in case it has moved.
+    assert paths(scnet)[before + 3 :] == ["region", "jobs"]
 
 
 def test_a_fresh_token_that_is_refused_too_fails_the_try(scnet, keys, run):
@@ -555,14 +572,15 @@ def test_a_renewal_that_hangs_holds_up_nobody_for_long(scnet, connect_keys, monk
         hung.set()
         released.wait(30)
 
+        raise ScnetConnectionError("at last")
+
     monkeypatch.setattr(credentials.wire, "send", hang)
-    thread = threading.Thread(target=lambda: ScnetHook().look_at())
+    thread = threading.Thread(target=ScnetHook().look_at)
     thread.start()
     hung.wait(10)
     error = ScnetHook().look_at().error
     assert error.nature is Nature.TRANSIENT
     assert "no answer yet" in str(error)
-    monkeypatch.undo()
     released.set()
     thread.join()
 
