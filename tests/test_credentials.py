@@ -11,6 +11,7 @@ import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 from typing import Any
 from unittest import mock
 
@@ -438,18 +439,21 @@ def test_two_connections_with_the_same_keys_share_a_token(scnet, keys, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("lifetime", "kept"), [(3600, 3540), (600, 540), (300, 270), (10, 9), (None, 900)], ids=str
+    ("lifetime", "kept"), [(3600, 3540), (601, 541), (600, 540), (300, 270), (10, 9), (0, 0), (None, 900)], ids=str
 )
-def test_a_token_is_kept_until_shortly_before_its_end(scnet, connect_keys, monkeypatch, lifetime, kept):
-    connect_keys(fields={"host": scnet.url, "login": "alice"})
-    token = make_token("alice", expire_time=None if lifetime is None else time.time() + lifetime)
-    scnet.order(tokens(entry("11112", token)), times=None, path=TOKENS_PATH)
-    scnet.order(Fault.api("0", "success", [{"name": "排队", "y": 0}]), times=None)
+def test_a_token_is_kept_until_shortly_before_its_end(monkeypatch, lifetime, kept):
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    now = datetime.now(timezone.utc)
+    token = make_token("alice", expire_time=None if lifetime is None else now.timestamp() + lifetime)
+    assert credentials._until(token, now) == pytest.approx(1000 + kept, abs=0.01)
+
+
+def test_a_token_is_renewed_once_its_time_is_nearly_over(scnet, keys, monkeypatch):
+    ScnetHook().get_job_counts()
     now = time.monotonic
-    for jump, requests in ((0, 1), (kept - 2, 1), (kept + 2, 2)):
-        monkeypatch.setattr(time, "monotonic", lambda jump=jump: now() + jump)
-        ScnetHook().get_job_counts()
-        assert len(scnet.token_requests) == requests
+    monkeypatch.setattr(time, "monotonic", lambda: now() + 24 * 3600 - 59)
+    ScnetHook().get_job_counts()
+    assert paths(scnet) == ["tokens", "region", "jobs"] * 2
 
 
 def test_the_end_of_a_token_is_taken_by_scnets_clock(scnet, connect_keys):
