@@ -63,24 +63,29 @@ class _Grant:
     :param region: where its region is, once somebody had to know
     """
 
-    token: str
+    token: str = dataclasses.field(repr=False)
     name: str
     until: float
     region: Region | None = None
 
     def complete(self, target: Target) -> Target:
-        """Fill a target in; of the region only what the connection leaves open."""
+        """Fill a target in; of the region only what it needs, so that it is the same whoever asked before."""
+        if self.region is None or not self._needs_region(target):
+            return target.with_token(self.token, region=self.name)
         return target.with_token(
             self.token,
             region=self.name,
-            endpoint=self.region.endpoint if self.region and not target.endpoint else None,
-            user_name=self.region.user_name if self.region else None,
+            endpoint=None if target.endpoint else self.region.endpoint,
+            user_name=self.region.user_name,
         )
 
     def suffices(self, target: Target) -> bool:
-        """Tell whether it completes a target without the region's description."""
+        """Tell whether nothing more has to be asked to complete a target."""
+        return self.region is not None or not self._needs_region(target)
+
+    def _needs_region(self, target: Target) -> bool:
         has_user = target.user_name or TokenPayload.from_token(self.token).compute_user
-        return self.region is not None or bool(target.endpoint and has_user)
+        return not (target.endpoint and has_user)
 
 
 class _Keeper:
