@@ -132,7 +132,8 @@ def test_airflow_masks_the_token_and_the_keys_by_the_names_of_its_fields():
             from airflow.utils.log.secrets_masker import should_hide_value_for_key
     assert should_hide_value_for_key("password")
     assert should_hide_value_for_key("token")
-    assert should_hide_value_for_key("access_key")
+    # Before 3.0 not by its name: as a value it is masked on every version.
+    assert should_hide_value_for_key("access_key") or not IS_3
     assert should_hide_value_for_key("secret_key")
 
 
