@@ -27,6 +27,10 @@ help: ## show this help
 .PHONY: demo
 demo: demo-$(AIRFLOW) ## gated submissions in a real Airflow against a simulated cluster; about a minute
 
+.PHONY: demo-keys
+demo-keys: .venv/$(AIRFLOW)/.made ## the same with access keys: tokens that end during the wait
+	@$(MAIN)/python -m demo.run --access-keys
+
 .PHONY: test
 test: .venv/$(AIRFLOW)/.made ## the test suite with branch coverage
 	$(MAIN)/python -m pytest -n 2 --cov

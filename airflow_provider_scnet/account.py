@@ -83,6 +83,8 @@ class Accounts:
         hook = ScnetHook(scnet_conn_id)
         try:
             target = await asyncio.wait_for(hook.aresolve(user_name), LONGEST_READ)
+            # First, because only the region may know the account's endpoint and user.
+            target = await hook.acomplete(target)
         except asyncio.TimeoutError:
             return Look(error=_unread(scnet_conn_id))
         except ScnetError as error:

@@ -4,23 +4,28 @@
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
-from airflow_provider_scnet.exceptions import ScnetConfigError
-from airflow_provider_scnet.token import TokenPayload
+from airflow_provider_scnet.address import base_url
+from airflow_provider_scnet.exceptions import Nature, ScnetConfigError
+from airflow_provider_scnet.platform import NO_REGION, PLATFORM, PORTAL, AccessKeys
+from airflow_provider_scnet.token import TokenPayload, local
 
 #: The extras a connection may have.
-EXTRAS = ("timeout", "verify", "proxies", "allow_foreign_user")
+EXTRAS = (
+    *("timeout", "verify", "proxies", "allow_foreign_user"),
+    *("access_key", "secret_key", "cluster_id", "platform_user", "platform", "portal"),
+)
+#: Those that take the place of a token, all of them together.
+KEY_EXTRAS = ("access_key", "secret_key", "cluster_id", "platform_user")
 
 DEFAULT_TIMEOUT = 10.0
 _LONGEST_TIMEOUT = 300.0
-_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
 
 class ConnectionFields(Protocol):
@@ -39,6 +44,9 @@ class Target:
     """
     Whom to ask and about whom; plain values that may be handed to a thread.
 
+    With access keys the token, and what the connection leaves open of endpoint and user, are empty until
+    :mod:`~airflow_provider_scnet.credentials` has filled them in.
+
     :param conn_id: the connection's id
     :param endpoint: scheme, host, port and path, without the trailing ``/hpc``
     :param user_name: the cluster user whose jobs are counted
@@ -48,6 +56,9 @@ class Target:
     :param proxies: proxy addresses by scheme
     :param allow_foreign_user: whether all zeros for another user than the token's own are believed
     :param token_user: the cluster user that the token names as its own, or None
+    :param token_ends: when the token says that it ends, or None
+    :param keys: what tokens are obtained with, or None where the token was pasted
+    :param region: the name of the region that the token was obtained for
     """
 
     conn_id: str
@@ -59,6 +70,9 @@ class Target:
     proxies: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
     allow_foreign_user: bool = False
     token_user: str | None = None
+    token_ends: datetime | None = None
+    keys: AccessKeys | None = None
+    region: str = ""
 
     @classmethod
     def from_connection(cls, conn_id: str, conn: ConnectionFields, user_name: str | None = None) -> Target:
@@ -72,19 +86,22 @@ class Target:
         """
         try:
             extra = _extra(conn.extra)
-            token = _token(conn.password)
-            token_user = TokenPayload.from_token(token).compute_user
-            return cls(
+            keys = _keys(extra, conn.password)
+            host = (conn.host or "").strip()
+            if not host and not keys:
+                raise ScnetConfigError("no host: fill in the HPC endpoint of your region, e.g. https://host:65051")
+            target = cls(
                 conn_id=conn_id,
-                endpoint=_endpoint(conn),
-                user_name=_user(user_name, conn.login, token_user),
-                token=token,
+                endpoint=base_url("the field 'host'", host, schema=conn.schema, port=conn.port) if host else "",
+                user_name=_user(user_name, conn.login),
+                token="",
                 timeout=_timeout(extra.get("timeout")),
                 verify=_verify(extra.get("verify")),
                 proxies=_proxies(extra.get("proxies")),
                 allow_foreign_user=_flag("allow_foreign_user", extra.get("allow_foreign_user"), default=False),
-                token_user=token_user,
-            ).checked()
+                keys=keys,
+            )
+            return (target if keys else target.with_token(_token(conn.password)).unexpired()).checked()
         except ScnetConfigError as error:
             error.where = f"connection '{conn_id}'"
             raise
@@ -95,11 +112,63 @@ class Target:
 
         :raises ScnetConfigError: where a proxy would see the token of a plain-text request
         """
-        if self.proxies and self.endpoint.startswith("http://"):
+        origins = [self.endpoint, *([self.keys.platform, self.keys.portal] if self.keys else [])]
+        if self.proxies and any(origin.startswith("http://") for origin in origins):
             raise ScnetConfigError(
                 "extra 'proxies' does not go with a plain http host: the proxy would see the token"
             )
         return self
+
+    def with_token(
+        self, token: str, *, region: str = "", endpoint: str | None = None, user_name: str | None = None
+    ) -> Target:
+        """
+        Fill in the token, and what the connection leaves open.
+
+        :param token: the token
+        :param region: the name of the region that it was obtained for
+        :param endpoint: where the region is, if the connection has no host
+        :param user_name: the cluster user, if neither the gate nor the connection names one; default: the token's
+            own
+        :raises ScnetConfigError: where there is no user
+        """
+        payload = TokenPayload.from_token(token)
+        user_name = self.user_name or user_name or payload.compute_user
+        if not user_name:
+            raise ScnetConfigError(
+                "no cluster user: fill in the field 'login' or pass user_name (the token names no user)"
+            )
+        return dataclasses.replace(
+            self,
+            endpoint=self.endpoint or endpoint or "",
+            user_name=user_name,
+            token=token,
+            token_user=payload.compute_user,
+            token_ends=payload.expires_at,
+            region=region,
+        ).checked()
+
+    def unexpired(self) -> Target:
+        """
+        Make sure that a pasted token has not ended.
+
+        :raises ScnetConfigError: of the nature of a token that is not accepted
+        """
+        if self.token_ends and self.token_ends <= datetime.now(timezone.utc):
+            error = ScnetConfigError(f"the token ended {local(self.token_ends)}", nature=Nature.CREDENTIALS)
+            error.advice = self.advice
+            raise error
+        return self
+
+    @property
+    def advice(self) -> str:
+        """What to do when the region does not accept the token."""
+        if self.keys:
+            return (
+                "the token had just been issued: check that the host is that of the region "
+                f"with the cluster_id {self.keys.cluster_id}"
+            )
+        return "paste a fresh token into the connection's password; waiting gates pick it up by themselves"
 
     @property
     def account(self) -> tuple[str, str]:
@@ -110,6 +179,12 @@ class Target:
     def where(self) -> str:
         """The connection, endpoint and user, for people."""
         return f"connection '{self.conn_id}' ({self.endpoint}), user '{self.user_name}'"
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must be in no message."""
+        keys = (self.keys.secret_key, self.keys.access_key) if self.keys else ()
+        return (self.token, *keys) if self.token else keys
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -137,93 +212,74 @@ def _extra(text: str | None) -> dict[str, Any]:
     return {name: value for name, value in extra.items() if value is not None and value != ""}
 
 
+def _keys(extra: Mapping[str, Any], password: str | None) -> AccessKeys | None:
+    given = [name for name in (*KEY_EXTRAS, "platform", "portal") if name in extra]
+    if not given:
+        return None
+    if missing := [name for name in KEY_EXTRAS if name not in extra]:
+        raise ScnetConfigError(
+            f"extra {_names(given)} without {_names(missing)}: "
+            f"access keys need all of {_names(KEY_EXTRAS)} (or none of them, and a token in the field 'password')"
+        )
+    if (password or "").strip():
+        raise ScnetConfigError(
+            f"the field 'password' (Token) and extra {_names(KEY_EXTRAS)} contradict each other: "
+            "either a token, or access keys that obtain one"
+        )
+    # A cluster id consists of digits, so JSON may well hold a number.
+    cluster_id = extra["cluster_id"]
+    if isinstance(cluster_id, int) and not isinstance(cluster_id, bool):
+        cluster_id = str(cluster_id)
+    if _word("cluster_id", cluster_id) == NO_REGION:
+        raise ScnetConfigError("extra 'cluster_id' is 0, which is the platform itself: name a region")
+    user = extra["platform_user"]
+    if not isinstance(user, str) or not user.strip() or len(user) > 200 or not user.isprintable():
+        raise ScnetConfigError("extra 'platform_user' is no name of a user")
+    return AccessKeys(
+        user=user.strip(),
+        access_key=_word("access_key", extra["access_key"]),
+        secret_key=_word("secret_key", extra["secret_key"]),
+        cluster_id=_word("cluster_id", cluster_id),
+        platform=_origin("platform", extra.get("platform", PLATFORM)),
+        portal=_origin("portal", extra.get("portal", PORTAL)),
+    )
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
+
+
+def _word(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[!-~]{1,1000}", value.strip()):
+        raise ScnetConfigError(f"extra '{name}' is empty, or holds white space or characters beyond ASCII")
+    return value.strip()
+
+
+def _origin(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ScnetConfigError(f"extra '{name}' is no address")
+    return base_url(f"extra '{name}'", value)
+
+
 def _token(password: str | None) -> str:
     token = (password or "").strip()
     if not token:
-        raise ScnetConfigError("no token: paste it into the field 'password' (Token)")
+        raise ScnetConfigError(
+            "no token: paste it into the field 'password' (Token), or fill in the extras for access keys"
+        )
     if not re.fullmatch(r"[!-~]+", token):
         raise ScnetConfigError("the token in the field 'password' holds white space or characters beyond ASCII")
     return token
 
 
-def _user(user_name: str | None, login: str | None, token_user: str | None) -> str:
-    if user_name is not None:
-        user, field = user_name, "user_name"
-    else:
-        user, field = (login or "").strip() or token_user or "", "login"
-    if not isinstance(user, str) or not user.strip():
-        raise ScnetConfigError(
-            "user_name is given but empty"
-            if user_name is not None
-            else "no cluster user: fill in the field 'login' or pass user_name (the token names no user)"
-        )
-    if len(user) > 200 or not user.isprintable():
+def _user(user_name: str | None, login: str | None) -> str:
+    """Return the user that the gate or the connection names, or an empty text."""
+    user, field = (login or "", "login") if user_name is None else (user_name, "user_name")
+    if not isinstance(user, str) or (user_name is not None and not user.strip()):
+        raise ScnetConfigError("user_name is given but empty")
+    if len(user) > 200 or (user and not user.isprintable()):
         raise ScnetConfigError(f"{field} is no name of a user: longer than 200 characters, or with line breaks")
     return user.strip()
-
-
-def _endpoint(conn: ConnectionFields) -> str:
-    host = (conn.host or "").strip()
-    if not host:
-        raise ScnetConfigError("no host: fill in the HPC endpoint of your region, e.g. https://host:65051")
-    whole = "://" in host
-    try:
-        address = urlsplit(host if whole else f"//{host}")
-        address_port = address.port
-    except ValueError:
-        raise ScnetConfigError("the field 'host' is no address") from None
-    if address.username is not None or address.password is not None:
-        raise ScnetConfigError("the field 'host' holds a user or a token: they belong into login and password")
-    if address.query or address.fragment or "?" in host or "#" in host:
-        raise ScnetConfigError("the field 'host' holds a query: give the address alone")
-    schema = (conn.schema or "").strip().strip("/")
-    scheme_given, path_given = (schema.lower(), "") if schema.lower() in ("http", "https") else ("", schema)
-    scheme = _agree("scheme", address.scheme.lower() or None, scheme_given or None, "schema") or "https"
-    if scheme not in ("http", "https"):
-        raise ScnetConfigError("the field 'host' is neither an https nor an http address")
-    if conn.port is not None and not 0 < int(conn.port) < 65536:
-        raise ScnetConfigError("the field 'port' is no port")
-    port = _agree("port", address_port, conn.port, "port")
-    path = _agree("path", address.path.strip("/") or None, path_given or None, "schema") or ""
-    name = _host(address.hostname)
-    if scheme == "http" and not _is_loopback(name):
-        raise ScnetConfigError(
-            "plain http would show the token to the network: use https (http is for loopback only)"
-        )
-    segments = [part for part in path.split("/") if part]
-    if not all(re.fullmatch(r"[\w.~-]+", part, re.ASCII) and part not in (".", "..") for part in segments):
-        raise ScnetConfigError("the path of the field 'host' holds unusual characters")
-    if segments[-1:] == ["hpc"]:
-        # SCnet hands its base addresses out with and without this suffix.
-        segments.pop()
-    authority = f"[{name}]" if ":" in name else name
-    if port is not None and port != {"http": 80, "https": 443}[scheme]:
-        authority += f":{port}"
-    return "/".join([f"{scheme}://{authority}", *segments])
-
-
-def _agree(what: str, in_host: Any, in_field: Any, field: str) -> Any:
-    if in_host and in_field and in_host != in_field:
-        raise ScnetConfigError(f"the {what} in the field 'host' and the field '{field}' contradict each other")
-    return in_host or in_field
-
-
-def _host(name: str | None) -> str:
-    if name and ":" in name:
-        try:
-            return str(ipaddress.IPv6Address(name))
-        except ValueError:
-            name = None
-    if not name or not all(map(_LABEL.fullmatch, name.removesuffix(".").split("."))):
-        raise ScnetConfigError("the field 'host' is no name of a host")
-    return name.lower()
-
-
-def _is_loopback(name: str) -> bool:
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return name == "localhost"
 
 
 def _flag(name: str, value: Any, *, default: bool) -> bool:

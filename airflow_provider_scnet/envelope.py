@@ -3,11 +3,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
-from airflow_provider_scnet.exceptions import ScnetResponseError, api_error, shown
+from airflow_provider_scnet.exceptions import CODES, Nature, ScnetError, ScnetResponseError, api_error, shown
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """
+    What came over the wire.
+
+    :param status: the HTTP status
+    :param body: the body after decompression
+    :param location: where a redirect points
+    :param retry_after: seconds for which the server asked to be left alone, 600 at most
+    :param date: what time it was for the server
+    """
+
+    status: int
+    body: bytes
+    location: str = ""
+    retry_after: float | None = None
+    date: datetime | None = None
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -74,7 +95,49 @@ def data_of(body: Any, *secrets: str) -> Any:
         raise ScnetResponseError("the answer is not a JSON object")
     code = code_of(body)
     if code is None:
-        raise ScnetResponseError("the answer has no code: is the endpoint in the connection's host right?")
+        raise ScnetResponseError("the answer has no code: is the address right?")
     if code != "0":
         raise api_error(shown(code, *secrets), msg_of(body, *secrets))
     return body.get("data")
+
+
+def content(answer: Answer, *secrets: str) -> Any:
+    """
+    Return the ``data`` of an answer; where its status and its body disagree, the worse one stands.
+
+    :param answer: what came over the wire
+    :param secrets: texts that must not appear in an error
+    :raises ScnetApiError: where SCnet reports an error
+    :raises ScnetResponseError: where the answer is not the documented one
+    """
+    if answer.status == 200:
+        try:
+            return data_of(parse(answer.body), *secrets)
+        except ScnetError as error:
+            error.retry_after = answer.retry_after
+            raise
+    try:
+        body = parse(answer.body)
+    except ScnetResponseError:
+        body = None
+    code, msg = code_of(body), msg_of(body, *secrets)
+    status, nature = f"HTTP {answer.status}", _nature_of_status(answer.status)
+    # A code that the documentation does not list (gateways repeat the status there) adds nothing to the status.
+    if code in CODES and CODES[code][1] >= nature:
+        raise api_error(code, f"{msg} ({status})".strip(), retry_after=answer.retry_after)
+    if nature is Nature.CREDENTIALS:
+        raise api_error(str(answer.status), msg or status, nature=nature, retry_after=answer.retry_after)
+    text = f"{status}: {msg}" if msg else status
+    if answer.location:
+        text += f", a redirect to {shown(answer.location, *secrets)}, which is not followed: correct the address"
+    raise ScnetResponseError(text, nature=nature, retry_after=answer.retry_after)
+
+
+def _nature_of_status(status: int) -> Nature:
+    if status in (401, 403):
+        return Nature.CREDENTIALS
+    if status in (408, 425, 429) or 500 <= status < 600:
+        return Nature.TRANSIENT
+    if 300 <= status < 400:
+        return Nature.PERMANENT
+    return Nature.UNCLEAR

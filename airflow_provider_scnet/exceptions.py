@@ -40,8 +40,6 @@ CODES: dict[str, tuple[str, Nature]] = {
     "911406": ("the token could not be resolved to a user", Nature.CREDENTIALS),
 }
 
-_MEND = "paste a fresh token into the connection's password; waiting gates pick it up by themselves"
-
 _JWT = re.compile(r"eyJ[\w-]{5,}\.[\w-]+(\.[\w-]*)?")
 _SHOWN_CHARACTERS = 200
 
@@ -81,12 +79,15 @@ class ScnetError(Exception):
         self.retry_after = retry_after
         #: which connection and user it happened to; filled in by the hook
         self.where = ""
+        #: what to do about it, where that depends on the connection; filled in likewise
+        self.advice = ""
         if nature is not None:
             self.nature = nature
 
     def __str__(self) -> str:
-        """Say where it happened and what."""
-        return f"{self.where}: {self.message}" if self.where else self.message
+        """Say where it happened, what, and what to do about it."""
+        text = f"{self.where}: {self.message}" if self.where else self.message
+        return f"{text}; {self.advice}" if self.advice else text
 
 
 class ScnetConnectionError(ScnetError):
@@ -127,10 +128,7 @@ class ScnetApiError(ScnetError):
         text = f"SCnet answered code {code}" + (f" ({meaning})" if meaning else "")
         if msg:
             text += f": {msg}"
-        nature = nature or known
-        if nature is Nature.CREDENTIALS:
-            text += f"; {_MEND}"
-        super().__init__(text, nature=nature, retry_after=retry_after)
+        super().__init__(text, nature=nature or known, retry_after=retry_after)
 
 
 class ScnetAuthError(ScnetApiError):

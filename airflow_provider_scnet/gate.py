@@ -170,6 +170,7 @@ class GateKeeper:
     :param gate: what the author asked
     :param log: the task's own logger
     :param answered: whether an earlier process of the same wait had a good answer
+    :param wait_for: seconds after which the gate's time is up; None where that is not known, or was said already
     :param clock: seconds that never jump
     """
 
@@ -179,6 +180,7 @@ class GateKeeper:
         log: Log,
         *,
         answered: bool = False,
+        wait_for: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self.gate = gate
@@ -186,6 +188,7 @@ class GateKeeper:
         self.answered = answered
         self.clock = clock
         self.last: Decision | None = None
+        self._end = None if wait_for is None else clock() + wait_for
         self._said_at = 0.0
         self._noted: set[str] = set()
 
@@ -198,7 +201,10 @@ class GateKeeper:
         :param claims_end: seconds until the last of them expires
         """
         decision = self._decide(look, claimed, claims_end)
-        for note in look.notes:
+        notes = look.notes
+        if decision.verdict is Verdict.WAIT and self._end is not None:
+            notes += look.ends_within(self._end - self.clock())
+        for note in notes:
             if note not in self._noted:
                 self._noted.add(note)
                 self.log.warning("%s", note)

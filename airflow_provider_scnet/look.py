@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 
 from airflow_provider_scnet.exceptions import Nature, ScnetError
 from airflow_provider_scnet.job_counts import JobCounts
+from airflow_provider_scnet.token import local
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Look:
     :param where: the connection and user it was about, for people
     :param doubt: why the counts, though well-formed, prove nothing; empty where they do
     :param notes: what a reader of the log should know once
+    :param token_ends: when a token ends that only a person can renew; None where it does not say, or renews itself
     :param observed_at: when, by the wall clock
     :param at: when, by :func:`time.monotonic`, in seconds: when the look began
     """
@@ -32,6 +34,7 @@ class Look:
     where: str = ""
     doubt: str = ""
     notes: tuple[str, ...] = ()
+    token_ends: datetime | None = None
     observed_at: datetime = dataclasses.field(default_factory=lambda: datetime.now(timezone.utc))
     at: float = dataclasses.field(default_factory=time.monotonic)
 
@@ -44,6 +47,24 @@ class Look:
     def pause(self) -> float:
         """Seconds for which the server asked to be left alone."""
         return (self.error.retry_after or 0.0) if self.error else 0.0
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the token was not accepted."""
+        return self.error is not None and self.error.nature is Nature.CREDENTIALS
+
+    def ends_within(self, seconds: float) -> tuple[str, ...]:
+        """
+        Return what to say where the token ends too soon for a gate that waits; nothing where it does not.
+
+        :param seconds: how long the gate may wait
+        """
+        if self.token_ends is None or (self.token_ends - self.observed_at).total_seconds() >= seconds:
+            return ()
+        return (
+            f"{self.where}: the token ends {local(self.token_ends)}, before this gate's timeout: "
+            "paste a fresh one until then, or let access keys obtain it",
+        )
 
     @property
     def fails_gates(self) -> bool:

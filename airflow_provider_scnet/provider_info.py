@@ -31,6 +31,39 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
         ),
         "schema": {"type": ["boolean", "null"], "default": False},
     },
+    "access_key": {
+        "label": "Access key",
+        "description": (
+            "Instead of a token: access key, secret key, cluster id and platform user obtain one, and renew it. "
+            "Fill in all four and leave Token empty, or fill in Token and leave all four empty."
+        ),
+        "schema": {"type": ["string", "null"], "format": "password"},
+    },
+    "secret_key": {
+        "label": "Secret key",
+        "description": "Goes with the access key. It signs requests and is sent nowhere.",
+        "schema": {"type": ["string", "null"], "format": "password"},
+    },
+    "cluster_id": {
+        "label": "Cluster id",
+        "description": "Goes with the access key: your region's id, e.g. 11112. A wrong one shows which exist.",
+        "schema": {"type": ["string", "null"]},
+    },
+    "platform_user": {
+        "label": "Platform user",
+        "description": "Goes with the access key: your login at www.scnet.cn, which is not the cluster user.",
+        "schema": {"type": ["string", "null"]},
+    },
+    "platform": {
+        "label": "Platform",
+        "description": "With access keys: where tokens are issued. Empty: https://api.scnet.cn.",
+        "schema": {"type": ["string", "null"]},
+    },
+    "portal": {
+        "label": "Portal",
+        "description": "With access keys: where regions are described. Empty: https://www.scnet.cn.",
+        "schema": {"type": ["string", "null"]},
+    },
 }
 
 #: How the ordinary fields of the connection form are named for SCnet.
@@ -42,9 +75,9 @@ UI_FIELD_BEHAVIOUR: dict[str, Any] = {
         "password": "Token",
     },
     "placeholders": {
-        "host": "https://host:65051, as SCnet shows it for your region",
+        "host": "https://host:65051, as SCnet shows it for your region; with access keys it may be empty",
         "login": "the cluster user whose jobs are counted; empty: the token's own",
-        "password": "the token of that region",
+        "password": "the token of that region; empty with access keys (below)",
         "port": "if the endpoint does not hold it",
     },
 }

@@ -45,6 +45,15 @@ class TokenPayload:
         )
 
 
+def local(moment: datetime) -> str:
+    """
+    Return a moment in the reader's time zone.
+
+    :param moment: the moment
+    """
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+
+
 def _moment(milliseconds: object) -> datetime | None:
     if isinstance(milliseconds, bool) or not isinstance(milliseconds, (str, int)):
         return None

@@ -11,6 +11,8 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +23,7 @@ from urllib3.util.retry import Retry
 
 from airflow_provider_scnet import __version__
 from airflow_provider_scnet.connection import Target
+from airflow_provider_scnet.envelope import Answer
 from airflow_provider_scnet.exceptions import (
     Nature,
     ScnetConfigError,
@@ -40,39 +43,47 @@ _PIECE = 1024
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class Request:
     """
-    What came over the wire.
+    One request.
 
-    :param status: the HTTP status
-    :param body: the body after decompression
-    :param location: where a redirect points
-    :param retry_after: seconds for which the server asked to be left alone, 600 at most
+    :param method: ``GET`` or ``POST``; neither has a body
+    :param base: scheme, host, port and path: the only origin that it reaches
+    :param path: below the base
+    :param headers: what authorises it
+    :param params: the query
+    :param secrets: texts that must not appear in an error
     """
 
-    status: int
-    body: bytes
-    location: str = ""
-    retry_after: float | None = None
+    method: str
+    base: str
+    path: str
+    headers: Mapping[str, str | bytes] = dataclasses.field(repr=False)
+    params: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    secrets: tuple[str, ...] = dataclasses.field(default=(), repr=False)
 
 
 class OneOriginSession(requests.Session):
     """
-    A session that carries the token and can reach the connection's own origin only.
+    A session that carries what authorises it and can reach one origin only.
 
     It follows no redirect and reads no netrc. Proxies and authorities come from the environment unless the
     connection names them; a plain http origin, on loopback, is asked directly.
 
-    :param target: whom to ask
+    :param base: the origin, as an address
+    :param headers: what authorises its requests
+    :param target: the connection's time-outs, authorities and proxies
     :param adapter: how its connections are made; default: the ordinary way
     """
 
-    def __init__(self, target: Target, adapter: HTTPAdapter | None = None):
+    def __init__(
+        self, base: str, headers: Mapping[str, str | bytes], target: Target, adapter: HTTPAdapter | None = None
+    ):
         super().__init__()
-        address = urlsplit(target.endpoint)
+        address = urlsplit(base)
         self.headers.update(
             {
-                "token": target.token,
+                **headers,
                 "Content-Type": "application/json",
                 "Accept": "application/json",
                 "Accept-Language": "zh-CN",
@@ -163,28 +174,28 @@ class _KnownConnection:
         return sock
 
 
-def get(target: Target, path: str, params: Mapping[str, str]) -> Answer:
+def send(request: Request, target: Target) -> Answer:
     """
-    Send one GET and read the answer, in the connection's time and at most 1 MiB of it.
+    Send one request and read the answer, in the connection's time and at most 1 MiB of it.
 
-    :param target: whom to ask
-    :param path: below the endpoint
-    :param params: the query
+    :param request: what to ask
+    :param target: the connection's time-outs, authorities and proxies
     :raises ScnetConnectionError: where no answer came
     :raises ScnetResponseError: where it was too large or cannot be decompressed
     :raises ScnetConfigError: where the connection's settings do not allow a request
     """
     adapter = _CuttableAdapter()
     with (
-        OneOriginSession(target, adapter) as session,
+        OneOriginSession(request.base, request.headers, target, adapter) as session,
         _cut_off(adapter, target.timeout) as time_is_up,
         _discretion.kept(),
     ):
         try:
             # Compression is not worth its risks for an answer of 200 bytes.
-            with session.get(
-                target.endpoint + path,
-                params=params,
+            with session.request(
+                request.method,
+                request.base + request.path,
+                params=request.params,
                 headers={"Accept-Encoding": "identity"},
                 stream=True,
                 allow_redirects=False,
@@ -194,11 +205,12 @@ def get(target: Target, path: str, params: Mapping[str, str]) -> Answer:
                     body=_read(response),
                     location=response.headers.get("Location", ""),
                     retry_after=_retry_after(response.headers.get("Retry-After")),
+                    date=_date(response.headers.get("Date")),
                 )
         except (requests.RequestException, OSError, ValueError) as error:
             if time_is_up.is_set():
                 raise ScnetConnectionError(f"no whole answer within {target.timeout:g} s") from None
-            raise _in_words(error, target) from None
+            raise _in_words(error, target, request.secrets) from None
 
 
 @contextlib.contextmanager
@@ -264,10 +276,18 @@ def _retry_after(value: str | None) -> float | None:
         return None
 
 
-def _in_words(error: Exception, target: Target) -> ScnetError:
+def _date(value: str | None) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(value or "")
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=timezone.utc)
+
+
+def _in_words(error: Exception, target: Target, secrets: tuple[str, ...]) -> ScnetError:
     causes = list(_causes(error))
     root = causes[-1]
-    reason = shown(getattr(root, "strerror", None) or root, target.token)
+    reason = shown(getattr(root, "strerror", None) or root, *secrets)
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return ScnetConnectionError(

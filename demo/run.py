@@ -4,12 +4,15 @@
 
 The account may have five jobs in the queue. It is full at first, so all gates wait. Then it empties, and the jobs
 go in, never too many at once. Ends with status 0 if every job was submitted and the queue was never too long.
+
+With ``--access-keys`` the connection holds no token: it obtains them, and each lives for less than the wait.
 """
 
 # What it prints is what it is for.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import math
 import re
@@ -40,6 +43,8 @@ COUNTED_AFTER = 2
 CLAIM_TTL = 15
 #: Seconds that a job runs: longer than a claim lives, so that the next gates meet a queue.
 RUN_FOR = 18
+#: Seconds that a token lives which access keys obtained: much less than the gates wait.
+TOKEN_LIFETIME = 12
 
 WAITS = re.compile(r'running \d+, queued [^"\n]*waiting, needs [^"\n]*')
 
@@ -133,6 +138,10 @@ class Demo:
             wrong.append(f"{submitted} jobs were submitted instead of {GATES}")
         if highest > MOST_QUEUED:
             wrong.append(f"{highest} jobs were in the queue, more than {MOST_QUEUED}")
+        if tokens := len(self.scnet.token_requests):
+            print(f"{tokens} tokens were obtained with access keys; each lives for {TOKEN_LIFETIME} s", flush=True)
+            if tokens < 2:
+                wrong.append("no token ended during the wait")
         return wrong
 
     def _highest_queued(self) -> int:
@@ -152,15 +161,21 @@ class Demo:
 
 def main() -> int:
     """Run the demo and return its status."""
+    parser = argparse.ArgumentParser(prog="python -m demo.run", description="gated submissions in a real Airflow")
+    parser.add_argument("--access-keys", action="store_true", help="obtain tokens, which end during the wait")
+    access_keys = parser.parse_args().access_keys
     scnet = ScnetSimulator(slots=SLOTS, run_for=RUN_FOR, counted_after=COUNTED_AFTER)
-    scnet.add_user(USER)
+    scnet.add_user(USER, lifetime=TOKEN_LIFETIME if access_keys else None)
+    scnet.add_access_keys(USER)
     scnet.submit(USER, SLOTS + MOST_QUEUED, run_for=math.inf)
     with contextlib.ExitStack() as stack:
         stack.enter_context(scnet)
         engine = Engine(
             DAGS,
             {
-                "AIRFLOW_CONN_SCNET_DEFAULT": scnet.connection_json(USER),
+                "AIRFLOW_CONN_SCNET_DEFAULT": (
+                    scnet.key_connection_json(USER) if access_keys else scnet.connection_json(USER)
+                ),
                 "SCNET_SIMULATOR_URL": scnet.url,
                 "SCNET_POKE_INTERVAL": str(INTERVAL),
                 "SCNET_CLAIM_TTL": str(CLAIM_TTL),

@@ -234,3 +234,64 @@ def test_any_connection_is_read_or_refused_with_the_documented_error(host, schem
     except ScnetConfigError:
         return
     assert found.endpoint.startswith(("https://", "http://127.", "http://localhost", "http://[::1]"))
+
+
+KEYS = {"access_key": "AK-1234", "secret_key": "SK-1234", "cluster_id": "11112", "platform_user": "alice@scnet"}
+
+
+def keyed(**given: object) -> Target:
+    extra = {name: value for name, value in {**KEYS, **given.pop("extra", {})}.items() if value is not None}
+    return target(**{"host": "", "login": "", "password": "", "extra": json.dumps(extra), **given})
+
+
+def test_access_keys_need_neither_host_nor_login_nor_token():
+    found = keyed()
+    assert (found.endpoint, found.user_name, found.token) == ("", "", "")
+    assert found.keys is not None
+    assert (found.keys.platform, found.keys.portal) == ("https://api.scnet.cn", "https://www.scnet.cn")
+    assert found.keys.cluster_id == "11112"
+    assert keyed(extra={"cluster_id": 11112}) == found
+    assert keyed(host="host.example", login="bob").endpoint == "https://host.example"
+    for secret in ("AK-1234", "SK-1234"):
+        assert secret not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        *(({"extra": {name: None}}, rf"without '{name}'") for name in KEYS),
+        ({"extra": {"secret_key": None, "cluster_id": None}}, r"without 'secret_key', 'cluster_id'"),
+        ({"extra": {**dict.fromkeys(KEYS), "platform": "https://a.example"}}, r"'platform' without 'access_key'"),
+        (
+            {"extra": {**dict.fromkeys(KEYS), "portal": "https://a.example"}, "password": "token-1"},
+            "'portal' without",
+        ),
+        ({"password": "token-1"}, r"'password' \(Token\) and extra 'access_key', .* contradict"),
+        ({"extra": {"cluster_id": "0"}}, "cluster_id"),
+        ({"extra": {"cluster_id": True}}, "cluster_id"),
+        ({"extra": {"cluster_id": "a b"}}, "cluster_id"),
+        ({"extra": {"access_key": "a\nb"}}, "access_key"),
+        ({"extra": {"secret_key": "密钥"}}, "secret_key"),
+        ({"extra": {"secret_key": 5}}, "secret_key"),
+        ({"extra": {"platform_user": " "}}, "platform_user"),
+        ({"extra": {"platform_user": "a\r\nb"}}, "platform_user"),
+        ({"extra": {"platform": "http://a.example"}}, "extra 'platform': plain http"),
+        ({"extra": {"portal": "http://a.example"}}, "extra 'portal': plain http"),
+        ({"extra": {"platform": "https://u:p@a.example"}}, "extra 'platform' holds a user"),
+        ({"extra": {"platform": 5}}, "extra 'platform' is no address"),
+        ({"extra": {"platform": "http://127.0.0.1:1", "proxies": {"https": "http://p:1"}}}, "proxies"),
+        ({"host": "http://a.example"}, "plain http"),
+    ],
+)
+def test_access_keys_by_halves_or_beside_a_token_are_named_and_no_secret_is(given, what):
+    with pytest.raises(ScnetConfigError, match=what) as caught:
+        keyed(**given)
+    assert caught.value.nature is Nature.PERMANENT
+    for secret in ("token-1", "AK-1234", "SK-1234"):
+        assert secret not in str(caught.value)
+
+
+def test_a_pasted_token_that_has_ended_is_refused():
+    with pytest.raises(ScnetConfigError, match=r"the token ended 2\d{3}-.*paste a fresh token") as caught:
+        target(password=make_token("alice", expire_time=time.time() - 1))
+    assert caught.value.nature is Nature.CREDENTIALS

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from airflow_provider_scnet.platform import TOKENS_PATH
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "example_dags").glob("*.py"))
@@ -191,3 +192,28 @@ def test_the_token_is_in_nothing_that_a_failing_and_a_passing_run_wrote(
     written = [path for path in home.rglob("*") if path.is_file()]
     assert any(path.suffix == ".db" for path in written)
     assert [path for path in written if token.encode() in path.read_bytes()] == []
+
+
+def test_keys_and_tokens_are_in_nothing_that_a_failing_and_a_passing_run_wrote(
+    scnet: ScnetSimulator, run_dag, airflow_db, monkeypatch: pytest.MonkeyPatch
+):
+    scnet.add_access_keys("alice")
+    conn = scnet.key_connection()
+    keys = conn["extra"]
+    monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", json.dumps(conn))
+    scnet.order(Fault.api("10001", f"busy {keys['secret_key']} {keys['access_key']}"), path=TOKENS_PATH)
+    source = """
+        with new("keys") as dag:
+            gate(user_name="{{ 'alice' }}", use_worker=True)
+            gate(task_id="failing", fail_when="total == 0", deferrable=False)
+    """
+    result, printed = run_dag(source, "keys")
+    assert result["tasks"] == {"gate[-1]": "success", "failing[-1]": "failed"}, printed
+    assert "busy *** ***" in printed
+    tokens = {request.headers["token"] for request in scnet.job_state_requests}
+    assert tokens
+    home = airflow_db.parent
+    written = [path for path in home.rglob("*") if path.is_file()]
+    for secret in (keys["access_key"], keys["secret_key"], *tokens):
+        assert secret not in printed
+        assert [path for path in written if secret.encode() in path.read_bytes()] == []

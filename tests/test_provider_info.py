@@ -122,7 +122,7 @@ def test_the_webserver_gets_a_widget_for_every_extra():
         assert widget.args[0] == CONN_FIELDS[name]["label"]
 
 
-def test_airflow_masks_the_token_by_the_names_of_its_fields():
+def test_airflow_masks_the_token_and_the_keys_by_the_names_of_its_fields():
     try:
         from airflow.sdk._shared.secrets_masker import should_hide_value_for_key
     except ImportError:
@@ -132,6 +132,9 @@ def test_airflow_masks_the_token_by_the_names_of_its_fields():
             from airflow.utils.log.secrets_masker import should_hide_value_for_key
     assert should_hide_value_for_key("password")
     assert should_hide_value_for_key("token")
+    # Before 3.0 not by its name: as a value it is masked on every version.
+    assert should_hide_value_for_key("access_key") or not IS_3
+    assert should_hide_value_for_key("secret_key")
 
 
 @pytest.mark.parametrize(

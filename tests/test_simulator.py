@@ -17,9 +17,11 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
 from types import SimpleNamespace
 from urllib.parse import quote, unquote, urlsplit
 
@@ -737,7 +739,10 @@ class TestCommandLine:
         _, lines = served("--user", "o'neil", "--user", "bob", "--slots", "1", "--submit", "o'neil=3")
         exports = [shlex.split(line)[1].partition("=") for line in lines if line.startswith("export ")]
         variables = [name for name, _, _ in exports]
-        assert variables == ["AIRFLOW_CONN_SCNET_DEFAULT"] * 2 + ["AIRFLOW_CONN_SCNET_BOB"]
+        assert variables == ["AIRFLOW_CONN_SCNET_DEFAULT"] * 2 + [
+            "AIRFLOW_CONN_SCNET_BOB",
+            "AIRFLOW_CONN_SCNET_KEYS",
+        ]
         connection = json.loads(exports[0][2])
         assert connection["login"] == "o'neil"
         assert unquote(urlsplit(exports[1][2]).password) == connection["password"]
@@ -791,3 +796,69 @@ class TestCommandLine:
             "python -m airflow_provider_scnet.testing: error: "
             f"cannot serve on 127.0.0.1:{scnet.port}: Address already in use\n"
         )
+
+
+class TestPlatform:
+    @pytest.fixture
+    def scnet(self, scnet_simulator):
+        scnet_simulator.add_access_keys("alice", platform_user='王 "小明"')
+        return scnet_simulator
+
+    def ask(self, scnet, **changed):
+        """Ask for tokens, signed as the documentation shows; return the JSON."""
+        keys = scnet.key_connection()["extra"]
+        fields = {
+            "accessKey": keys["access_key"],
+            "timestamp": str(int(time.time())),
+            "user": keys["platform_user"],
+        }
+        fields |= changed
+        text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
+        signature = hmac.new(keys["secret_key"].encode(), text.encode(), hashlib.sha256).hexdigest()
+        headers = {name: value.encode() for name, value in fields.items()} | {"signature": signature}
+        return json.loads(call(scnet, "/api/user/v3/tokens", method="POST", **headers).body)
+
+    def test_it_issues_a_token_for_each_region_and_one_that_opens_none(self, scnet):
+        scnet.add_region("22", "East", in_arrears=True)
+        body = self.ask(scnet)
+        tokens = {each["clusterId"]: each["token"] for each in body["data"]}
+        assert list(tokens) == ["0", "11112", "22"]
+        assert tokens["22"] is None
+        assert payload_of(tokens["11112"])["clusterId"] == "11112"
+        assert ask(scnet, token=tokens["11112"])["code"] == "0"
+        region = json.loads(call(scnet, "/ac/openapi/v2/center", token=tokens["11112"]).body)["data"]
+        assert region["hpcUrls"] == [{"url": f"{scnet.url}/hpc", "enable": "true"}]
+        assert region["clusterUserInfo"]["userName"] == "alice"
+        assert json.loads(call(scnet, "/ac/openapi/v2/center", token=tokens["0"]).body)["code"] == "10001"
+
+    @pytest.mark.parametrize(
+        ("changed", "message"),
+        [
+            ({"user": "nobody"}, "用户不存在"),
+            ({"accessKey": "another"}, "AK/SK签名校验失败"),
+            ({"timestamp": "1000000000"}, "AK/SK签名校验失败"),
+        ],
+    )
+    def test_it_refuses_what_is_not_signed_well_or_in_time(self, scnet, changed, message):
+        body = self.ask(scnet, **changed)
+        assert body["code"] == "10009"
+        assert body["msg"].startswith(message)
+
+    def test_its_clock_is_in_every_answer(self, scnet):
+        scnet.clock_ahead = 3600
+        date = call(scnet, "/nowhere").headers["Date"]
+        assert abs(parsedate_to_datetime(date).timestamp() - time.time() - 3600) < 5
+
+    def test_tokens_issued_earlier_are_accepted_until_all_are_revoked(self, scnet):
+        first, second = self.ask(scnet), self.ask(scnet)
+        for body in (first, second):
+            assert ask(scnet, token=body["data"][1]["token"])["code"] == "0"
+        scnet.reject_token("alice")
+        for body in (first, second):
+            assert ask(scnet, token=body["data"][1]["token"]) == AUTH_FAIL
+
+    def test_faults_are_ordered_for_each_endpoint(self, scnet):
+        scnet.order(Fault.api("10001", "busy"), path="/api/user/v3/tokens")
+        assert ask(scnet)["code"] == "0"
+        assert self.ask(scnet)["code"] == "10001"
+        assert self.ask(scnet)["code"] == "0"

@@ -12,21 +12,20 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_provider_scnet import envelope, wire
+from airflow_provider_scnet import credentials, envelope, wire
 from airflow_provider_scnet.connection import Target
 from airflow_provider_scnet.exceptions import (
-    CODES,
     Nature,
     ScnetConfigError,
     ScnetConnectionError,
     ScnetError,
-    ScnetResponseError,
-    api_error,
     shown,
 )
 from airflow_provider_scnet.job_counts import STATES, JobCounts
 from airflow_provider_scnet.look import Look
+from airflow_provider_scnet.masking import amask, mask
 from airflow_provider_scnet.provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
+from airflow_provider_scnet.token import local
 
 if TYPE_CHECKING:
     import requests
@@ -72,13 +71,15 @@ class ScnetHook(BaseHook):
     def get_connection_form_widgets(cls) -> dict[str, Any]:
         """Describe the extras of the connection form; Airflow before 3.3 asks here."""
         # Not installed with Airflow 3.3, which reads the metadata instead.
-        from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
-        from wtforms import BooleanField, StringField
+        from flask_appbuilder.fieldwidgets import BS3PasswordFieldWidget, BS3TextFieldWidget
+        from wtforms import BooleanField, PasswordField, StringField
 
         def widget(field: dict[str, Any]) -> Any:
             label, description = field["label"], field["description"]
             if "boolean" in field["schema"]["type"]:
                 return BooleanField(label, description=description)
+            if field["schema"].get("format") == "password":
+                return PasswordField(label, description=description, widget=BS3PasswordFieldWidget())
             return StringField(label, description=description, widget=BS3TextFieldWidget())
 
         return {name: widget(field) for name, field in CONN_FIELDS.items()}
@@ -88,8 +89,10 @@ class ScnetHook(BaseHook):
         Return a session that sends the token, to the connection's own origin only.
 
         :raises ScnetConfigError: where the connection lacks or contradicts something
+        :raises ScnetError: where access keys obtain no token
         """
-        return wire.OneOriginSession(self.resolve())
+        target = self.complete(self.resolve())
+        return wire.OneOriginSession(target.endpoint, {"token": target.token}, target)
 
     def get_job_counts(self, user_name: str | None = None) -> JobCounts:
         """
@@ -107,13 +110,14 @@ class ScnetHook(BaseHook):
         :param user_name: the cluster user; default: the connection's login, else the token's own user
         :raises ScnetError: where no count could be learnt; the subclass says of which kind
         """
-        return self._counts_of(await self.alook(await self.aresolve(user_name)))
+        return self._counts_of(await self.alook(await self.acomplete(await self.aresolve(user_name))))
 
     def test_connection(self) -> tuple[bool, str]:
         """Ask once and tell what was found, or why not."""
         try:
             target = self.resolve()
-            look = self.look(dataclasses.replace(target, timeout=min(target.timeout, _TEST_TIMEOUT)))
+            target = self.complete(dataclasses.replace(target, timeout=min(target.timeout, _TEST_TIMEOUT)))
+            look = self._look_twice(target)
             counts = self._counts_of(look)
             counts.require(("total",))
         except ScnetError as error:
@@ -121,13 +125,13 @@ class ScnetHook(BaseHook):
         if look.doubt:
             return False, look.doubt
         if counts.all_zero:
-            return True, f"user {target.user_name}: no job in any state: check the user name"
+            return True, f"user {target.user_name}: no job in any state: check the user name; {_way(target)}"
         found = ", ".join(
             f"{getattr(counts, state)} {state}"
             for state in STATES
             if state in ("running", "queued") or getattr(counts, state)
         )
-        return True, f"user {target.user_name}: {found}"
+        return True, f"user {target.user_name}: {found}; {_way(target)}"
 
     def resolve(self, user_name: str | None = None) -> Target:
         """
@@ -140,7 +144,9 @@ class ScnetHook(BaseHook):
             conn = self.get_connection(self.scnet_conn_id)
         except Exception as error:
             raise self._unreadable(error) from None
-        return Target.from_connection(self.scnet_conn_id, conn, user_name)
+        target = Target.from_connection(self.scnet_conn_id, conn, user_name)
+        mask(target.secrets)
+        return target
 
     async def aresolve(self, user_name: str | None = None) -> Target:
         """
@@ -153,7 +159,42 @@ class ScnetHook(BaseHook):
             conn = await get_async_connection(self.scnet_conn_id)
         except Exception as error:
             raise self._unreadable(error) from None
-        return Target.from_connection(self.scnet_conn_id, conn, user_name)
+        target = Target.from_connection(self.scnet_conn_id, conn, user_name)
+        await amask(target.secrets)
+        return target
+
+    def complete(self, target: Target, refused: str = "") -> Target:
+        """
+        Obtain what the connection leaves to SCnet's platform: with access keys, the token and perhaps the region.
+
+        :param target: what the connection says
+        :param refused: a token that the region did not accept: any other will do
+        :raises ScnetError: where the platform does not issue a token, or does not say where the region is
+        """
+        target = credentials.complete(target, refused)
+        mask(target.secrets)
+        return target
+
+    async def acomplete(self, target: Target, refused: str = "") -> Target:
+        """
+        Obtain it without blocking the event loop, in a thread that is given plain values only.
+
+        :param target: what the connection says
+        :param refused: a token that the region did not accept: any other will do
+        :raises ScnetError: where the platform does not issue a token, or does not say where the region is
+        """
+        done = credentials.at_hand(target, refused)
+        if done is None:
+            # The platform, the portal, and as long again for a renewal that is under way already.
+            seconds = 4 * target.timeout + _GRACE
+            try:
+                done = await asyncio.wait_for(asyncio.to_thread(credentials.complete, target, refused), seconds)
+            except asyncio.TimeoutError:
+                error = ScnetConnectionError(f"the platform issued no token within {seconds:g} s")
+                error.where = f"connection '{target.conn_id}'"
+                raise error from None
+        await amask(done.secrets)
+        return done
 
     def _unreadable(self, error: Exception) -> ScnetError:
         # Never the error's own text: Airflow puts a malformed URI into it, token and all. And never permanent:
@@ -175,17 +216,35 @@ class ScnetHook(BaseHook):
         :param user_name: the cluster user; default: the connection's login, else the token's own user
         """
         try:
-            target = self.resolve(user_name)
+            target = self.complete(self.resolve(user_name))
         except ScnetError as error:
             return Look(error=error)
-        return self.look(target)
+        return self._look_twice(target)
+
+    def _look_twice(self, target: Target) -> Look:
+        look = self.look(target)
+        if not (target.keys and look.is_refused):
+            return look
+        try:
+            return self.look(self.complete(target, refused=target.token))
+        except ScnetError as error:
+            return Look(error=error, account=target.account, where=target.where)
 
     async def alook(self, target: Target) -> Look:
         """
-        Look once, in a thread that is given plain values only.
+        Look, in a thread that is given plain values only; with access keys, once more if the token is refused.
 
         :param target: whom to ask, and about whom
         """
+        look = await self._alook_once(target)
+        if not (target.keys and look.is_refused):
+            return look
+        try:
+            return await self._alook_once(await self.acomplete(target, refused=target.token))
+        except ScnetError as error:
+            return Look(error=error, account=target.account, where=target.where)
+
+    async def _alook_once(self, target: Target) -> Look:
         # A name server, or many addresses that do not answer, can hold a thread for longer than the connection's
         # time-out; the gates need not wait for that.
         try:
@@ -204,12 +263,13 @@ class ScnetHook(BaseHook):
         at, observed_at = time.monotonic(), datetime.now(timezone.utc)
         counts, error = None, None
         try:
-            answer = wire.get(target, JOB_STATE_PATH, {"userName": target.user_name})
-            counts = read(answer, target.token)
+            counts = read(wire.send(_request(target), target), *target.secrets)
         except ScnetError as e:
             # Without its traceback: the error is kept, and shown to every gate that waits.
             error = e.with_traceback(None)
             error.where = target.where
+            if error.nature is Nature.CREDENTIALS:
+                error.advice = target.advice
         return Look(
             counts=counts,
             error=error,
@@ -217,6 +277,7 @@ class ScnetHook(BaseHook):
             where=target.where,
             doubt=_doubt(counts, target) if counts else "",
             notes=target.notes + _strangers(counts, target),
+            token_ends=None if target.keys else target.token_ends,
             at=at,
             observed_at=observed_at,
         )
@@ -229,46 +290,40 @@ class ScnetHook(BaseHook):
         return look.counts or JobCounts()
 
 
-def read(answer: wire.Answer, token: str) -> JobCounts:
+def read(answer: envelope.Answer, *secrets: str) -> JobCounts:
     """
-    Read the answer of the job-state endpoint; where its status and its body disagree, the worse one stands.
+    Read the answer of the job-state endpoint.
 
     :param answer: what came over the wire
-    :param token: what must not appear in an error
+    :param secrets: texts that must not appear in an error
     :raises ScnetApiError: where SCnet reports an error
     :raises ScnetResponseError: where the answer is not the documented one
     """
-    if answer.status == 200:
-        try:
-            return JobCounts.from_data(envelope.data_of(envelope.parse(answer.body), token), token)
-        except ScnetError as error:
-            error.retry_after = answer.retry_after
-            raise
     try:
-        body = envelope.parse(answer.body)
-    except ScnetResponseError:
-        body = None
-    code, msg = envelope.code_of(body), envelope.msg_of(body, token)
-    status, nature = f"HTTP {answer.status}", _nature_of_status(answer.status)
-    # A code that the documentation does not list (gateways repeat the status there) adds nothing to the status.
-    if code in CODES and CODES[code][1] >= nature:
-        raise api_error(code, f"{msg} ({status})".strip(), retry_after=answer.retry_after)
-    if nature is Nature.CREDENTIALS:
-        raise api_error(str(answer.status), msg or status, nature=nature, retry_after=answer.retry_after)
-    text = f"{status}: {msg}" if msg else status
-    if answer.location:
-        text += f", a redirect to {shown(answer.location, token)}, which is not followed: correct the host"
-    raise ScnetResponseError(text, nature=nature, retry_after=answer.retry_after)
+        return JobCounts.from_data(envelope.content(answer, *secrets), *secrets)
+    except ScnetError as error:
+        error.retry_after = answer.retry_after
+        raise
 
 
-def _nature_of_status(status: int) -> Nature:
-    if status in (401, 403):
-        return Nature.CREDENTIALS
-    if status in (408, 425, 429) or 500 <= status < 600:
-        return Nature.TRANSIENT
-    if 300 <= status < 400:
-        return Nature.PERMANENT
-    return Nature.UNCLEAR
+def _request(target: Target) -> wire.Request:
+    return wire.Request(
+        method="GET",
+        base=target.endpoint,
+        path=JOB_STATE_PATH,
+        headers={"token": target.token},
+        params={"userName": target.user_name},
+        secrets=target.secrets,
+    )
+
+
+def _way(target: Target) -> str:
+    """Say how the connection gets its token, and until when that lives."""
+    ends = f"valid until {local(target.token_ends)}" if target.token_ends else "which does not say when it ends"
+    if not target.keys:
+        return f"token of the connection, {ends}"
+    region = f"'{target.region}' ({target.keys.cluster_id})" if target.region else target.keys.cluster_id
+    return f"access keys, region {region} at {target.endpoint}, token {ends}"
 
 
 def _doubt(counts: JobCounts, target: Target) -> str:

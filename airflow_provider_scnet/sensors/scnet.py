@@ -288,7 +288,9 @@ class ScnetJobStateSensor(BaseSensorOperator):
     def _keeper(self, context: Context) -> GateKeeper:
         if self._kept is None:
             # In reschedule mode the process that had a good answer is gone; that it waited on stands for it.
-            self._kept = GateKeeper(self._gate(), self.log, answered=self._was_rescheduled(context))
+            again = self._was_rescheduled(context)
+            wait_for = None if again else self.timeout
+            self._kept = GateKeeper(self._gate(), self.log, answered=again, wait_for=wait_for)
         return self._kept
 
     def _gate(self) -> Gate:

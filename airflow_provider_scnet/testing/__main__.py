@@ -81,6 +81,12 @@ def _usage(scnet: ScnetSimulator, users: Sequence[str]) -> str:
     for user in others:
         variable = "AIRFLOW_CONN_SCNET_" + re.sub(r"\W", "_", user, flags=re.ASCII).upper()
         lines += [f"# As user {user}:", f"export {variable}={shlex.quote(scnet.connection_json(user))}", ""]
+    scnet.add_access_keys(first)
+    lines += [
+        f"# The connection scnet_keys, which obtains its tokens with the access keys of {first}:",
+        f"export AIRFLOW_CONN_SCNET_KEYS={shlex.quote(scnet.key_connection_json(first))}",
+        "",
+    ]
     lines += [
         "# Look at what SCnet reports, and at what is really there:",
         f"curl -s -H {shlex.quote('token: ' + scnet.token(first))} {shlex.quote(look)}",

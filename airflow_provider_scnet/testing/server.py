@@ -47,6 +47,11 @@ class Answer:
         body = json.dumps(value, ensure_ascii=False).encode()
         return cls(status, body, {"Content-Type": "application/json;charset=UTF-8", **(headers or {})})
 
+    @classmethod
+    def envelope(cls, code: str, msg: str, data: object = None, status: int = 200, **answer: Any) -> Answer:
+        """Answer in the form that all of SCnet's answers share."""
+        return cls.json({"code": code, "msg": msg, "data": data}, status, **answer)
+
     def with_fault(self, fault: Fault) -> Answer:
         """Return this answer as the fault makes it."""
         body = fault.encoded_body()

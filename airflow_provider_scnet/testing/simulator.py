@@ -12,8 +12,9 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from email.utils import formatdate
 from types import TracebackType
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
@@ -27,6 +28,13 @@ from airflow_provider_scnet.testing.cluster import (
     Totals,
 )
 from airflow_provider_scnet.testing.faults import Fault
+from airflow_provider_scnet.testing.platform import (
+    REGION_PATH,
+    TOKENS_PATH,
+    KeyPair,
+    Platform,
+    SimulatedRegion,
+)
 from airflow_provider_scnet.testing.server import Answer, Call, LoopbackServer
 from airflow_provider_scnet.testing.tokens import TokenBook
 
@@ -57,7 +65,9 @@ class Request:
 
 class ScnetSimulator:
     """
-    A small SCnet on loopback: one cluster with users, a queue, and the job-state endpoint.
+    A small SCnet on loopback: one cluster with users, a queue, the job-state endpoint, and the platform before it.
+
+    The platform issues tokens for access keys, and describes its regions.
 
     It serves while it is used as a context manager, or from :meth:`start` to :meth:`stop`. One that was
     stopped can be started again, on the same port and with the same jobs.
@@ -67,6 +77,9 @@ class ScnetSimulator:
     - A token counts the jobs of its own user, under the user's name and under its ``computeUser``. Any other
       ``userName``, known to the cluster or not, has **zero jobs, with code "0"**: SCnet does not document
       what it answers, and this is the answer that opens a gate by mistake.
+    - A request for tokens has to be signed, by a clock that is at most five minutes off, and is answered with one
+      token for each region. Tokens issued earlier are accepted as before. One region is there from the start,
+      ``11112``, with this simulator as its HPC address.
 
     Two endpoints are the simulator's own, for tasks in other processes, and need no token:
 
@@ -104,14 +117,19 @@ class ScnetSimulator:
         self.clock = self.cluster.clock
         self._port = port
         self._unknown_user = unknown_user
-        self._tokens = TokenBook()
+        #: Seconds by which SCnet's clock is ahead of this machine's.
+        self.clock_ahead = 0.0
+        self._tokens = TokenBook(self._wall_time)
+        self._platform = Platform(self._tokens, self._wall_time)
         self._server: LoopbackServer | None = None
-        self._faults: deque[tuple[Fault, int | None]] = deque()
+        self._faults: dict[str, deque[tuple[Fault, int | None]]] = {}
         self._faults_lock = threading.Lock()
         self._requests: list[Request] = []
         self._recorded = threading.Condition()
         self._routes: dict[str, dict[str, Callable[[Call], Answer]]] = {
             JOB_STATE_PATH: {"GET": self._answer_job_state},
+            TOKENS_PATH: {"POST": self._platform.answer_tokens},
+            REGION_PATH: {"GET": lambda call: self._platform.answer_region(call, self.url)},
             f"{CONTROL_PREFIX}jobs": {"POST": self._answer_submission},
             f"{CONTROL_PREFIX}state": {"GET": self._answer_state},
         }
@@ -187,12 +205,43 @@ class ScnetSimulator:
         return self._tokens.token_of(name)
 
     def reject_token(self, name: str) -> None:
-        """Revoke the user's token: from now on it is answered with code ``10008``."""
+        """Revoke the user's tokens: from now on they are answered with code ``10008``, as expired ones are."""
         self._tokens.reject(name)
 
     def renew_token(self, name: str) -> str:
-        """Return a new token for the user; the old one is accepted no longer."""
+        """Return a new token for the user; the old ones are accepted no longer."""
         return self._tokens.renew(name)
+
+    def add_access_keys(self, name: str = "alice", platform_user: str | None = None) -> KeyPair:
+        """
+        Make access keys for a user, with ``platform_user``, ``access_key`` and ``secret_key``.
+
+        :param name: the cluster user
+        :param platform_user: the login of the platform; None: the user's name
+        """
+        self._tokens.token_of(name)
+        return self._platform.add_keys(name, platform_user or name)
+
+    def add_region(
+        self,
+        cluster_id: str,
+        name: str,
+        *,
+        hpc_urls: Sequence[tuple[str, bool]] | None = None,
+        in_arrears: bool = False,
+        user_name: str | None = None,
+    ) -> None:
+        """
+        Add a region to every account, or replace the one with this id.
+
+        :param cluster_id: its id
+        :param name: what people call it
+        :param hpc_urls: addresses, each with whether it is in use; None: this simulator's own
+        :param in_arrears: whether the platform issues no token for it
+        :param user_name: the cluster user that its description names; None: the token's own
+        """
+        urls = None if hpc_urls is None else tuple(hpc_urls)
+        self._platform.add_region(SimulatedRegion(cluster_id, name, urls, in_arrears, user_name))
 
     def connection(self, name: str = "alice", **extra: object) -> dict[str, Any]:
         """
@@ -208,6 +257,28 @@ class ScnetSimulator:
             "password": self.token(name),
             "extra": extra,
         }
+
+    def key_connection(self, name: str = "alice", **extra: object) -> dict[str, Any]:
+        """
+        Return an Airflow connection that obtains its token with a user's access keys, which exist.
+
+        :param name: the user
+        :param extra: entries of the connection's extra, or other values for the usual ones
+        """
+        pair = self._platform.keys_of(name)
+        keys = {
+            "access_key": pair.access_key,
+            "secret_key": pair.secret_key,
+            "cluster_id": "11112",
+            "platform_user": pair.platform_user,
+            "platform": self.url,
+            "portal": self.url,
+        }
+        return {"conn_type": "scnet", "extra": keys | extra}
+
+    def key_connection_json(self, name: str = "alice", **extra: object) -> str:
+        """Return that connection as JSON, for a variable ``AIRFLOW_CONN_…``."""
+        return json.dumps(self.key_connection(name, **extra))
 
     def connection_json(self, name: str = "alice", **extra: object) -> str:
         """Return the connection as JSON, for a variable ``AIRFLOW_CONN_…``."""
@@ -278,17 +349,18 @@ class ScnetSimulator:
 
     # Faults
 
-    def order(self, fault: Fault, times: int | None = 1) -> None:
+    def order(self, fault: Fault, times: int | None = 1, path: str = JOB_STATE_PATH) -> None:
         """
-        Answer the next requests to the job-state endpoint with a fault, after those ordered before.
+        Answer the next requests to an endpoint with a fault, after those ordered before.
 
         :param fault: what goes wrong
         :param times: how many requests; None: all, until :meth:`clear_faults`
+        :param path: the endpoint; default: the job states
         """
         if times is not None and times < 1:
             raise ValueError(f"times must be 1 or more, not {times!r}")
         with self._faults_lock:
-            self._faults.append((fault, times))
+            self._faults.setdefault(path, deque()).append((fault, times))
 
     def clear_faults(self) -> None:
         """Forget the faults that were ordered; answers already on their way are not touched."""
@@ -307,6 +379,16 @@ class ScnetSimulator:
     def job_state_requests(self) -> list[Request]:
         """The requests to the job-state endpoint."""
         return [request for request in self.requests if request.path == JOB_STATE_PATH]
+
+    @property
+    def token_requests(self) -> list[Request]:
+        """The requests for tokens."""
+        return [request for request in self.requests if request.path == TOKENS_PATH]
+
+    @property
+    def region_requests(self) -> list[Request]:
+        """The requests for the description of a region."""
+        return [request for request in self.requests if request.path == REGION_PATH]
 
     def requests_of(self, user: str) -> list[Request]:
         """Return the requests to the job-state endpoint that asked for this ``userName``."""
@@ -329,7 +411,8 @@ class ScnetSimulator:
 
     def _respond(self, call: Call) -> Answer:
         answer = self._route(call)
-        if call.path == JOB_STATE_PATH and (fault := self._next_fault()):
+        answer = replace(answer, headers={"Date": formatdate(self._wall_time(), usegmt=True), **answer.headers})
+        if fault := self._next_fault(call.path):
             answer = answer.with_fault(fault)
         if not call.path.startswith(CONTROL_PREFIX):
             self._record(call, answer)
@@ -338,21 +421,25 @@ class ScnetSimulator:
     def _route(self, call: Call) -> Answer:
         methods = self._routes.get(call.path)
         if methods is None:
-            return _envelope("404", "Not Found", status=404)
+            return Answer.envelope("404", "Not Found", status=404)
         if call.method not in methods:
-            return _envelope("405", "Method Not Allowed", status=405, headers={"Allow": ", ".join(methods)})
+            return Answer.envelope("405", "Method Not Allowed", status=405, headers={"Allow": ", ".join(methods)})
         return methods[call.method](call)
 
-    def _next_fault(self) -> Fault | None:
+    def _next_fault(self, path: str) -> Fault | None:
         with self._faults_lock:
-            if not self._faults:
+            faults = self._faults.get(path)
+            if not faults:
                 return None
-            fault, times = self._faults[0]
+            fault, times = faults[0]
             if times == 1:
-                self._faults.popleft()
+                faults.popleft()
             elif times is not None:
-                self._faults[0] = (fault, times - 1)
+                faults[0] = (fault, times - 1)
             return fault
+
+    def _wall_time(self) -> float:
+        return time.time() + self.clock_ahead
 
     def _record(self, call: Call, answer: Answer) -> None:
         status = None if answer.fault.drop == "before" else answer.status
@@ -365,32 +452,28 @@ class ScnetSimulator:
     def _answer_job_state(self, call: Call) -> Answer:
         holder = self._tokens.holder_of(call.headers.get("token"))
         if holder is None:
-            return _envelope("10008", "auth_fail", "token is invalid")
+            return Answer.envelope("10008", "auth_fail", "token is invalid")
         asked = call.query.get("userName")
         if not asked:
-            return _envelope("10003", "参数不全")
+            return Answer.envelope("10003", "参数不全")
         known = asked in self.cluster.users
         if asked in (holder.name, holder.compute_user):
             counts = self.reported(asked if known else holder.name)
         elif known or self._unknown_user == "0":
             counts = dict.fromkeys(STATES, 0)
         else:
-            return _envelope(self._unknown_user, "区域用户不存在")
+            return Answer.envelope(self._unknown_user, "区域用户不存在")
         data = [{"name": name, "y": counts[state]} for state, name in REPORTED_NAMES.items()]
-        return _envelope("0", "success", data)
+        return Answer.envelope("0", "success", data)
 
     def _answer_submission(self, call: Call) -> Answer:
         try:
             ids = self.submit(**json.loads(call.body))
         except SubmissionError as error:
-            return _envelope(error.code, f"作业提交失败: {error}", status=429)
+            return Answer.envelope(error.code, f"作业提交失败: {error}", status=429)
         except (LookupError, TypeError, ValueError) as error:
-            return _envelope("10004", f"参数无效: {error}", status=400)
+            return Answer.envelope("10004", f"参数无效: {error}", status=400)
         return Answer.json({"ids": ids})
 
     def _answer_state(self, call: Call) -> Answer:
         return Answer.json(self.state())
-
-
-def _envelope(code: str, msg: str, data: object = None, status: int = 200, **answer: Any) -> Answer:
-    return Answer.json({"code": code, "msg": msg, "data": data}, status, **answer)

@@ -11,6 +11,7 @@ import json
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 #: Seconds. SCnet does not document the lifetime; public clients assume up to a day.
@@ -49,19 +50,24 @@ def make_token(
 
 @dataclass(frozen=True)
 class Holder:
-    """A user and the token that was last given to it."""
+    """A user, the token that was last given to it, and all of its tokens that are accepted."""
 
     name: str
     compute_user: str
     lifetime: float
     token: str
-    accepted: bool = True
+    accepted: frozenset[str]
 
 
 class TokenBook:
-    """Whose tokens the simulator accepts. One token a user; safe for several threads."""
+    """
+    Whose tokens the simulator accepts. Safe for several threads.
 
-    def __init__(self) -> None:
+    :param now: the time, in epoch seconds
+    """
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._now = now
         self._lock = threading.Lock()
         self._key = secrets.token_bytes(32)
         self._holders: dict[str, Holder] = {}
@@ -74,9 +80,9 @@ class TokenBook:
         with self._lock:
             if name in self._holders:
                 raise ValueError(f"there is a user {name!r} already")
-            if any(holder.token == token for holder in self._holders.values()):
+            if any(token in holder.accepted for holder in self._holders.values()):
                 raise ValueError("another user has this token")
-            self._holders[name] = Holder(name, compute_user, lifetime, token)
+            self._holders[name] = Holder(name, compute_user, lifetime, token, frozenset({token}))
         return token
 
     def token_of(self, name: str) -> str:
@@ -85,23 +91,31 @@ class TokenBook:
             return self._holder(name).token
 
     def reject(self, name: str) -> None:
-        """Accept the user's token no longer."""
+        """Accept none of the user's tokens any longer."""
         with self._lock:
-            self._holders[name] = replace(self._holder(name), accepted=False)
+            self._holders[name] = replace(self._holder(name), accepted=frozenset())
 
     def renew(self, name: str) -> str:
-        """Give the user a new token, and accept the old one no longer."""
+        """Give the user a new token, and accept the old ones no longer."""
         with self._lock:
             holder = self._holder(name)
             token = self._issue(holder.compute_user, holder.lifetime)
-            self._holders[name] = replace(holder, token=token, accepted=True)
+            self._holders[name] = replace(holder, token=token, accepted=frozenset({token}))
+        return token
+
+    def issue(self, name: str, **claims: object) -> str:
+        """Give the user one more token; those it has are accepted as before."""
+        with self._lock:
+            holder = self._holder(name)
+            token = self._issue(holder.compute_user, holder.lifetime, **claims)
+            self._holders[name] = replace(holder, token=token, accepted=holder.accepted | {token})
         return token
 
     def holder_of(self, token: str | None) -> Holder | None:
         """Return whose token this is; None if it is nobody's, revoked or expired."""
         with self._lock:
             for holder in self._holders.values():
-                if holder.token == token and holder.accepted and not _expired(holder.token):
+                if token in holder.accepted and not self._expired(str(token)):
                     return holder
         return None
 
@@ -111,23 +125,31 @@ class TokenBook:
         except KeyError:
             raise LookupError(f"there is no user {name!r}") from None
 
-    def _issue(self, compute_user: str, lifetime: float) -> str:
+    def _issue(self, compute_user: str, lifetime: float, **claims: object) -> str:
         return make_token(
             compute_user,
-            expire_time=time.time() + lifetime,
+            expire_time=self._now() + lifetime,
             key=self._key,
             invoker=secrets.token_hex(8),  # or two tokens made in one millisecond would be the same
+            **claims,
         )
 
+    def _expired(self, token: str) -> bool:
+        """Whether the token says that its time is over; a token that says nothing lives for ever."""
+        try:
+            return int(str(claims_of(token)["expireTime"])) <= self._now() * 1000
+        except (KeyError, ValueError):
+            return False
 
-def _expired(token: str) -> bool:
-    """Whether the token says that its time is over; a token that says nothing lives for ever."""
+
+def claims_of(token: str) -> dict[str, object]:
+    """Return a token's payload; empty for a token that is no JWT."""
     try:
         encoded = token.split(".")[1]
         payload = json.loads(base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)))
-        return int(payload["expireTime"]) <= time.time() * 1000
-    except (IndexError, KeyError, TypeError, ValueError, binascii.Error):
-        return False
+    except (IndexError, ValueError, binascii.Error):
+        return {}
+    return payload if isinstance(payload, dict) else {}
 
 
 def _encode_json(value: object) -> str:

@@ -99,7 +99,7 @@ class ScnetJobStateTrigger(BaseTrigger):
             gate = Gate.of(self.condition, self.fail_when, self.submits)
         except ValueError as error:
             return {"verdict": Verdict.FAIL.value, "message": str(error)}
-        keeper = GateKeeper(gate, self.log)
+        keeper = GateKeeper(gate, self.log, wait_for=self._seconds_left())
         accounts = Accounts.here()
         watch = accounts.watch(self.scnet_conn_id, self.user_name)
         with watch.seat(self.poke_interval, wait_for=self._seconds_left()) as seat:

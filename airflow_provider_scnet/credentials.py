@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The tokens that this process has obtained with access keys: kept in memory, renewed in time, one request at a time.
+
+Everything here may be called from any thread, and is given plain values only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+
+from airflow_provider_scnet import envelope, wire
+from airflow_provider_scnet.connection import Target
+from airflow_provider_scnet.exceptions import Nature, ScnetApiError, ScnetConnectionError, ScnetError
+from airflow_provider_scnet.platform import REGION_PATH, TOKENS_PATH, AccessKeys, Region, token_of
+from airflow_provider_scnet.token import TokenPayload
+
+#: Seconds before its end at which a token is renewed; a tenth of its lifetime where that is less.
+MARGIN = 60.0
+#: Seconds for which a token is kept that does not say when it ends.
+UNKNOWN_LIFETIME = 900.0
+#: Seconds for which the platform is not asked again after it failed, however many gates arrive.
+PATIENCE = 5.0
+#: Seconds by which a clock may differ from SCnet's before a message says so.
+CLOCKS_DIFFER = 60.0
+
+
+def complete(target: Target, refused: str = "") -> Target:
+    """
+    Return the target with a token, and with what the connection leaves open of endpoint and user.
+
+    A target whose token was pasted is complete as it is.
+
+    :param target: what the connection says
+    :param refused: a token that the region did not accept: any other will do
+    :raises ScnetError: where the platform does not issue a token, or does not say where the region is
+    """
+    return _keeper_of(target.keys).complete(target, refused) if target.keys else target
+
+
+def at_hand(target: Target, refused: str = "") -> Target | None:
+    """
+    Return what :func:`complete` would, if that takes no request; else None.
+
+    :param target: what the connection says
+    :param refused: a token that the region did not accept
+    """
+    return _keeper_of(target.keys).at_hand(target, refused) if target.keys else target
+
+
+@dataclasses.dataclass(frozen=True)
+class _Grant:
+    """
+    A token, as it is kept.
+
+    :param token: the token
+    :param name: the name of its region
+    :param until: when it is to be renewed, by :func:`time.monotonic`
+    :param region: where its region is, once somebody had to know
+    """
+
+    token: str = dataclasses.field(repr=False)
+    name: str
+    until: float
+    region: Region | None = None
+
+    def complete(self, target: Target) -> Target:
+        """Fill a target in; of the region only what it needs, so that it is the same whoever asked before."""
+        if self.region is None or not self._needs_region(target):
+            return target.with_token(self.token, region=self.name)
+        return target.with_token(
+            self.token,
+            region=self.name,
+            endpoint=None if target.endpoint else self.region.endpoint,
+            user_name=self.region.user_name,
+        )
+
+    def suffices(self, target: Target) -> bool:
+        """Tell whether nothing more has to be asked to complete a target."""
+        return self.region is not None or not self._needs_region(target)
+
+    def _needs_region(self, target: Target) -> bool:
+        has_user = target.user_name or TokenPayload.from_token(self.token).compute_user
+        return not (target.endpoint and has_user)
+
+
+class _Keeper:
+    """Keeps one account's token for one region."""
+
+    def __init__(self, keys: AccessKeys) -> None:
+        self._keys = keys
+        self._renewing = threading.Lock()
+        self._grant: _Grant | None = None
+        # By path: what a request failed with, and until when it is not made again, by time.monotonic().
+        self._failed: dict[str, tuple[ScnetError, float]] = {}
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is lost when it is forgotten."""
+        now = time.monotonic()
+        in_use = self._renewing.locked() or self._is_fresh(self._grant, "")
+        return not in_use and all(until <= now for _, until in list(self._failed.values()))
+
+    def at_hand(self, target: Target, refused: str) -> Target | None:
+        grant = self._grant
+        if grant is None or not self._is_fresh(grant, refused) or not grant.suffices(target):
+            return None
+        return self._completed(grant, target)
+
+    def complete(self, target: Target, refused: str) -> Target:
+        if found := self.at_hand(target, refused):
+            return found
+        # Two requests' time: for as long may the one who asks already take.
+        if not self._renewing.acquire(timeout=2 * target.timeout):
+            error = ScnetConnectionError("there is no answer yet to an earlier request for a token")
+            error.where = self._where(target, self._keys.platform)
+            raise error
+        try:
+            return self.at_hand(target, refused) or self._obtain(target, refused)
+        finally:
+            self._renewing.release()
+
+    def _obtain(self, target: Target, refused: str) -> Target:
+        kept = self._grant if self._is_fresh(self._grant, refused) else None
+        grant = kept or self._patiently(TOKENS_PATH, lambda: self._request_token(target))
+        self._grant = grant
+        if not grant.suffices(target):
+            self._grant = self._patiently(REGION_PATH, lambda: self._described(grant, target, is_new=not kept))
+        return self._completed(self._grant, target)
+
+    def _completed(self, grant: _Grant, target: Target) -> Target:
+        try:
+            return grant.complete(target)
+        except ScnetError as error:
+            error.where = self._where(target, self._keys.portal)
+            raise
+
+    def _described(self, grant: _Grant, target: Target, *, is_new: bool) -> _Grant:
+        try:
+            return dataclasses.replace(grant, region=self._request_region(target, grant.token))
+        except ScnetError as error:
+            if is_new or error.nature is not Nature.CREDENTIALS:
+                raise
+        # The token was kept for too long: one fresh token and one more try, as for a look.
+        grant = self._request_token(target)
+        return dataclasses.replace(grant, region=self._request_region(target, grant.token))
+
+    def _patiently(self, path: str, request: Callable[[], _Grant]) -> _Grant:
+        """Make a request, unless the last one failed a moment ago; gates that arrive by the hundred share that."""
+        failure, until = self._failed.get(path, (None, 0.0))
+        if failure and time.monotonic() < until:
+            raise failure
+        try:
+            grant = request()
+        except ScnetError as error:
+            # Without its traceback: it is kept.
+            self._failed[path] = (
+                error.with_traceback(None),
+                time.monotonic() + max(PATIENCE, error.retry_after or 0.0),
+            )
+            raise
+        self._failed.pop(path, None)
+        return grant
+
+    def _request_token(self, target: Target) -> _Grant:
+        keys, asked_at = self._keys, time.time()
+        headers = keys.signed(asked_at)
+        secrets = (keys.secret_key, keys.access_key, str(headers["signature"]))
+        request = wire.Request("POST", keys.platform, TOKENS_PATH, headers, secrets=secrets)
+        answer = None
+        try:
+            answer = wire.send(request, target)
+            token, name = token_of(envelope.content(answer, *secrets), keys.cluster_id, *secrets)
+        except ScnetError as error:
+            error.where = self._where(target, keys.platform)
+            if answer and isinstance(error, ScnetApiError):
+                error.advice = _advice(error, asked_at, answer.date)
+            raise
+        return _Grant(token, name, _until(token, answer.date))
+
+    def _request_region(self, target: Target, token: str) -> Region:
+        portal = self._keys.portal
+        request = wire.Request("GET", portal, REGION_PATH, {"token": token}, secrets=(token,))
+        try:
+            answer = wire.send(request, target)
+            return Region.of(envelope.content(answer, token), token)
+        except ScnetError as error:
+            error.where = self._where(target, portal)
+            raise
+
+    def _where(self, target: Target, origin: str) -> str:
+        return (
+            f"connection '{target.conn_id}', access keys of platform user '{self._keys.user}', "
+            f"region {self._keys.cluster_id} ({origin})"
+        )
+
+    @staticmethod
+    def _is_fresh(grant: _Grant | None, refused: str) -> bool:
+        return grant is not None and grant.token != refused and time.monotonic() < grant.until
+
+
+_keepers: dict[AccessKeys, _Keeper] = {}
+_keepers_change = threading.Lock()
+
+
+def _keeper_of(keys: AccessKeys) -> _Keeper:
+    with _keepers_change:
+        if keys not in _keepers:
+            # Keys that were replaced, or that nobody uses any longer.
+            for other in [other for other, keeper in _keepers.items() if keeper.is_idle]:
+                del _keepers[other]
+            _keepers[keys] = _Keeper(keys)
+        return _keepers[keys]
+
+
+def _until(token: str, server_time: datetime | None) -> float:
+    ends = TokenPayload.from_token(token).expires_at
+    if ends is None:
+        return time.monotonic() + UNKNOWN_LIFETIME
+    # By the clock that set the end, where that is known.
+    lifetime = (ends - (server_time or datetime.now(timezone.utc))).total_seconds()
+    return time.monotonic() + lifetime - min(MARGIN, lifetime / 10)
+
+
+def _advice(error: ScnetApiError, asked_at: float, server_time: datetime | None) -> str:
+    parts = []
+    ahead = asked_at - server_time.timestamp() if server_time else 0.0
+    if abs(ahead) > CLOCKS_DIFFER:
+        side = "ahead of" if ahead > 0 else "behind"
+        parts.append(f"the clock here is {abs(ahead) / 60:.0f} min {side} SCnet's, which fails signatures: set it")
+    if error.nature in (Nature.CREDENTIALS, Nature.PERMANENT):
+        parts.append("check the extras access_key, secret_key and platform_user")
+    return "; ".join(parts)

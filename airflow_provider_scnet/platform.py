@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What SCnet's platform is asked and what it says: a region's token for access keys, and where the region is."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from airflow_provider_scnet.address import base_url
+from airflow_provider_scnet.exceptions import ScnetConfigError, ScnetResponseError, shown
+
+#: Where tokens are issued, and where regions are described, unless the connection says otherwise.
+PLATFORM = "https://api.scnet.cn"
+PORTAL = "https://www.scnet.cn"
+
+#: Source: SCnet OpenAPI v2, "get user tokens (AK/SK)" and "get center info".
+TOKENS_PATH = "/api/user/v3/tokens"
+REGION_PATH = "/ac/openapi/v2/center"
+
+#: The cluster id of the platform's own token, which opens no region.
+NO_REGION = "0"
+
+# How many regions or addresses a message lists.
+_MOST_LISTED = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class AccessKeys:
+    """
+    What a connection without a token has instead: keys with which SCnet's platform issues one.
+
+    :param user: the login of the platform, which is not the cluster user
+    :param access_key: the keys' public half
+    :param secret_key: the keys' secret half; it signs, and is sent nowhere
+    :param cluster_id: which region
+    :param platform: where tokens are issued
+    :param portal: where regions are described
+    """
+
+    user: str
+    access_key: str = dataclasses.field(repr=False)
+    secret_key: str = dataclasses.field(repr=False)
+    cluster_id: str
+    platform: str = PLATFORM
+    portal: str = PORTAL
+
+    def signed(self, at: float) -> dict[str, str | bytes]:
+        """
+        Return the headers that ask for tokens.
+
+        :param at: epoch seconds
+        """
+        timestamp = str(int(at))
+        return {
+            # HTTP leaves the encoding of headers open. The signature is over UTF-8, so this is, too.
+            "user": self.user.encode(),
+            "accessKey": self.access_key,
+            "timestamp": timestamp,
+            "signature": signature(self.secret_key, self.access_key, timestamp, self.user),
+        }
+
+
+def signature(secret_key: str, access_key: str, timestamp: str, user: str) -> str:
+    """
+    Sign a request for tokens: HMAC-SHA256 over compact JSON of these keys in this order, in lower-case hex.
+
+    The documentation is silent about a user name beyond ASCII. The public clients escape quotes and backslashes
+    only and sign the UTF-8 bytes, and so do Java's usual JSON libraries.
+
+    :param secret_key: the key
+    :param access_key: the keys' public half
+    :param timestamp: epoch seconds, as the header has them
+    :param user: the login of the platform
+    """
+    fields = {"accessKey": access_key, "timestamp": timestamp, "user": user}
+    text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
+    return hmac.new(secret_key.encode(), text.encode(), hashlib.sha256).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class RegionToken:
+    """
+    A region's entry in the platform's answer.
+
+    :param cluster_id: the region
+    :param name: what people call it
+    :param token: its token; None where the account is disabled or in arrears there
+    """
+
+    cluster_id: str
+    name: str
+    token: str | None = dataclasses.field(repr=False)
+
+    def __str__(self) -> str:
+        """Return its name and id, for people."""
+        return f"'{self.name}' ({self.cluster_id})" if self.name else self.cluster_id
+
+
+def token_of(data: Any, cluster_id: str, *secrets: str) -> tuple[str, str]:
+    """
+    Return the token of a region, and the region's name.
+
+    :param data: the ``data`` of the platform's answer
+    :param cluster_id: the region
+    :param secrets: texts that must not appear in an error
+    :raises ScnetResponseError: where it is not the documented list
+    :raises ScnetConfigError: where there is no such region, or no token for it; lists those there are
+    """
+    if not isinstance(data, list) or not data:
+        raise ScnetResponseError("the answer lists no tokens")
+    entries = [_entry(entry, *secrets) for entry in data]
+    regions = [entry for entry in entries if entry.cluster_id != NO_REGION]
+    found = [entry for entry in regions if entry.cluster_id == cluster_id]
+    if len(found) > 1:
+        raise ScnetResponseError(f"the answer lists the region {shown(cluster_id)} twice")
+    if not found:
+        raise ScnetConfigError(
+            f"there is no region with the cluster_id '{shown(cluster_id)}'; {_listed('regions', regions)}"
+        )
+    if found[0].token is None:
+        usable = [region for region in regions if region.token is not None]
+        raise ScnetConfigError(
+            f"SCnet issues no token for the region {found[0]}: the account is disabled or in arrears there; "
+            f"{_listed('regions with a token', usable)}"
+        )
+    return found[0].token, found[0].name
+
+
+def _entry(entry: Any, *secrets: str) -> RegionToken:
+    if not isinstance(entry, Mapping) or "token" not in entry:
+        raise ScnetResponseError("the answer's list of tokens holds something else")
+    cluster_id, name, token = entry.get("clusterId"), entry.get("clusterName"), entry["token"]
+    if not isinstance(cluster_id, str) or not cluster_id:
+        raise ScnetResponseError("the answer lists a token without its clusterId")
+    if token is not None and (not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token)):
+        raise ScnetResponseError(f"the answer's token for the region {shown(cluster_id, *secrets)} is no token")
+    hidden = (*secrets, token or "")
+    return RegionToken(
+        cluster_id=shown(cluster_id, *hidden),
+        name=shown(name, *hidden) if isinstance(name, str) else "",
+        token=token,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Region:
+    """
+    How the platform describes a region.
+
+    :param user_name: the cluster user of the account there, or None
+    :param enabled: the addresses of its HPC service that are in use
+    :param others: those that are not
+    """
+
+    user_name: str | None
+    enabled: tuple[str, ...]
+    others: tuple[str, ...]
+
+    @classmethod
+    def of(cls, data: Any, *secrets: str) -> Region:
+        """
+        Read a description.
+
+        :param data: the ``data`` of the answer
+        :param secrets: texts that must not appear in an error
+        :raises ScnetResponseError: where it is not the documented object
+        """
+        if not isinstance(data, Mapping):
+            raise ScnetResponseError("the answer describes no region")
+        user, urls = data.get("clusterUserInfo"), data.get("hpcUrls")
+        # A region without an HPC service has no list.
+        if not isinstance(user, Mapping | None) or not isinstance(urls, list | None):
+            raise ScnetResponseError("the answer's description of the region is not the documented one")
+        addresses: dict[bool, list[str]] = {True: [], False: []}
+        for entry in urls or []:
+            if not isinstance(entry, Mapping) or not isinstance(entry.get("url"), str):
+                raise ScnetResponseError("the answer's hpcUrls hold something else")
+            addresses[entry.get("enable") == "true"].append(shown(entry["url"], *secrets))
+        name = (user or {}).get("userName")
+        if name is not None and (not isinstance(name, str) or not name.strip() or not name.isprintable()):
+            raise ScnetResponseError("the answer's name of the cluster user is no name")
+        return cls(
+            user_name=name.strip() if name else None,
+            enabled=tuple(addresses[True]),
+            others=tuple(addresses[False]),
+        )
+
+    @property
+    def endpoint(self) -> str:
+        """
+        The one address of its HPC service.
+
+        :raises ScnetConfigError: where there is none, or a choice that is for people to make
+        :raises ScnetResponseError: where it is no address that requests may go to
+        """
+        try:
+            endpoints = sorted({base_url("the region's address", url) for url in self.enabled})
+        except ScnetConfigError as error:
+            raise ScnetResponseError(f"{error.message}; fill in the field 'host'") from None
+        if len(endpoints) == 1:
+            return endpoints[0]
+        if endpoints:
+            raise ScnetConfigError(
+                f"the region has several HPC addresses; {_listed('addresses', endpoints)}: "
+                "fill one of them into the field 'host'"
+            )
+        raise ScnetConfigError(
+            f"the region has no HPC address in use; {_listed('others', self.others)}: fill in the field 'host'"
+        )
+
+
+def _listed(what: str, things: Iterable[object]) -> str:
+    names = [str(thing) for thing in things]
+    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
+    return f"the {what} are: {', '.join(names[:_MOST_LISTED])}{more}" if names else f"there are no {what}"

@@ -1,0 +1,758 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokens that are obtained with access keys, and pasted ones that end: over real HTTP, as gates meet them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from typing import Any
+from unittest import mock
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
+
+from airflow_provider_scnet import credentials
+from airflow_provider_scnet.account import Accounts
+from airflow_provider_scnet.exceptions import (
+    Nature,
+    ScnetApiError,
+    ScnetConfigError,
+    ScnetConnectionError,
+    ScnetError,
+)
+from airflow_provider_scnet.hooks import scnet as hook_module
+from airflow_provider_scnet.hooks.scnet import ScnetHook
+from airflow_provider_scnet.platform import REGION_PATH, TOKENS_PATH, signature
+from airflow_provider_scnet.testing import Fault, ScnetSimulator, make_token
+from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
+
+from gates import INTERVAL, MODES, first_event, gate
+
+JOB_STATE_PATH = "/hpc/openapi/v2/view/jobs/state"
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(credentials, "_keepers", {})
+    monkeypatch.setattr(credentials, "PATIENCE", 0.0)
+
+
+@pytest.fixture
+def connect_keys(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch):
+    """Make the connection one with access keys: fields and extras by keyword."""
+
+    def change(
+        user: str = "alice", platform_user: str | None = None, fields: dict | None = None, **extra: object
+    ) -> None:
+        scnet.add_access_keys(user, platform_user)
+        conn = {**scnet.key_connection(user, **extra), **(fields or {})}
+        monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", json.dumps(conn))
+
+    return change
+
+
+@pytest.fixture
+def keys(connect_keys) -> None:
+    connect_keys()
+
+
+@pytest.fixture(params=MODES)
+def run(request: pytest.FixtureRequest):
+    return MODES[request.param]
+
+
+def paths(scnet: ScnetSimulator) -> list[str]:
+    names = {TOKENS_PATH: "tokens", REGION_PATH: "region", JOB_STATE_PATH: "jobs"}
+    return [names[request.path] for request in scnet.requests]
+
+
+def entry(cluster_id: Any, token: Any, name: Any = "somewhere") -> dict[str, Any]:
+    return {"clusterName": name, "clusterId": cluster_id, "token": token}
+
+
+# What is asked, and what is sent where
+
+
+def test_the_signature_is_the_documented_one():
+    text = '{"accessKey":"AK","timestamp":"1700000000","user":"alice"}'
+    expected = hmac.new(b"SK", text.encode(), hashlib.sha256).hexdigest()
+    assert signature("SK", "AK", "1700000000", "alice") == expected
+    assert re.fullmatch("[0-9a-f]{64}", expected)
+
+
+def test_a_token_is_asked_for_as_documented_and_each_secret_goes_to_its_own_place_only(scnet, keys):
+    ScnetHook().get_job_counts()
+    tokens, region, jobs = scnet.requests
+    extra = scnet.key_connection()["extra"]
+    assert (tokens.method, tokens.path, tokens.query) == ("POST", "/api/user/v3/tokens", {})
+    assert tokens.headers["user"] == "alice"
+    assert tokens.headers["accesskey"] == extra["access_key"]
+    assert abs(int(tokens.headers["timestamp"]) - time.time()) < 5
+    assert "token" not in tokens.headers
+    assert (region.method, region.path) == ("GET", "/ac/openapi/v2/center")
+    assert region.headers["token"] == jobs.headers["token"] == scnet.token("alice")
+    for request in (region, jobs):
+        assert {"user", "accesskey", "timestamp", "signature"}.isdisjoint(request.headers)
+    for request in scnet.requests:
+        assert extra["secret_key"] not in str(request)
+
+
+@pytest.mark.parametrize("user", ["王小明", 'a"b\\c', "zoë@example"])
+def test_a_user_name_beyond_ascii_is_signed_and_sent_as_utf_8(scnet, connect_keys, run, user):
+    connect_keys(platform_user=user)
+    assert run(gate())["user_name"] == "alice"
+
+
+def test_endpoint_and_user_come_from_the_region(scnet, connect_keys):
+    scnet.add_user("remote", compute_user="alice_hpc")
+    scnet.add_region("22", "East", user_name="alice_hpc")
+    connect_keys("remote", platform_user="alice@example.com", cluster_id=22)
+    hook = ScnetHook()
+    target = hook.complete(hook.resolve())
+    assert (target.account, target.region) == ((scnet.url, "alice_hpc"), "East")
+
+
+def test_a_host_and_a_login_in_the_connection_win(scnet, connect_keys):
+    scnet.add_region("11112", "two", hpc_urls=[("https://a.example", True), ("https://b.example", True)])
+    connect_keys(fields={"host": scnet.url, "login": "alice"})
+    ScnetHook().get_job_counts()
+    assert paths(scnet) == ["tokens", "jobs"]
+    connect_keys(fields={"login": "somebody"}, allow_foreign_user=True)
+    scnet.add_region("11112", "one")
+    ScnetHook().get_job_counts()
+    assert scnet.requests[-1].query == {"userName": "somebody"}
+    ScnetHook().get_job_counts("alice")
+    assert scnet.requests[-1].query == {"userName": "alice"}
+
+
+def test_with_a_host_the_user_is_the_tokens_own_else_the_regions(scnet, connect_keys):
+    connect_keys(fields={"host": scnet.url})
+    ScnetHook().get_job_counts()
+    assert paths(scnet) == ["tokens", "jobs"]
+    credentials._keepers.clear()
+    scnet.order(Fault.api("0", "success", [entry("11112", scnet.token("alice"))]), path=TOKENS_PATH)
+    scnet.order(Fault.api("0", "success", [entry("11112", "opaque")]), path=TOKENS_PATH)
+    ScnetHook().get_job_counts()
+    credentials._keepers.clear()
+    scnet.order(Fault.api("0", "success", {"clusterUserInfo": {"userName": "bob"}}), path=REGION_PATH)
+    look = ScnetHook().look_at()
+    assert look.user_name == "bob"
+
+
+@pytest.mark.parametrize(
+    ("urls", "message"),
+    [
+        ((), "no HPC address in use; there are no others"),
+        (
+            (("https://a.example/hpc", False),),
+            r"no HPC address in use; the others are: https://a\.example/hpc: fill in the field 'host'",
+        ),
+        (
+            (("https://a.example/hpc", True), ("https://b.example:1/hpc", True)),
+            r"several HPC addresses; .*https://a\.example, https://b\.example:1: fill one",
+        ),
+    ],
+)
+def test_no_address_or_several_fail_for_good_and_are_listed(scnet, connect_keys, run, urls, message):
+    scnet.add_region("33", "odd", hpc_urls=urls)
+    connect_keys(cluster_id="33")
+    for _ in range(2):
+        with pytest.raises(AirflowFailException, match=message) as caught:
+            run(gate())
+        assert "connection 'scnet_default'" in str(caught.value)
+    assert paths(scnet) == ["tokens", "region"]
+
+
+def test_one_address_in_two_spellings_and_one_out_of_use_is_one(scnet, connect_keys):
+    urls = [(scnet.url, True), (f"{scnet.url}/hpc/", True), ("https://old.example", False)]
+    scnet.add_region("33", "odd", hpc_urls=urls)
+    connect_keys(cluster_id="33")
+    ScnetHook().get_job_counts()
+
+
+def test_a_region_that_sends_the_token_over_plain_http_is_not_followed(scnet, connect_keys):
+    scnet.add_region("33", "odd", hpc_urls=[("http://10.0.0.1", True)])
+    connect_keys(cluster_id="33")
+    with pytest.raises(ScnetError, match="plain http"):
+        ScnetHook().get_job_counts()
+
+
+# What the platform refuses
+
+
+def test_a_wrong_secret_fails_for_good(scnet, connect_keys, run):
+    connect_keys(secret_key="not-the-secret")
+    with pytest.raises(AirflowFailException, match=r"10009.*签名校验失败.*check the extras access_key") as caught:
+        run(gate())
+    assert "not-the-secret" not in str(caught.value)
+    assert "platform user 'alice'" in str(caught.value)
+    assert "clock" not in str(caught.value)
+
+
+def test_an_unknown_user_fails_for_good(scnet, connect_keys, run, monkeypatch):
+    connect_keys()
+    conn = scnet.key_connection(platform_user="renamed")
+    monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", json.dumps(conn))
+    with pytest.raises(AirflowFailException, match=r"10009.*用户不存在.*platform_user"):
+        run(gate())
+    assert paths(scnet) == ["tokens"]
+
+
+def test_a_region_in_arrears_lists_those_that_are_not(scnet, connect_keys, run):
+    scnet.add_region("44", "South", in_arrears=True)
+    connect_keys(cluster_id="44")
+    with pytest.raises(AirflowFailException, match=r"'South' \(44\).*in arrears.*'模拟一区' \(11112\)"):
+        run(gate())
+
+
+@pytest.mark.parametrize("cluster_id", ["99", "ac"])
+def test_an_unknown_region_lists_those_there_are_but_not_the_platform(scnet, connect_keys, run, cluster_id):
+    scnet.add_region("44", "South", in_arrears=True)
+    connect_keys(cluster_id=cluster_id)
+    with pytest.raises(AirflowFailException, match="no region with the cluster_id") as caught:
+        run(gate())
+    assert str(caught.value).endswith("the regions are: '模拟一区' (11112), 'South' (44)")
+
+
+@pytest.mark.parametrize(("ahead", "message"), [(420, "7 min behind"), (-420, "7 min ahead of")])
+def test_a_clock_that_is_off_by_minutes_is_said(scnet, keys, run, ahead, message):
+    scnet.clock_ahead = ahead
+    with pytest.raises(AirflowFailException, match=f"the clock here is {message} SCnet's"):
+        run(gate())
+
+
+# What heals
+
+
+@pytest.mark.parametrize("path", [TOKENS_PATH, REGION_PATH])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(status=503, body=""),
+        Fault.api("10001", "busy"),
+        Fault(drop="before"),
+        Fault(drop="body"),
+        Fault(status=429, headers={"Retry-After": "0"}),
+    ],
+    ids=["503", "10001", "dropped", "half an answer", "429"],
+)
+def test_a_platform_that_is_away_for_a_while_is_waited_out(scnet, keys, run, path, fault):
+    scnet.order(fault, times=2, path=path)
+    assert run(gate())["counts"]["queued"] == 0
+    assert paths(scnet).count("tokens" if path == TOKENS_PATH else "region") == 3
+    assert paths(scnet).count("jobs") == 1
+
+
+def test_the_wait_for_the_platform_is_in_the_budget(scnet, keys, run):
+    scnet.order(Fault(status=503, body=""), times=None, path=TOKENS_PATH)
+    began = time.monotonic()
+    with pytest.raises(AirflowException, match=r"(?i)time"):
+        run(gate(timeout=0.5))
+    assert time.monotonic() - began < 5
+
+
+def test_a_platform_that_does_not_answer_is_cut_off(scnet, connect_keys):
+    connect_keys(timeout=0.3)
+    scnet.order(Fault(delay=30), path=TOKENS_PATH)
+    look = ScnetHook().look_at()
+    assert look.error.nature is Nature.TRANSIENT
+    assert "within 0.3 s" in str(look.error)
+
+
+def test_gates_that_arrive_while_the_platform_is_away_do_not_ask_it_again(scnet, keys, monkeypatch):
+    monkeypatch.setattr(credentials, "PATIENCE", 60.0)
+    scnet.order(Fault(status=503, body=""), times=None, path=TOKENS_PATH)
+    with ThreadPoolExecutor(20) as pool:
+        errors = list(pool.map(lambda _: ScnetHook().look_at().error, range(20)))
+    assert {error.nature for error in errors} == {Nature.TRANSIENT}
+    assert paths(scnet) == ["tokens"]
+
+
+def test_the_platforms_retry_after_is_heeded(scnet, keys):
+    scnet.order(Fault(status=429, headers={"Retry-After": "120"}), path=TOKENS_PATH)
+    for _ in range(3):
+        assert ScnetHook().look_at().pause == 120.0
+    assert paths(scnet) == ["tokens"]
+
+
+# Malformed answers, in the ways of test_answers
+
+MALFORMED: dict[str, Fault] = {
+    "empty body": Fault(body=b""),
+    "HTML": Fault.html(200, "<html>log in</html>"),
+    "no object": Fault(body=[1]),
+    "no code": Fault(body={"msg": "success", "data": []}),
+    "an unlisted code": Fault.api("123456", "?"),
+    "400 of Spring": Fault(status=400, body={"status": 400, "error": "Bad Request"}),
+    "404": Fault.api("404", "Not Found", status=404),
+    "203": Fault(status=203),
+    "204": Fault(status=204, body=b""),
+    "data null": Fault.api("0", "success", None),
+    "data text": Fault.api("0", "success", "token is valid"),
+    "data a number": Fault.api("0", "success", 1),
+    "5 MiB": Fault(body=b" " * (5 * 2**20)),
+    "a gzip bomb": Fault.gzip_bomb(100 * 2**20),
+    "deep nesting": Fault(body=b"[" * 50_000 + b"]" * 50_000),
+    "invalid UTF-8": Fault(body=b'{"code":"0","msg":"\xff","data":[]}'),
+    "trailing junk": Fault(body='{"code":"0","data":[]}junk'),
+    "a key given twice": Fault(body='{"code":"0","data":[],"data":[]}'),
+}
+
+
+def tokens(*entries: Any) -> Fault:
+    return Fault.api("0", "success", list(entries))
+
+
+def region(**data: Any) -> Fault:
+    return Fault.api("0", "success", data)
+
+
+MALFORMED_TOKENS = MALFORMED | {
+    "an object": region(token="t"),
+    "an empty list": tokens(),
+    "an entry that is none": tokens("t"),
+    "no clusterId": tokens({"clusterName": "x", "token": "t"}),
+    "clusterId null": tokens(entry(None, "t")),
+    "clusterId a number": tokens(entry(11112, "t")),
+    "no token at all": tokens({"clusterName": "x", "clusterId": "11112"}),
+    "an empty token": tokens(entry("11112", "")),
+    "a token with a line break": tokens(entry("11112", "a\r\nb")),
+    "a token beyond ASCII": tokens(entry("11112", "令牌")),
+    "a token that is none": tokens(entry("11112", 5)),
+    "a region twice": tokens(entry("11112", "t"), entry("11112", "u")),
+}
+
+URL = {"url": "http://127.0.0.1:9", "enable": "true"}
+MALFORMED_REGION = MALFORMED | {
+    "a list": tokens(),
+    "urls no list": region(hpcUrls={}),
+    "urls text": region(hpcUrls="https://a.example"),
+    "an entry that is none": region(hpcUrls=["https://a.example"]),
+    "no url": region(hpcUrls=[{"enable": "true"}]),
+    "a url that is none": region(hpcUrls=[{"url": "https://a b", "enable": "true"}]),
+    "a url with a user": region(hpcUrls=[{"url": "https://u:p@a.example", "enable": "true"}]),
+    "a user that is none": region(hpcUrls=[URL], clusterUserInfo="alice"),
+    "a name that is none": region(hpcUrls=[URL], clusterUserInfo={"userName": 5}),
+    "an empty name": region(hpcUrls=[URL], clusterUserInfo={"userName": " "}),
+    "a name with a line break": region(hpcUrls=[URL], clusterUserInfo={"userName": "a\nb"}),
+}
+CASES = [
+    pytest.param(path, fault, id=f"{path}: {name}")
+    for path, faults in ((TOKENS_PATH, MALFORMED_TOKENS), (REGION_PATH, MALFORMED_REGION))
+    for name, fault in faults.items()
+]
+
+
+@pytest.mark.parametrize(("path", "fault"), CASES)
+def test_a_malformed_answer_of_the_platform_fails_the_first_look(scnet, keys, run, path, fault):
+    scnet.order(fault, times=None, path=path)
+    with pytest.raises(AirflowException) as caught:
+        run(gate())
+    assert not isinstance(caught.value, AirflowFailException)
+    assert "scnet_default" in str(caught.value)
+    assert paths(scnet) == (["tokens"] if path == TOKENS_PATH else ["tokens", "region"])
+
+
+@pytest.mark.parametrize(
+    ("path", "fault"),
+    [
+        *((path, MALFORMED[name]) for path in (TOKENS_PATH, REGION_PATH) for name in ("HTML", "data null")),
+        (TOKENS_PATH, MALFORMED_TOKENS["an empty list"]),
+        (REGION_PATH, MALFORMED_REGION["urls no list"]),
+    ],
+)
+def test_a_malformed_answer_of_the_platform_is_waited_out_after_a_good_one(scnet, keys, run, path, fault):
+    nine = Fault.api("0", "success", [{"name": "排队", "y": 9}])
+    scnet.order(nine)
+    scnet.order(Fault.api("10008", "auth_fail"), times=3 if path == TOKENS_PATH else 1)
+    if path == REGION_PATH:
+        scnet.order(nine)
+    scnet.order(Fault(), path=path)
+    scnet.order(fault, times=2, path=path)
+    assert run(gate())["counts"]["queued"] == 0
+    assert paths(scnet).count("tokens" if path == TOKENS_PATH else "region") == 4
+
+
+@pytest.mark.parametrize("path", [TOKENS_PATH, REGION_PATH])
+@pytest.mark.parametrize("code", ["10003", "10004", "10007", "10009", "911009"])
+def test_the_platforms_permanent_codes_fail_for_good(scnet, keys, run, path, code):
+    scnet.order(Fault.api(code, "no"), path=path)
+    with pytest.raises(AirflowFailException, match=code):
+        run(gate())
+
+
+@pytest.mark.parametrize("path", [TOKENS_PATH, REGION_PATH])
+def test_a_redirect_of_the_platform_is_not_followed(scnet, keys, run, path):
+    with ScnetSimulator() as elsewhere:
+        scnet.order(Fault.redirect(elsewhere.url + path), path=path)
+        with pytest.raises(AirflowFailException, match="redirect"):
+            run(gate())
+        assert elsewhere.requests == []
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault(status=401, body=""), Fault.api("10008", "auth_fail")], ids=["401", "10008"]
+)
+def test_keys_that_the_platform_does_not_accept_fail_the_try(scnet, keys, run, fault):
+    scnet.order(fault, times=None, path=TOKENS_PATH)
+    with pytest.raises(AirflowException, match="check the extras access_key") as caught:
+        run(gate())
+    assert not isinstance(caught.value, AirflowFailException)
+    assert paths(scnet) == ["tokens"]
+
+
+def test_what_the_platform_echoes_is_in_no_message(scnet, keys, run, said, capfd):
+    extra = scnet.key_connection()["extra"]
+    scnet.order(Fault.api("10001", f"bad {extra['secret_key']} {extra['access_key']}"), path=TOKENS_PATH)
+    token = make_token("alice")
+    scnet.order(tokens(entry("99", token, name=f"region {token}")), path=TOKENS_PATH)
+    with pytest.raises(AirflowFailException) as caught:
+        run(gate())
+    assert "bad *** ***" in said.text
+    for secret in (extra["secret_key"], extra["access_key"], token):
+        assert secret not in str(caught.value)
+        assert secret not in said.text
+        assert secret not in "".join(capfd.readouterr())
+
+
+# Keeping and renewing
+
+
+def test_a_token_is_kept_and_the_region_with_it(scnet, keys):
+    for _ in range(3):
+        ScnetHook().get_job_counts()
+    assert paths(scnet) == ["tokens", "region", "jobs", "jobs", "jobs"]
+
+
+def test_two_connections_with_the_same_keys_share_a_token(scnet, keys, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CONN_OTHER", json.dumps({**scnet.key_connection(), "host": scnet.url}))
+    ScnetHook().get_job_counts()
+    ScnetHook("other").get_job_counts()
+    assert paths(scnet) == ["tokens", "region", "jobs", "jobs"]
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "kept"), [(3600, 3540), (601, 541), (600, 540), (300, 270), (10, 9), (0, 0), (None, 900)], ids=str
+)
+def test_a_token_is_kept_until_shortly_before_its_end(monkeypatch, lifetime, kept):
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    now = datetime.now(timezone.utc)
+    token = make_token("alice", expire_time=None if lifetime is None else now.timestamp() + lifetime)
+    assert credentials._until(token, now) == pytest.approx(1000 + kept, abs=0.01)
+
+
+def test_a_token_is_renewed_once_its_time_is_nearly_over(scnet, keys, monkeypatch):
+    ScnetHook().get_job_counts()
+    now = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: now() + 24 * 3600 - 59)
+    ScnetHook().get_job_counts()
+    assert paths(scnet) == ["tokens", "region", "jobs"] * 2
+
+
+def test_the_end_of_a_token_is_taken_by_scnets_clock(scnet, connect_keys):
+    scnet.add_user("brief", lifetime=240)
+    scnet.clock_ahead = -250
+    connect_keys("brief")
+    ScnetHook().get_job_counts()
+    ScnetHook().get_job_counts()
+    assert len(scnet.token_requests) == 1
+
+
+def test_a_token_that_is_refused_is_replaced_within_the_same_look(scnet, keys, run):
+    assert run(gate())
+    scnet.reject_token("alice")
+    before = len(scnet.requests)
+    assert run(gate())["counts"]["queued"] == 0
+    assert paths(scnet)[before:] == ["jobs", "tokens", "jobs"]
+    assert run(gate())
+    # The region is described anew for each token, in case it has moved.
+    assert paths(scnet)[before + 3 :] == ["region", "jobs"]
+
+
+def test_a_fresh_token_that_is_refused_too_fails_the_try(scnet, keys, run):
+    scnet.order(Fault.api("10008", "auth_fail"), times=None)
+    with pytest.raises(AirflowException, match=r"had just been issued.*cluster_id 11112") as caught:
+        run(gate())
+    assert not isinstance(caught.value, AirflowFailException)
+    assert "paste" not in str(caught.value)
+    assert paths(scnet).count("jobs") == 2
+    assert paths(scnet).count("tokens") == 2
+
+
+def test_a_token_that_the_portal_refuses_is_replaced_once(scnet, connect_keys, monkeypatch):
+    connect_keys(fields={"host": scnet.url, "login": "alice"})
+    ScnetHook().get_job_counts()
+    scnet.reject_token("alice")
+    monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", scnet.key_connection_json())
+    ScnetHook().get_job_counts()
+    assert paths(scnet) == ["tokens", "jobs", "region", "tokens", "region", "jobs"]
+
+
+def test_two_hundred_gates_whose_token_ends_between_two_looks_renew_it_once(scnet, keys):
+    scnet.set_counts("alice", queued=9)
+
+    def trigger() -> ScnetJobStateTrigger:
+        return ScnetJobStateTrigger(condition="queued < 5", poke_interval=INTERVAL, submits=0)
+
+    async def scenario() -> None:
+        gates = [asyncio.ensure_future(first_event(trigger())) for _ in range(200)]
+        await asyncio.to_thread(scnet.wait_for_requests, 5)
+        scnet.reject_token("alice")
+        await asyncio.to_thread(scnet.wait_for_requests, len(scnet.requests) + 6)
+        assert len(scnet.token_requests) == 2
+        assert not any(each.done() for each in gates)
+        scnet.set_counts("alice", queued=0)
+        events = await asyncio.gather(*gates)
+        assert {event.payload["verdict"] for event in events} == {"open"}
+        assert len(scnet.token_requests) == 2
+        # Claims and looks belong to the account that the region named.
+        assert list(Accounts.here()._claims) == [(scnet.url, "alice")]
+
+    asyncio.run(scenario())
+
+
+def test_fifty_threads_that_meet_the_end_of_a_token_renew_it_once(scnet, keys):
+    ScnetHook().get_job_counts()
+    scnet.reject_token("alice")
+    scnet.order(Fault(delay=0.2), path=TOKENS_PATH)
+    with ThreadPoolExecutor(50) as pool:
+        counts = list(pool.map(lambda _: ScnetHook().get_job_counts(), range(50)))
+    assert len(counts) == 50
+    assert len(scnet.token_requests) == 2
+
+
+def test_a_short_lived_token_is_renewed_before_it_ends(scnet, connect_keys):
+    scnet.add_user("brief", lifetime=3)
+    connect_keys("brief")
+    scnet.set_counts("brief", queued=9)
+
+    async def scenario() -> None:
+        waiting = asyncio.ensure_future(
+            first_event(ScnetJobStateTrigger(condition="queued < 5", poke_interval=0.1))
+        )
+        while len(scnet.token_requests) < 3:
+            await asyncio.sleep(0.05)
+            assert not waiting.done()
+        scnet.set_counts("brief", queued=0)
+        assert (await waiting).payload["verdict"] == "open"
+
+    asyncio.run(scenario())
+    held = {request.headers["token"] for request in scnet.job_state_requests}
+    assert len(held) == 3
+
+
+def test_gates_that_name_the_user_in_different_ways_share_a_look_and_the_claims(scnet, keys):
+    scnet.set_counts("alice", queued=3)
+
+    async def scenario() -> None:
+        gates = [
+            asyncio.ensure_future(
+                first_event(ScnetJobStateTrigger(condition="queued < 5", user_name=user, poke_interval=60))
+            )
+            for user in (None, "alice", None)
+        ]
+        await asyncio.wait(gates, timeout=2)
+        assert sum(each.done() for each in gates) == 2
+        assert paths(scnet) == ["tokens", "region", "jobs"]
+        for each in gates:
+            each.cancel()
+        await asyncio.gather(*gates, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
+def test_a_renewal_that_hangs_holds_up_nobody_for_long(scnet, connect_keys, monkeypatch):
+    connect_keys(timeout=0.1)
+    hung, released = threading.Event(), threading.Event()
+
+    def hang(*args: object) -> None:
+        hung.set()
+        released.wait(30)
+
+        raise ScnetConnectionError("at last")
+
+    monkeypatch.setattr(credentials.wire, "send", hang)
+    thread = threading.Thread(target=ScnetHook().look_at)
+    thread.start()
+    hung.wait(10)
+    error = ScnetHook().look_at().error
+    assert error.nature is Nature.TRANSIENT
+    assert "no answer yet" in str(error)
+    released.set()
+    thread.join()
+
+
+def test_the_event_loop_goes_on_while_a_token_is_obtained(scnet, keys):
+    scnet.order(Fault(delay=0.5), path=TOKENS_PATH)
+
+    async def scenario() -> int:
+        beats = 0
+        asking = asyncio.ensure_future(ScnetHook().aget_job_counts())
+        while not asking.done():
+            await asyncio.sleep(0.01)
+            beats += 1
+        await asking
+        return beats
+
+    assert asyncio.run(scenario()) > 20
+
+
+def test_keys_that_nobody_uses_any_longer_are_forgotten(scnet, connect_keys, monkeypatch):
+    scnet.add_user("brief", lifetime=-1)
+    connect_keys("brief")
+    assert ScnetHook().look_at().error is not None
+    connect_keys("alice")
+    ScnetHook().get_job_counts()
+    assert [known.access_key for known in credentials._keepers] == [scnet.key_connection()["extra"]["access_key"]]
+
+
+# What is masked
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_keys_and_tokens_are_masked_never_in_a_thread(scnet, keys, monkeypatch, way):
+    masked: set[str] = set()
+    threads: set[int] = set()
+
+    def note(secrets: Any) -> None:
+        masked.update(secrets)
+        threads.add(threading.get_ident())
+
+    async def anote(secrets: Any) -> None:
+        note(secrets)
+
+    monkeypatch.setattr(hook_module, "mask", note)
+    monkeypatch.setattr(hook_module, "amask", anote)
+    scnet.reject_token("alice")
+    look = ScnetHook().get_job_counts if way == "sync" else lambda: asyncio.run(ScnetHook().aget_job_counts())
+    look()
+    first = scnet.token("alice")
+    scnet.reject_token("alice")
+    look()
+    extra = scnet.key_connection()["extra"]
+    assert {extra["access_key"], extra["secret_key"], first, scnet.token("alice")} <= masked
+    assert "" not in masked
+    assert threads == {threading.get_ident()}
+
+
+def test_airflow_really_masks_what_it_is_told(scnet, keys):
+    from airflow_provider_scnet.masking import amask, mask
+
+    try:
+        from airflow.sdk._shared.secrets_masker import _secrets_masker
+    except ImportError:
+        from airflow.utils.log.secrets_masker import _secrets_masker
+    with mock.patch.object(_secrets_masker(), "add_mask") as add:
+        mask(["a-secret"])
+        asyncio.run(amask(["another"]))
+    assert [call.args[0] for call in add.call_args_list if isinstance(call.args[0], list)] == [
+        ["a-secret"],
+        ["another"],
+    ]
+
+
+# Pasted tokens that end
+
+
+def paste(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch, ends_in: float | None) -> str:
+    token = make_token("alice", expire_time=None if ends_in is None else time.time() + ends_in)
+    monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", json.dumps({**scnet.connection(), "password": token}))
+    return token
+
+
+@pytest.mark.parametrize(("zone", "shown"), [("Asia/Shanghai", r"\+0800"), ("UTC", r"\+0000")])
+def test_a_pasted_token_that_has_ended_fails_the_try_before_any_request(scnet, run, monkeypatch, zone, shown):
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        token = paste(scnet, monkeypatch, -3600)
+        moment = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() - 3600))[:-1]
+        match = rf"connection 'scnet_default': the token ended {moment}\d:\d\d {shown}; paste a fresh token"
+        with pytest.raises(AirflowException, match=match) as caught:
+            run(gate())
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert not isinstance(caught.value, AirflowFailException)
+    assert token not in str(caught.value)
+    assert scnet.requests == []
+
+
+def test_a_token_that_ends_before_the_gates_timeout_is_said_once(scnet, run, monkeypatch, said):
+    paste(scnet, monkeypatch, 600)
+    nine = Fault.api("0", "success", [{"name": "排队", "y": 9}])
+    scnet.order(nine, times=4)
+    scnet.order(Fault.api("0", "success", [{"name": "排队", "y": 0}]))
+    run(gate(timeout=3600))
+    notes = [message for message in said.messages if "the token ends 2" in message]
+    assert len(notes) == 1
+    assert "before this gate's timeout: paste a fresh one" in notes[0]
+
+
+@pytest.mark.parametrize(("ends_in", "queued"), [(7200, 9), (None, 9), (600, 0)])
+def test_nothing_is_said_of_a_token_that_lasts_or_of_a_gate_that_passes(
+    scnet, run, monkeypatch, said, ends_in, queued
+):
+    paste(scnet, monkeypatch, ends_in)
+    scnet.order(Fault.api("0", "success", [{"name": "排队", "y": queued}]))
+    scnet.order(Fault.api("0", "success", [{"name": "排队", "y": 0}]))
+    run(gate(timeout=3600))
+    assert "the token ends" not in said.text
+
+
+def test_nothing_is_said_of_a_token_that_renews_itself(scnet, connect_keys, run, said):
+    scnet.add_user("brief", lifetime=60)
+    scnet.set_counts("brief", queued=9)
+    connect_keys("brief")
+    scnet.order(Fault(), times=2)
+    with pytest.raises(AirflowException):
+        run(gate(timeout=0.5))
+    assert "the token ends" not in said.text
+
+
+# The connection's test
+
+
+def test_the_connection_test_says_which_way_was_used(scnet, connect_keys, monkeypatch):
+    scnet.set_counts("alice", running=3, queued=5)
+    moment = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}"
+    ok, message = ScnetHook().test_connection()
+    assert ok
+    assert re.fullmatch(
+        rf"user alice: 3 running, 5 queued; token of the connection, valid until {moment}", message
+    )
+    connect_keys()
+    ok, message = ScnetHook().test_connection()
+    assert ok
+    assert re.fullmatch(
+        r"user alice: 3 running, 5 queued; "
+        rf"access keys, region '模拟一区' \(11112\) at {scnet.url}, token valid until {moment}",
+        message,
+    )
+    connect_keys(secret_key="not-the-secret")
+    ok, message = ScnetHook().test_connection()
+    assert not ok
+    assert "签名校验失败" in message
+
+
+def test_a_session_with_access_keys_carries_the_token_only(scnet, keys):
+    with ScnetHook().get_conn() as session:
+        assert session.headers["token"] == scnet.token("alice")
+        assert "accessKey" not in session.headers
+
+
+def test_the_errors_are_the_documented_ones(scnet, connect_keys):
+    connect_keys(secret_key="not-the-secret")
+    with pytest.raises(ScnetApiError) as caught:
+        ScnetHook().get_job_counts()
+    assert (caught.value.code, caught.value.nature) == ("10009", Nature.PERMANENT)
+    connect_keys(cluster_id="99")
+    with pytest.raises(ScnetConfigError):
+        ScnetHook().get_job_counts()
