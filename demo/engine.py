@@ -17,7 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -51,13 +52,25 @@ class Engine:
     :param dags: the folder with the DAG files
     :param env: more environment variables for all components, such as ``AIRFLOW_CONN_SCNET_DEFAULT``
     :param database_url: the metadata database; default: SQLite in the home
+    :param triggerers: more arguments for each triggerer, such as ``["--queues", "cluster"]``; default: one
+        triggerer without any. The first is the component ``triggerer``, the next ``triggerer-2``
     """
 
-    def __init__(self, dags: Path, env: Mapping[str, str] | None = None, database_url: str | None = None) -> None:
+    def __init__(
+        self,
+        dags: Path,
+        env: Mapping[str, str] | None = None,
+        database_url: str | None = None,
+        triggerers: Sequence[Sequence[str]] = ((),),
+    ) -> None:
         self.airflow_3 = not version("apache-airflow").startswith("2.")
         self.home = Path(tempfile.gettempdir()) / f"scnet-airflow-{secrets.token_hex(4)}"
         self.database_url = database_url or f"sqlite:///{self.home / 'airflow.db'}"
         self.port = free_port()
+        self._triggerers = {
+            f"triggerer-{number}" if number > 1 else "triggerer": ["triggerer", "--skip-serve-logs", *arguments]
+            for number, arguments in enumerate(triggerers, start=1)
+        }
         self.env = self._clean_environment() | self._settings(dags) | dict(env or {})
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._database = sqlalchemy.create_engine(self.database_url)
@@ -66,10 +79,7 @@ class Engine:
     def commands(self) -> dict[str, list[str]]:
         """The components and their arguments."""
         # Nobody reads logs through the components' own servers, which would listen on all addresses.
-        commands = {
-            "scheduler": ["scheduler", "--skip-serve-logs"],
-            "triggerer": ["triggerer", "--skip-serve-logs"],
-        }
+        commands = {"scheduler": ["scheduler", "--skip-serve-logs"], **self._triggerers}
         if self.airflow_3:
             commands["dag-processor"] = ["dag-processor"]
             # What the tasks talk to; not the pages, so nobody has to log in anywhere.
@@ -117,7 +127,8 @@ class Engine:
         """
         Start one component.
 
-        :param name: ``scheduler``, ``triggerer``, and on Airflow 3 ``dag-processor`` and ``api-server``
+        :param name: ``scheduler``, ``triggerer`` (``triggerer-2``, …), and on Airflow 3 ``dag-processor`` and
+            ``api-server``
         """
         with self._log_file(name).open("ab") as log:
             self._processes[name] = self._spawn(name, self.commands[name], log)
@@ -164,8 +175,10 @@ class Engine:
             psutil.wait_procs(living, timeout=1)
 
     def _is_up(self) -> bool:
-        running = {row.job_type for row in self.rows("SELECT job_type FROM job WHERE state = 'running'")}
-        wanted = {"SchedulerJob", "TriggererJob"} | ({"DagProcessorJob"} if self.airflow_3 else set())
+        running = Counter(row.job_type for row in self.rows("SELECT job_type FROM job WHERE state = 'running'"))
+        wanted = Counter({"SchedulerJob": 1, "TriggererJob": len(self._triggerers)})
+        if self.airflow_3:
+            wanted["DagProcessorJob"] = 1
         return wanted <= running and (not self.airflow_3 or self._answers())
 
     def _answers(self) -> bool:
