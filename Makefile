@@ -55,8 +55,8 @@ wheel: .venv/$(AIRFLOW)/.made ## build sdist and wheel into dist/, and check the
 	$(MAIN)/python scripts/check_wheel.py dist --uv $(UV) --constraint requirements/airflow-$(AIRFLOW).txt
 
 .PHONY: bench
-bench: .venv/$(AIRFLOW)/.made ## the benchmarks
-	$(MAIN)/python benchmarks/run.py
+bench: .venv/$(AIRFLOW)/.made ## what gates cost, beside what people use today; three quarters of an hour, idle machine
+	@$(MAIN)/python -m benchmarks.run $(PARTS)
 
 .PHONY: clean
 clean: ## remove everything that was made

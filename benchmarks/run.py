@@ -1,115 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What a gate costs, measured side by side on this machine: `make bench`.
+``make bench``: what a gate costs, measured side by side on this machine, which should have nothing else to do.
 
-Nothing is asserted here; the ratios are for people to read.
+Nothing is asserted here; the figures are for people to read. All parts take about three quarters of an hour; name
+some to run only those, as in ``python -m benchmarks.run imports waiting``.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
+import argparse
 import os
-import statistics
-import subprocess
-import sys
+import platform
 import tempfile
 from collections.abc import Callable
+from importlib.metadata import version
 
-RUNS = 9
-GATES = 100
-INTERVAL = 0.5
-LOOKS = 20
+import psutil
+from tabulate import tabulate
 
-# The garbage collector is off: what it does depends on what was imported before.
-IMPORT = """
-import gc, json, sys, time
-gc.disable()
-import airflow.sdk
-airflow.sdk.BaseSensorOperator, airflow.sdk.XComArg
-before = set(sys.modules)
-start = time.perf_counter()
-import {module}
-seconds = time.perf_counter() - start
-new = set(sys.modules) - before
-print(json.dumps(dict(ms=seconds * 1000, modules=len(new), requests="requests" in sys.modules)))
-"""
-SENSORS = {
-    "ScnetJobStateSensor": "airflow_provider_scnet.sensors.scnet",
-    "FileSensor": "airflow.providers.standard.sensors.filesystem",
-    "HttpSensor": "airflow.providers.http.sensors.http",
+from benchmarks import engine, process
+
+PARTS: dict[str, Callable[[], list[dict[str, object]]]] = {
+    "imports": process.imports,
+    "looks": process.looks,
+    "waiting": engine.waiting,
+    "admission": engine.admission,
+    "scale": engine.scale,
 }
 
 
-def import_once(module: str) -> dict[str, float]:
-    """Import a module in a process of its own, after ``airflow.sdk``."""
-    done = subprocess.run(
-        [sys.executable, "-c", IMPORT.format(module=module)], check=True, capture_output=True, text=True
+def main() -> None:
+    """Run the parts that are asked for, and print a table of each."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description="what a gate costs")
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"default: all of {', '.join(PARTS)}")
+    wanted = parser.parse_args().parts or list(PARTS)
+    if unknown := set(wanted) - set(PARTS):
+        parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    print(
+        f"Airflow {version('apache-airflow')}, Python {platform.python_version()}, {psutil.cpu_count()} cores",
+        flush=True,
     )
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def imports() -> None:
-    """Compare what parsing a DAG file costs: the sensors in turn, so that a drifting machine hurts all alike."""
-    print(f"Importing a sensor after airflow.sdk ({RUNS} runs each, in turn; median)")
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in SENSORS}
-    for run in range(RUNS + 1):
-        for name, module in SENSORS.items():
-            measured = import_once(module)
-            if run:  # the first round fills the disk's cache and writes the bytecode
-                found[name].append(measured)
-    ms = {name: statistics.median(each["ms"] for each in rows) for name, rows in found.items()}
-    for name, rows in found.items():
-        print(
-            f"  {name:<20} {ms[name]:7.1f} ms  {rows[0]['modules']:>4} modules  "
-            f"requests loaded: {'yes' if rows[0]['requests'] else 'no'}"
-        )
-    ratios = sorted(
-        ours["ms"] / files["ms"]
-        for ours, files in zip(found["ScnetJobStateSensor"], found["FileSensor"], strict=True)
-    )
-    print(f"  ratio to FileSensor, run by run: median {statistics.median(ratios):.2f}")
-
-
-def looks() -> None:
-    """Compare how often gates ask, one and a hundred, over the same number of intervals."""
-    from airflow_provider_scnet.testing import ScnetSimulator
-    from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
-
-    async def wait(scnet: ScnetSimulator, gates: int) -> float:
-        async def gate() -> None:
-            async for _ in ScnetJobStateTrigger(condition="queued < 5", poke_interval=INTERVAL).run():
-                pass
-
-        tasks = [asyncio.ensure_future(gate()) for _ in range(gates)]
-        before = len(scnet.requests)
-        await asyncio.sleep(LOOKS * INTERVAL)
-        asked = len(scnet.requests) - before
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        return asked
-
-    print(f"Requests of gates that wait {LOOKS} intervals of {INTERVAL} s")
-    with ScnetSimulator() as scnet:
-        scnet.add_user("alice")
-        scnet.set_counts("alice", queued=9)
-        os.environ["AIRFLOW_CONN_SCNET_DEFAULT"] = scnet.connection_json("alice")
-        # A first gate pays for what is imported and opened once.
-        asyncio.run(wait(scnet, 1))
-        for gates in (1, GATES):
-            print(f"  {gates:>4} gates: {asyncio.run(wait(scnet, gates)):>4} requests")
-
-
-def main(parts: list[Callable[[], None]]) -> None:
-    """Run the parts in a home of their own."""
     with tempfile.TemporaryDirectory() as home:
         os.environ["AIRFLOW_HOME"] = home
         os.environ["AIRFLOW__LOGGING__LOGGING_LEVEL"] = "ERROR"
-        for part in parts:
-            part()
-            print()
+        for name in wanted:
+            print(f"\n{PARTS[name].__doc__}\n", flush=True)
+            print(tabulate(PARTS[name](), headers="keys", tablefmt="github", disable_numparse=True), flush=True)
 
 
 if __name__ == "__main__":
-    main([imports, looks])
+    main()

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same tasks twice: as this gate, and as the sensor that people use today; waiting only, and submitting."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime
+from urllib.request import Request, urlopen
+
+from airflow.providers.common.compat.sdk import DAG, task, task_group
+from airflow.providers.http.sensors.http import HttpSensor
+
+from airflow_provider_scnet.sensors import scnet as sensor
+
+TASKS = int(os.environ["BENCH_TASKS"])
+FLAT = int(os.environ.get("BENCH_FLAT", 0))
+INTERVAL = float(os.environ["BENCH_INTERVAL"])  # seconds
+
+
+def scnet_gate(task_id="gate", **kwargs):
+    return sensor.ScnetJobStateSensor(
+        task_id=task_id,
+        condition="queued < 5",
+        poke_interval=INTERVAL,
+        claim_ttl=float(os.environ["BENCH_CLAIM_TTL"]),
+        timeout=6 * 3600,
+        queue=os.environ.get("BENCH_QUEUE", "default"),
+        **kwargs,
+    )
+
+
+def http_sensor(**kwargs):
+    # In deferrable mode a response_check keeps it from deferring: rescheduling is the lightest way it has.
+    return HttpSensor(
+        task_id="gate",
+        endpoint="/hpc/openapi/v2/view/jobs/state?userName=alice",
+        headers={"token": os.environ["BENCH_TOKEN"]},
+        response_check=has_room,
+        mode="reschedule",
+        poke_interval=INTERVAL,
+        timeout=6 * 3600,
+        **kwargs,
+    )
+
+
+def has_room(response):
+    return {state["name"]: state["y"] for state in response.json()["data"]}["排队"] < 5
+
+
+@task
+def submit():
+    job = {"user": "alice", "jobs": 1}
+    with urlopen(
+        Request(os.environ["SCNET_SIMULATOR_URL"] + "/simulator/jobs", json.dumps(job).encode()), timeout=30
+    ) as answer:
+        return json.load(answer)["ids"]
+
+
+def new(dag_id):
+    return DAG(dag_id, schedule=None, start_date=datetime(2026, 1, 1), catchup=False)
+
+
+with new("waiting_scnet"):
+
+    @task_group
+    def scnet_waits(number):
+        scnet_gate(submits=0)
+
+    scnet_waits.expand(number=list(range(TASKS)))
+
+with new("waiting_flat"):
+    # Gates of a DAG with many tasks start on workers. What this spares can be seen only where they do not.
+    sensor._LARGEST_DAG = FLAT
+    for number in range(FLAT):
+        scnet_gate(f"gate_{number}", submits=0)
+
+with new("waiting_http"):
+
+    @task_group
+    def http_waits(number):
+        http_sensor()
+
+    http_waits.expand(number=list(range(TASKS)))
+
+with new("admission_scnet"):
+
+    @task_group
+    def scnet_submits(number):
+        scnet_gate(submits=1) >> submit()
+
+    scnet_submits.expand(number=list(range(TASKS)))
+
+with new("admission_http"):
+
+    @task_group
+    def http_submits(number):
+        http_sensor() >> submit()
+
+    http_submits.expand(number=list(range(TASKS)))

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What waiting costs on a real Airflow, side by side: this gate, and ``HttpSensor`` in reschedule mode.
+
+All components run on this machine, against the simulator as the cluster.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from airflow_provider_scnet.testing import ScnetSimulator
+from airflow_provider_scnet.testing.cluster import Job
+from demo.engine import Engine
+
+DAGS = Path(__file__).parent / "dags"
+
+#: Seconds between two looks, as in the README's example.
+INTERVAL = 60
+#: Seconds of waiting that are measured: whole intervals, so that each task asks equally often.
+WINDOW = 2 * INTERVAL
+
+#: Admission: a gate with "queued < 5" passes where four are queued, so that five are.
+MOST_QUEUED = 5
+#: Jobs that run at once.
+SLOTS = 4
+#: Seconds until the cluster counts a job, and for which a claim stands for it.
+COUNTED_AFTER = 5
+CLAIM_TTL = 20
+
+#: Seconds after which something is wrong.
+TOO_LONG = 1800
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What was used up to a moment, or between two."""
+
+    cpu: float  # seconds of one core
+    requests: int
+    workers: int
+
+    def __sub__(self, earlier: Usage) -> Usage:
+        return Usage(self.cpu - earlier.cpu, self.requests - earlier.requests, self.workers - earlier.workers)
+
+
+class Run:
+    """
+    One Airflow, one cluster, and one DAG with tasks that wait.
+
+    :param engine: the Airflow
+    :param scnet: the cluster
+    :param dag_id: the DAG
+    :param tasks: how many of its tasks wait
+    """
+
+    def __init__(self, engine: Engine, scnet: ScnetSimulator, dag_id: str, tasks: int) -> None:
+        self.engine = engine
+        self.scnet = scnet
+        self.dag_id = dag_id
+        self.tasks = tasks
+
+    def states(self) -> list[str | None]:
+        """Return the states of the tasks that wait, or have waited."""
+        return [state for (task, _), state in self.engine.task_states(self.dag_id).items() if "gate" in task]
+
+    def begin(self) -> float:
+        """Start the DAG while the queue is full, and return the seconds until all its tasks wait."""
+        self.scnet.set_counts("alice", queued=9)
+        began = time.monotonic()
+        self.engine.trigger_dag(self.dag_id)
+        self.engine.wait_until(self._all_wait, TOO_LONG, "the first look of all tasks")
+        return time.monotonic() - began
+
+    def _all_wait(self) -> bool:
+        if self.dag_id.endswith("_http"):
+            # Between two looks such a task is nowhere; that each has looked shows in the requests.
+            return len(self.scnet.job_state_requests) >= self.tasks
+        taken = "SELECT COUNT(*) AS n FROM trigger WHERE triggerer_id IS NOT NULL"
+        return self.engine.rows(taken)[0].n == self.tasks and bool(self.scnet.job_state_requests)
+
+    def release(self) -> float:
+        """Make room just after a look, the worst moment, and return the seconds until the last success."""
+        self.scnet.wait_for_requests(len(self.scnet.requests) + 1, timeout=2 * INTERVAL)
+        self.scnet.set_counts("alice", queued=0)
+        released = datetime.now(timezone.utc)
+        self.engine.wait_until(
+            lambda: sum(state in ("success", "failed") for state in self.states()) == self.tasks,
+            TOO_LONG,
+            "the end of all tasks",
+        )
+        last = "SELECT MAX(end_date) AS at FROM task_instance WHERE dag_id = :dag_id AND state = 'success'"
+        at = datetime.fromisoformat(self.engine.rows(last, dag_id=self.dag_id)[0].at).replace(tzinfo=timezone.utc)
+        return (at - released).total_seconds()
+
+    def usage(self, component: str | None = None) -> Usage:
+        """
+        Return what was used so far.
+
+        :param component: whose processor time counts; None: that of the whole engine
+        """
+        # Airflow notes in its audit log whenever a worker process begins with a task.
+        begun = "SELECT COUNT(*) AS n FROM log WHERE event = 'running' AND dag_id = :dag_id"
+        return Usage(
+            cpu=sum(map(_cpu, self.engine.processes(component))),
+            requests=len(self.scnet.job_state_requests),
+            workers=self.engine.rows(begun, dag_id=self.dag_id)[0].n,
+        )
+
+    def used_in(self, seconds: float, component: str | None = None) -> Usage:
+        """
+        Let time pass, and return what was used meanwhile.
+
+        :param seconds: how long
+        :param component: whose processor time counts; None: that of the whole engine
+        """
+        before = self.usage(component)
+        end = time.monotonic() + seconds
+        self.engine.wait_until(lambda: time.monotonic() >= end, 2 * seconds, "the end of what is measured")
+        return self.usage(component) - before
+
+
+@contextlib.contextmanager
+def running(
+    dag_id: str,
+    tasks: int,
+    *,
+    interval: float = INTERVAL,
+    cluster: Mapping[str, Any] | None = None,
+    env: Mapping[str, str] | None = None,
+    triggerers: Sequence[Sequence[str]] = ((),),
+) -> Iterator[Run]:
+    """
+    Start an Airflow and a cluster.
+
+    :param dag_id: the DAG that will run
+    :param tasks: how many of its tasks will wait
+    :param interval: seconds between two looks
+    :param cluster: the simulator's arguments
+    :param env: more of the environment
+    :param triggerers: arguments of each triggerer
+    """
+    with ScnetSimulator(**(cluster or {})) as scnet:
+        scnet.add_user("alice")
+        variables = {
+            "AIRFLOW_CONN_SCNET_DEFAULT": scnet.connection_json("alice"),
+            "AIRFLOW_CONN_HTTP_DEFAULT": scnet.url,
+            # Airflow's own default, not that of a short demo.
+            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "1",
+            "SCNET_SIMULATOR_URL": scnet.url,
+            "BENCH_TASKS": str(tasks),
+            "BENCH_INTERVAL": str(interval),
+            "BENCH_CLAIM_TTL": str(CLAIM_TTL),
+            "BENCH_TOKEN": scnet.token("alice"),
+        }
+        with Engine(DAGS, variables | dict(env or {}), triggerers=triggerers) as engine:
+            yield Run(engine, scnet, dag_id, tasks)
+
+
+def waiting() -> list[dict[str, object]]:
+    """Let 100 tasks wait, asking every 60 s, and release them just after a look."""
+    rows: list[dict[str, object]] = []
+    with running("waiting_scnet", 100) as run:
+        rows.append(_row("an Airflow without tasks", run.used_in(WINDOW)))
+    for dag_id, name in (("waiting_scnet", "100 gates"), ("waiting_http", "100 HttpSensors, rescheduled")):
+        with running(dag_id, 100) as run:
+            run.begin()
+            used = run.used_in(WINDOW)
+            seconds = run.release()
+            rows.append(
+                _row(name, used)
+                | {
+                    "… from first to last": run.usage().workers,
+                    "release to last success, s": f"{seconds:.1f}",
+                    "failed": run.states().count("failed"),
+                }
+            )
+    return rows
+
+
+def _row(name: str, used: Usage) -> dict[str, object]:
+    return {
+        "while waiting": name,
+        "requests a minute": f"{used.requests * 60 / WINDOW:.0f}",
+        "CPU seconds a minute, whole Airflow": f"{used.cpu * 60 / WINDOW:.1f}",
+        "worker processes a minute": f"{used.workers * 60 / WINDOW:.0f}",
+    }
+
+
+def admission() -> list[dict[str, object]]:
+    """Submit 60 jobs, each behind `queued < 5`, asking every 8 s; a job is counted 5 s after its submission."""
+    tasks = 60
+    queues = {"AIRFLOW__TRIGGERER__QUEUES_ENABLED": "True", "BENCH_QUEUE": "cluster"}
+    pinned = (("--queues", "cluster"), ("--queues", "default"))
+    halves = (("--capacity", str(tasks // 2)),) * 2
+    return [
+        _admit(tasks, "gates", "admission_scnet"),
+        _admit(tasks, "gates, two triggerers, pinned to one", "admission_scnet", queues, pinned),
+        _admit(tasks, "gates, two triggerers, half on each", "admission_scnet", None, halves),
+        _admit(tasks, "HttpSensors, rescheduled", "admission_http"),
+    ]
+
+
+def _admit(
+    tasks: int,
+    name: str,
+    dag_id: str,
+    env: Mapping[str, str] | None = None,
+    triggerers: Sequence[Sequence[str]] = ((),),
+) -> dict[str, object]:
+    cluster = {"slots": SLOTS, "run_for": 15, "counted_after": COUNTED_AFTER}
+    with running(dag_id, tasks, interval=8, cluster=cluster, env=env, triggerers=triggerers) as run:
+        run.begin()
+        # All compete for the queue at once, and what gets in stays there for a while: earlier jobs run.
+        earlier = run.scnet.submit("alice", SLOTS)
+        run.scnet.set_counts("alice", queued=None)
+        start = time.monotonic()
+        run.engine.wait_until(lambda: run.engine.run_state(dag_id) in ("success", "failed"), TOO_LONG, "the run")
+        seconds = time.monotonic() - start
+        jobs = [job for job in run.scnet.jobs("alice") if job.id not in earlier]
+        return {
+            "admission": f"{tasks} {name}",
+            "highest queue": run.scnet.totals("alice").highest_queued,
+            "over-admitted": sum(_queued_before(job, jobs) >= MOST_QUEUED for job in jobs),
+            "submitted": len(jobs),
+            "failed": run.states().count("failed"),
+            "time, s": f"{seconds:.0f}",
+        }
+
+
+def _queued_before(job: Job, jobs: list[Job]) -> int:
+    """Return how many jobs were in the queue when this one came."""
+    return sum(
+        other.id < job.id and (other.started_at is None or other.started_at > job.submitted_at) for other in jobs
+    )
+
+
+def scale() -> list[dict[str, object]]:
+    """Let many gates wait on one triggerer, asking every 60 s."""
+    return [
+        _many("waiting_scnet", 1000, "in a mapped group"),
+        _many("waiting_flat", 100, "each a task of its own"),
+        _many("waiting_flat", 500, "each a task of its own"),
+    ]
+
+
+def _many(dag_id: str, tasks: int, name: str) -> dict[str, object]:
+    env = {"BENCH_FLAT": str(tasks)} if dag_id == "waiting_flat" else {}
+    with running(dag_id, tasks, env=env) as run:
+        started = run.begin()
+        # What their start left behind is no part of their waiting.
+        run.used_in(INTERVAL)
+        used = run.used_in(WINDOW, "triggerer")
+        # Memory that processes share counts once.
+        memory = sum(process.memory_full_info().pss for process in run.engine.processes("triggerer"))
+        seconds = run.release()
+        return {
+            "on one triggerer": f"{tasks:,} gates, {name}",
+            "until all wait, s": f"{started:.0f}",
+            "requests a minute": f"{used.requests * 60 / WINDOW:.0f}",
+            "triggerer's CPU, % of a core": f"{used.cpu / WINDOW * 100:.1f}",
+            "triggerer's memory, MB": f"{memory / 1e6:.0f}",
+            "worker processes, in all": run.usage().workers,
+            "release to last success, s": f"{seconds:.1f}",
+            "failed": run.states().count("failed"),
+        }
+
+
+def _cpu(process: psutil.Process) -> float:
+    """Return the seconds that a process and its ended children have computed."""
+    with contextlib.suppress(psutil.Error):
+        return float(sum(process.cpu_times()[:4]))
+    return 0.0
