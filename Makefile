@@ -18,6 +18,8 @@ UV := .venv/uv/bin/uv
 
 # What the shell around happens to set must not reach Airflow.
 unexport $(filter AIRFLOW%,$(.VARIABLES)) PYTHONPATH PYTHONHOME VIRTUAL_ENV
+# Nor may it keep Python from compiling Airflow once: hundreds of modules, in each of many processes.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## show this help

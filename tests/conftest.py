@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,6 +38,24 @@ pytest_plugins = ["airflow_provider_scnet.testing.pytest_plugin"]
 
 def pytest_sessionfinish() -> None:
     shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def masker(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """
+    What Airflow masks secrets with; it forgets those of a test at its end.
+
+    Airflow compiles all that it knows into one pattern whenever it learns of a new one. A process of its own
+    knows a few; one that runs hundreds of tests, each with fresh tokens, would soon do nothing else.
+    """
+    try:
+        from airflow.sdk._shared.secrets_masker import _secrets_masker
+    except ImportError:
+        from airflow.utils.log.secrets_masker import _secrets_masker
+    masker = _secrets_masker()
+    monkeypatch.setattr(masker, "patterns", set(masker.patterns))
+    monkeypatch.setattr(masker, "replacer", masker.replacer)
+    return masker
 
 
 @pytest.fixture(scope="session")

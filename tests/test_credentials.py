@@ -646,14 +646,10 @@ def test_keys_and_tokens_are_masked_never_in_a_thread(scnet, keys, monkeypatch, 
     assert threads == {threading.get_ident()}
 
 
-def test_airflow_really_masks_what_it_is_told(scnet, keys):
+def test_airflow_really_masks_what_it_is_told(scnet, keys, masker):
     from airflow_provider_scnet.masking import amask, mask
 
-    try:
-        from airflow.sdk._shared.secrets_masker import _secrets_masker
-    except ImportError:
-        from airflow.utils.log.secrets_masker import _secrets_masker
-    with mock.patch.object(_secrets_masker(), "add_mask") as add:
+    with mock.patch.object(masker, "add_mask") as add:
         mask(["a-secret"])
         asyncio.run(amask(["another"]))
     assert [call.args[0] for call in add.call_args_list if isinstance(call.args[0], list)] == [

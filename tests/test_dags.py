@@ -20,7 +20,7 @@ EXAMPLES = sorted((Path(__file__).parent.parent / "example_dags").glob("*.py"))
 
 # Airflow reads its configuration once, when it is imported, and keeps a DAG's runs: each test has a process.
 RUNNER = """
-import asyncio, json, sys, importlib.util
+import asyncio, functools, json, sys, importlib.util
 import airflow
 from airflow.providers.common.compat.sdk import DAG
 
@@ -35,6 +35,11 @@ if airflow.__version__.startswith(("3.1.", "3.2.")):
         return started
 
     asyncio.run_coroutine_threadsafe = start_and_wait
+
+    # Nor does one API serve all tasks; building one takes seconds.
+    from airflow.sdk.execution_time import supervisor
+
+    supervisor.in_process_api_server = functools.lru_cache(maxsize=1)(supervisor.in_process_api_server)
 
 path, dag_id, conf = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 spec = importlib.util.spec_from_file_location(dag_id, path)

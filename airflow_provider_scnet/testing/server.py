@@ -79,10 +79,7 @@ class LoopbackServer(ThreadingHTTPServer):
         self._connections: set[Any] = set()
         self._connections_changed = threading.Condition()
         super().__init__(("127.0.0.1", port), _Handler)
-        # The loop looks this often (seconds) whether it is to end, so this is what stop() costs.
-        self._thread = threading.Thread(
-            target=self.serve_forever, args=(0.02,), name=f"scnet-simulator-{self.port}", daemon=True
-        )
+        self._thread = threading.Thread(target=self._accept, name=f"scnet-simulator-{self.port}", daemon=True)
         self._thread.start()
 
     @property
@@ -93,7 +90,9 @@ class LoopbackServer(ThreadingHTTPServer):
     def stop(self) -> None:
         """Close the port, break off whatever is being answered, and wait until all of it has ended."""
         self.stopping.set()
-        self.shutdown()
+        # One more connection, so that the loop looks whether it is to end. If the queue is full, it looks anyway.
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
         self._thread.join()
         self.server_close()
         with self._connections_changed:
@@ -101,6 +100,11 @@ class LoopbackServer(ThreadingHTTPServer):
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
             self._connections_changed.wait_for(lambda: not self._connections, timeout=10)
+
+    def _accept(self) -> None:
+        # Unlike serve_forever(), which looks at intervals whether it is to end: each stop() would wait for that.
+        while not self.stopping.is_set():
+            self.handle_request()
 
     def server_bind(self) -> None:
         """Bind without the look-up of the host's name in DNS, which can take seconds and is not used."""
