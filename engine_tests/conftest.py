@@ -49,6 +49,7 @@ def engine_for(
 
 @pytest.fixture(scope="module")
 def engine(request: pytest.FixtureRequest, scnet: ScnetSimulator, tmp_path_factory) -> Iterator[Engine]:
-    """The engine, with the DAGs that the module names in ``DAGS``."""
-    with engine_for(scnet, tmp_path_factory.mktemp("dags"), request.module.DAGS) as running:
+    """The engine, with the DAGs that the module names in ``DAGS``, and the environment in ``ENV``, if any."""
+    env = getattr(request.module, "ENV", None)
+    with engine_for(scnet, tmp_path_factory.mktemp("dags"), request.module.DAGS, env) as running:
         yield running

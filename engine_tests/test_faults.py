@@ -14,6 +14,9 @@ from demo.engine import Engine
 GATES = 50
 ROOM = 20
 
+# Seconds after which a triggerer that was killed is missed. 30, the default, would only be waited for.
+ENV = {"AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "15"}
+
 DAGS = {
     "many": f"""
         with new("many", params={{"gates": {GATES}}}) as dag:
