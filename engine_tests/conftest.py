@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,8 +17,8 @@ from datetime import datetime
 from airflow.providers.common.compat.sdk import DAG, task, task_group
 from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
 
-def gate(task_id="gate", **given):
-    return ScnetJobStateSensor(task_id=task_id, **{"condition": "queued < 5", "poke_interval": 2, "timeout": 600, **given})
+def gate(task_id="gate", sensor=ScnetJobStateSensor, **given):
+    return sensor(task_id=task_id, **{"condition": "queued < 5", "poke_interval": 2, "timeout": 600, **given})
 
 def new(dag_id, **given):
     return DAG(dag_id, schedule=None, start_date=datetime(2024, 1, 1), catchup=False, **given)
@@ -33,12 +33,23 @@ def scnet() -> Iterator[ScnetSimulator]:
         yield simulator
 
 
+def engine_for(
+    scnet: ScnetSimulator,
+    folder: Path,
+    dags: Mapping[str, str],
+    env: Mapping[str, str] | None = None,
+    triggerers: Sequence[Sequence[str]] = ((),),
+) -> Engine:
+    """Return an engine, not yet started, with these DAGs and a connection to the cluster."""
+    for dag_id, source in dags.items():
+        (folder / f"{dag_id}.py").write_text(HEAD + textwrap.dedent(source))
+    known = {"AIRFLOW_CONN_SCNET_DEFAULT": scnet.connection_json("alice"), "SCNET_SIMULATOR_URL": scnet.url}
+    return Engine(folder, known | dict(env or {}), triggerers=triggerers)
+
+
 @pytest.fixture(scope="module")
 def engine(request: pytest.FixtureRequest, scnet: ScnetSimulator, tmp_path_factory) -> Iterator[Engine]:
-    """The engine, with the DAGs that the module names in ``DAGS``."""
-    dags = tmp_path_factory.mktemp("dags")
-    for dag_id, source in request.module.DAGS.items():
-        (dags / f"{dag_id}.py").write_text(HEAD + textwrap.dedent(source))
-    env = {"AIRFLOW_CONN_SCNET_DEFAULT": scnet.connection_json("alice"), "SCNET_SIMULATOR_URL": scnet.url}
-    with Engine(Path(dags), env) as running:
+    """The engine, with the DAGs that the module names in ``DAGS``, and the environment in ``ENV``, if any."""
+    env = getattr(request.module, "ENV", None)
+    with engine_for(scnet, tmp_path_factory.mktemp("dags"), request.module.DAGS, env) as running:
         yield running

@@ -26,14 +26,20 @@ ROWS: dict[str, tuple[str, str]] = {
     "template": ("user_name='{{ \"alice\" }}'", STARTS_ON_WORKER),
     "no_xcom": ("do_xcom_push=False", STARTS_ON_WORKER),
     "execute_callback": ("on_execute_callback=lambda context: None", STARTS_ON_WORKER),
+    "pool": ("pool='few'", STARTS_ON_WORKER),
     "limited": ("max_active_tis_per_dag=4", STARTS_ON_WORKER),
+    "limited_in_a_run": ("max_active_tis_per_dagrun=4", STARTS_ON_WORKER),
     "pre_execute": ("pre_execute=lambda context: None", STARTS_ON_WORKER),
+    "prepared": ("sensor=Prepared", STARTS_ON_WORKER),
     "use_worker": ("use_worker=True", WORKER),
     "outlets": ("outlets=[ASSET]", WORKER),
     "inlets": ("inlets=[ASSET]", WORKER),
     "success_callback": ("on_success_callback=lambda context: None", WORKER),
     "post_execute": ("post_execute=lambda context, result=None: None", WORKER),
+    "followed": ("sensor=Followed", WORKER),
     "output": ("", WORKER),
+    "poke": ("deferrable=False", WORKER),
+    "reschedule": ("deferrable=False, mode='reschedule'", WORKER),
 }
 
 GATES = "".join(
@@ -47,6 +53,14 @@ try:
 except ImportError:
     from airflow.datasets import Dataset as Asset
 ASSET = Asset("scnet://room")
+
+class Prepared(ScnetJobStateSensor):
+    def pre_execute(self, context):
+        print("prepared")
+
+class Followed(ScnetJobStateSensor):
+    def post_execute(self, context, result=None):
+        print("followed")
 
 with new("ways") as dag:
     @task
@@ -69,8 +83,17 @@ with new("ways") as dag:
             gate("for_good", fail_when="running == 77", retries=2)
             gate("soft", fail_when="running == 77", soft_fail=True)
             gate("for_good_worker", fail_when="running == 77", retries=2, use_worker=True)
+            gate("soft_worker", fail_when="running == 77", soft_fail=True, use_worker=True)
+            gate("soft_poke", fail_when="running == 77", soft_fail=True, deferrable=False)
             gate("too_long", condition="running == 78", timeout=8, retries=2)
             gate("too_long_soft", condition="running == 78", timeout=8, soft_fail=True)
+            gate("too_long_never", condition="running == 78", timeout=8, never_fail=True)
+            gate("too_long_worker", condition="running == 78", timeout=8, retries=2, use_worker=True)
+            gate("too_long_soft_worker", condition="running == 78", timeout=8, soft_fail=True, use_worker=True)
+            gate("too_long_soft_poke", condition="running == 78", timeout=8, soft_fail=True, deferrable=False)
+            gate("never", fail_when="running == 77", never_fail=True)
+            gate("never_worker", fail_when="running == 77", never_fail=True, use_worker=True)
+            gate("never_poke", fail_when="running == 77", never_fail=True, deferrable=False)
     """,
     "retried": """
         with new("retried") as dag:
@@ -78,6 +101,27 @@ with new("ways") as dag:
             again = dict(retries=3, retry_delay=timedelta(seconds=1), submits=0)
             gate("again", **again)
             gate("again_worker", use_worker=True, **again)
+    """,
+    "pooled": """
+        with new("pooled") as dag:
+            for number in range(4):
+                gate(f"gate_{number}", pool="few", submits=0)
+    """,
+    "large": """
+        with new("large") as dag:
+            try:
+                from airflow.providers.standard.operators.empty import EmptyOperator
+            except ImportError:
+                from airflow.operators.empty import EmptyOperator
+            for number in range(99):
+                EmptyOperator(task_id=f"empty_{number}")
+            gate("hundredth", submits=0)
+            gate("next", submits=0)
+    """,
+    "on_worker": """
+        with new("on_worker") as dag:
+            gate("poke", deferrable=False, submits=0)
+            gate("reschedule", deferrable=False, mode="reschedule", submits=0)
     """,
 }
 
@@ -87,7 +131,14 @@ def ended(engine: Engine, dag_id: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def ways(engine: Engine) -> Engine:
+def pool(engine: Engine) -> int:
+    """A pool whose slots waiting gates hold too; how many there are."""
+    engine.airflow("pools", "set", "few", "2", "a few", "--include-deferred")
+    return 2
+
+
+@pytest.fixture(scope="module")
+def ways(engine: Engine, pool: int) -> Engine:
     engine.trigger_dag("ways")
     engine.wait_until(lambda: ended(engine, "ways"), 180, "the end of all gates")
     return engine
@@ -133,6 +184,48 @@ def test_a_gate_in_a_mapped_group_needs_no_worker(ways: Engine, map_index: int):
     assert worked(ways, "group.inner", map_index) is not IS_3_3
 
 
+def test_a_gate_beyond_the_hundredth_task_of_a_dag_starts_on_a_worker(engine: Engine):
+    engine.trigger_dag("large")
+    engine.wait_until(lambda: ended(engine, "large"), 120, "the end of all tasks")
+    assert set(engine.task_states("large").values()) == {"success"}
+    assert worked(engine, "hundredth") is not IS_3_3
+    assert worked(engine, "next")
+
+
+def test_gates_hold_no_more_slots_of_their_pool_than_there_are(engine: Engine, pool: int, scnet: ScnetSimulator):
+    scnet.set_counts("alice", queued=99)
+    engine.trigger_dag("pooled")
+
+    def waiting() -> int:
+        return list(engine.task_states("pooled").values()).count("deferred")
+
+    engine.wait_until(lambda: waiting() >= pool, 120, "the waiting of as many gates as there are slots")
+    before = len(scnet.requests)
+    engine.wait_until(lambda: len(scnet.requests) > before + 2, 60, "further looks")
+    assert sorted(map(str, engine.task_states("pooled").values())) == ["deferred"] * pool + ["scheduled"] * 2
+    scnet.set_counts("alice", queued=None)
+    engine.wait_until(lambda: ended(engine, "pooled"), 120, "the passing of all gates")
+    assert set(engine.task_states("pooled").values()) == {"success"}
+
+
+def test_without_deferring_a_gate_waits_on_a_worker(engine: Engine, scnet: ScnetSimulator):
+    scnet.set_counts("alice", queued=99)
+    engine.trigger_dag("on_worker")
+    seen = set()
+
+    def wait() -> bool:
+        seen.update(engine.task_states("on_worker").items())
+        waits = {(("poke", -1), "running"), (("reschedule", -1), "up_for_reschedule")}
+        logs = [engine.log_of("on_worker", task) for task in ("poke", "reschedule")]
+        return waits <= seen and all("needs queued < 5" in log for log in logs)
+
+    engine.wait_until(wait, 120, "the waiting of both gates")
+    scnet.set_counts("alice", queued=None)
+    engine.wait_until(lambda: ended(engine, "on_worker"), 120, "the passing of both gates")
+    assert set(engine.task_states("on_worker").values()) == {"success"}
+    assert "deferred" not in {state for _, state in seen}
+
+
 def test_the_decision_is_there_for_people(ways: Engine):
     (row,) = ways.rows("SELECT value FROM xcom WHERE key = 'decision' AND task_id = 'plain'")
     text = row.value if isinstance(row.value, str) else json.dumps(row.value)
@@ -148,8 +241,17 @@ def test_what_fails_for_good_is_not_retried_and_soft_fail_skips(engine: Engine, 
         "for_good": "failed",
         "soft": "skipped",
         "for_good_worker": "failed",
+        "soft_worker": "skipped",
+        "soft_poke": "skipped",
         "too_long": "failed",
         "too_long_soft": "skipped",
+        "too_long_never": "skipped",
+        "too_long_worker": "failed",
+        "too_long_soft_worker": "skipped",
+        "too_long_soft_poke": "skipped",
+        "never": "skipped",
+        "never_worker": "skipped",
+        "never_poke": "skipped",
     }
     tries = {
         row.task_id: row.try_number for row in engine.rows("SELECT * FROM task_instance WHERE dag_id = 'failing'")
