@@ -8,6 +8,7 @@ All components run on this machine, against the simulator as the cluster.
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -148,6 +149,8 @@ def running(
     :param env: more of the environment
     :param triggerers: arguments of each triggerer
     """
+    # The table comes at the end; until then somebody may want to know that it goes on.
+    print(f"{time.strftime('%H:%M:%S')} {dag_id}, {tasks} tasks", file=sys.stderr, flush=True)
     with ScnetSimulator(**(cluster or {})) as scnet:
         scnet.add_user("alice")
         variables = {

@@ -15,6 +15,9 @@ import pytest
 from airflow_provider_scnet.testing import ScnetSimulator
 from demo.engine import Engine, free_port
 
+# Airflow's driver for it; pinned for the main version only.
+pytest.importorskip("psycopg2")
+
 INPUTS = 12
 EXAMPLES = Path(__file__).parent.parent / "example_dags"
 
