@@ -7,10 +7,14 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import airflow
 import pytest
 
 from airflow_provider_scnet.testing import ScnetSimulator
 from demo.engine import Engine
+
+#: The minor version of Airflow, such as (3, 3).
+AIRFLOW = tuple(int(part) for part in airflow.__version__.split(".")[:2])
 
 HEAD = """\
 from datetime import datetime

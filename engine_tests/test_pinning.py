@@ -6,15 +6,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import airflow
 import pytest
 
 from airflow_provider_scnet.testing import ScnetSimulator
 from demo.engine import Engine
-from engine_tests.conftest import engine_for
+from engine_tests.conftest import AIRFLOW, engine_for
 
-HAS_QUEUES = tuple(int(part) for part in airflow.__version__.split(".")[:2]) >= (3, 2)
-needs_queues = pytest.mark.skipif(not HAS_QUEUES, reason="triggerers have queues from Airflow 3.2 on")
+needs_queues = pytest.mark.skipif(AIRFLOW < (3, 2), reason="triggerers have queues from Airflow 3.2 on")
 
 GATES = 20
 #: "queued < 5": a gate passes where four are queued, so that five are.

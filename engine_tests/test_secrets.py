@@ -6,8 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
-from demo.engine import Engine
-from engine_tests.conftest import HEAD
+from engine_tests.conftest import engine_for
 
 DAG = """
 with new("secret") as dag:
@@ -19,7 +18,6 @@ with new("secret") as dag:
 
 
 def test_no_secret_is_in_anything_that_was_written(tmp_path: Path):
-    (tmp_path / "secret.py").write_text(HEAD + DAG)
     with ScnetSimulator() as scnet:
         scnet.add_user("alice", lifetime=20)
         scnet.add_access_keys("alice")
@@ -28,7 +26,8 @@ def test_no_secret_is_in_anything_that_was_written(tmp_path: Path):
         # A server that echoes what it was sent.
         for secret in secrets:
             scnet.order(Fault.api("10001", f"busy {secret}"))
-        with Engine(tmp_path, {"AIRFLOW_CONN_SCNET_DEFAULT": scnet.key_connection_json("alice")}) as engine:
+        env = {"AIRFLOW_CONN_SCNET_DEFAULT": scnet.key_connection_json("alice")}
+        with engine_for(scnet, tmp_path, {"secret": DAG}, env) as engine:
             engine.trigger_dag("secret")
             engine.wait_until(lambda: engine.run_state("secret") in ("success", "failed"), 180, "the run")
             assert {task: state for (task, _), state in engine.task_states("secret").items()} == {

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import airflow
 import pytest
 
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
 from demo.engine import Engine
+from engine_tests.conftest import AIRFLOW
 
-IS_3_3 = tuple(int(part) for part in airflow.__version__.split(".")[:2]) >= (3, 3)
+IS_3_3 = AIRFLOW >= (3, 3)
 
 #: The ways: how a gate starts and how it ends.
 NO_WORKER = "no worker"

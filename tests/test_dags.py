@@ -179,24 +179,34 @@ def test_templated_mapped_and_soft_gates(scnet: ScnetSimulator, run_dag):
     assert "did you mean 'queued'" in printed
 
 
+def pass_and_fail(run_dag, dag_id: str) -> str:
+    """Run a DAG whose gates pass and fail, and return what was printed."""
+    source = f"""
+        with new("{dag_id}") as dag:
+            gate(user_name="{{{{ 'alice' }}}}", use_worker=True)
+            gate(task_id="failing", fail_when="total == 0", deferrable=False)
+    """
+    result, printed = run_dag(source, dag_id)
+    assert result["tasks"] == {"gate[-1]": "success", "failing[-1]": "failed"}, printed
+    return printed
+
+
+def files_with(secret: str, home: Path) -> list[Path]:
+    """Return the files that hold a text, of all that Airflow wrote, its database among them."""
+    written = [path for path in home.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".db" for path in written)
+    return [path for path in written if secret.encode() in path.read_bytes()]
+
+
 def test_the_token_is_in_nothing_that_a_failing_and_a_passing_run_wrote(
     scnet: ScnetSimulator, run_dag, airflow_db
 ):
     token = scnet.token("alice")
     scnet.order(Fault.api("10001", f"busy {token}"), times=3)
-    source = """
-        with new("secret") as dag:
-            gate(user_name="{{ 'alice' }}", use_worker=True)
-            gate(task_id="failing", fail_when="total == 0", deferrable=False)
-    """
-    result, printed = run_dag(source, "secret")
-    assert result["tasks"] == {"gate[-1]": "success", "failing[-1]": "failed"}, printed
+    printed = pass_and_fail(run_dag, "secret")
     assert "busy ***" in printed
     assert token not in printed
-    home = airflow_db.parent
-    written = [path for path in home.rglob("*") if path.is_file()]
-    assert any(path.suffix == ".db" for path in written)
-    assert [path for path in written if token.encode() in path.read_bytes()] == []
+    assert files_with(token, airflow_db.parent) == []
 
 
 def test_keys_and_tokens_are_in_nothing_that_a_failing_and_a_passing_run_wrote(
@@ -207,18 +217,10 @@ def test_keys_and_tokens_are_in_nothing_that_a_failing_and_a_passing_run_wrote(
     keys = conn["extra"]
     monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", json.dumps(conn))
     scnet.order(Fault.api("10001", f"busy {keys['secret_key']} {keys['access_key']}"), path=TOKENS_PATH)
-    source = """
-        with new("keys") as dag:
-            gate(user_name="{{ 'alice' }}", use_worker=True)
-            gate(task_id="failing", fail_when="total == 0", deferrable=False)
-    """
-    result, printed = run_dag(source, "keys")
-    assert result["tasks"] == {"gate[-1]": "success", "failing[-1]": "failed"}, printed
+    printed = pass_and_fail(run_dag, "keys")
     assert "busy *** ***" in printed
     tokens = {request.headers["token"] for request in scnet.job_state_requests}
     assert tokens
-    home = airflow_db.parent
-    written = [path for path in home.rglob("*") if path.is_file()]
     for secret in (keys["access_key"], keys["secret_key"], *tokens):
         assert secret not in printed
-        assert [path for path in written if secret.encode() in path.read_bytes()] == []
+        assert files_with(secret, airflow_db.parent) == []
