@@ -12,7 +12,7 @@ from unittest import mock
 from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.triggers.base import TriggerEvent
 
-from airflow_provider_scnet import account
+from airflow_provider_scnet.gate import account
 from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
 from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_scnet import account
-from airflow_provider_scnet.account import Accounts, Claims
+from airflow_provider_scnet.gate import account
+from airflow_provider_scnet.gate.account import Accounts
+from airflow_provider_scnet.gate.claims import Claims
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
 from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger

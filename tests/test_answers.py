@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
-from airflow_provider_scnet.exceptions import CODES, Nature
+from airflow_provider_scnet.client.errors import CODES, Nature
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
 
 from gates import MODES, gate

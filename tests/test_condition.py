@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_scnet.condition import NAMES, Condition, ConditionError
-from airflow_provider_scnet.exceptions import ScnetResponseError
-from airflow_provider_scnet.job_counts import JobCounts
+from airflow_provider_scnet.client.errors import ScnetResponseError
+from airflow_provider_scnet.client.job_counts import JobCounts
+from airflow_provider_scnet.gate.condition import NAMES, Condition, ConditionError
 
 
 def counts(running=0, queued=0, held=0, suspended=0, other=0) -> JobCounts:

@@ -18,18 +18,18 @@ from unittest import mock
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
-from airflow_provider_scnet import credentials
-from airflow_provider_scnet.account import Accounts
-from airflow_provider_scnet.exceptions import (
+from airflow_provider_scnet.client import credentials
+from airflow_provider_scnet.client.errors import (
     Nature,
     ScnetApiError,
     ScnetConfigError,
     ScnetConnectionError,
     ScnetError,
 )
+from airflow_provider_scnet.client.regions import REGION_PATH, TOKENS_PATH, signature
+from airflow_provider_scnet.gate.account import Accounts
 from airflow_provider_scnet.hooks import scnet as hook_module
 from airflow_provider_scnet.hooks.scnet import ScnetHook
-from airflow_provider_scnet.platform import REGION_PATH, TOKENS_PATH, signature
 from airflow_provider_scnet.testing import Fault, ScnetSimulator, make_token
 from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
 
@@ -647,7 +647,7 @@ def test_keys_and_tokens_are_masked_never_in_a_thread(scnet, keys, monkeypatch, 
 
 
 def test_airflow_really_masks_what_it_is_told(scnet, keys, masker):
-    from airflow_provider_scnet.masking import amask, mask
+    from airflow_provider_scnet.hooks.masking import amask, mask
 
     with mock.patch.object(masker, "add_mask") as add:
         mask(["a-secret"])

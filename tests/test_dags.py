@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_scnet.platform import TOKENS_PATH
+from airflow_provider_scnet.client.regions import TOKENS_PATH
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "example_dags").glob("*.py"))

@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from airflow_provider_scnet import __version__
-from airflow_provider_scnet.exceptions import (
+from airflow_provider_scnet.client.errors import (
     Nature,
     ScnetApiError,
     ScnetAuthError,
@@ -23,8 +23,8 @@ from airflow_provider_scnet.exceptions import (
     ScnetConnectionError,
     ScnetResponseError,
 )
+from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.hooks.scnet import ScnetHook
-from airflow_provider_scnet.job_counts import JobCounts
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
 
 COUNTS = {"running": 3, "queued": 5, "held": 0, "suspended": 0, "other": 1}

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_scnet import envelope
-from airflow_provider_scnet.exceptions import (
+from airflow_provider_scnet.client import envelope
+from airflow_provider_scnet.client.errors import (
     CODES,
     Nature,
     ScnetApiError,
@@ -18,7 +18,7 @@ from airflow_provider_scnet.exceptions import (
     ScnetResponseError,
     shown,
 )
-from airflow_provider_scnet.job_counts import REPORTED_NAMES, STATES, JobCounts
+from airflow_provider_scnet.client.job_counts import REPORTED_NAMES, STATES, JobCounts
 
 CHINESE = ("运行", "排队", "保留", "挂起", "其他")
 

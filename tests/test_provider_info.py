@@ -15,7 +15,8 @@ import jsonschema
 import pytest
 
 import airflow_provider_scnet
-from airflow_provider_scnet import connection, get_provider_info
+from airflow_provider_scnet import get_provider_info
+from airflow_provider_scnet.client import target
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
 
@@ -82,7 +83,7 @@ def test_airflow_lists_the_provider_and_its_hook(command: str):
 
 
 def test_the_form_offers_every_extra_with_a_label_and_a_help_text():
-    assert set(CONN_FIELDS) == set(connection.EXTRAS)
+    assert set(CONN_FIELDS) == set(target.EXTRAS)
     for field in CONN_FIELDS.values():
         assert field["label"]
         assert field["description"]
@@ -143,10 +144,10 @@ def test_airflow_masks_the_token_and_the_keys_by_the_names_of_its_fields():
         ("hooks.scnet", ["ScnetHook"]),
         ("sensors.scnet", ["ScnetJobStateSensor"]),
         ("triggers.scnet", ["ScnetJobStateTrigger"]),
-        ("job_counts", ["JobCounts"]),
-        ("condition", ["Condition", "ConditionError"]),
+        ("client.job_counts", ["JobCounts"]),
+        ("gate.condition", ["Condition", "ConditionError"]),
         (
-            "exceptions",
+            "client.errors",
             [
                 *("ScnetError", "ScnetConnectionError", "ScnetResponseError", "ScnetConfigError"),
                 *("ScnetApiError", "ScnetAuthError"),

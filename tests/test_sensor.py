@@ -21,9 +21,9 @@ from airflow.providers.common.compat.sdk import (
 )
 from airflow.triggers.base import TaskSuccessEvent
 
-from airflow_provider_scnet.account import Accounts
-from airflow_provider_scnet.condition import ConditionError
-from airflow_provider_scnet.exceptions import ScnetError
+from airflow_provider_scnet.client.errors import ScnetError
+from airflow_provider_scnet.gate.account import Accounts
+from airflow_provider_scnet.gate.condition import ConditionError
 from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
 from airflow_provider_scnet.triggers import scnet as triggers_scnet
@@ -110,7 +110,7 @@ def test_parsing_a_dag_brings_neither_the_hook_nor_requests_along():
         "import sys; import airflow_provider_scnet.sensors.scnet as s;"
         "s.ScnetJobStateSensor(task_id='g', condition='queued < 5');"
         "print([m for m in sys.modules if m.startswith('airflow_provider_scnet.') and 'hooks' in m],"
-        " 'airflow_provider_scnet.wire' in sys.modules)"
+        " 'airflow_provider_scnet.client.wire' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[] False"

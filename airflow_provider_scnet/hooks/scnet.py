@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_provider_scnet import credentials, envelope, wire
-from airflow_provider_scnet.connection import Target
-from airflow_provider_scnet.exceptions import (
+from airflow_provider_scnet.client import credentials, envelope, wire
+from airflow_provider_scnet.client.errors import (
     Nature,
     ScnetConfigError,
     ScnetConnectionError,
     ScnetError,
     shown,
 )
-from airflow_provider_scnet.job_counts import STATES, JobCounts
-from airflow_provider_scnet.look import Look
-from airflow_provider_scnet.masking import amask, mask
+from airflow_provider_scnet.client.job_counts import STATES, JobCounts
+from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.client.target import Target
+from airflow_provider_scnet.client.token_payload import local
+from airflow_provider_scnet.hooks.masking import amask, mask
 from airflow_provider_scnet.provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
-from airflow_provider_scnet.token import local
 
 if TYPE_CHECKING:
     import requests

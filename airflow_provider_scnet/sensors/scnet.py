@@ -21,8 +21,8 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
-from airflow_provider_scnet.condition import Condition
-from airflow_provider_scnet.gate import Gate, GateKeeper, Verdict, number_of_jobs, record
+from airflow_provider_scnet.gate.condition import Condition
+from airflow_provider_scnet.gate.decision import Gate, GateKeeper, Verdict, number_of_jobs, record
 
 # The hook and the trigger bring requests along, and Airflow's own triggers pydantic: they are imported where they
 # are needed, not wherever a DAG file is parsed.

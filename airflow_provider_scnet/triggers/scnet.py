@@ -10,8 +10,8 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
-from airflow_provider_scnet.account import Accounts
-from airflow_provider_scnet.gate import Gate, GateKeeper, Verdict, record
+from airflow_provider_scnet.gate.account import Accounts
+from airflow_provider_scnet.gate.decision import Gate, GateKeeper, Verdict, record
 
 #: Seconds before which no task is handed back to a worker: the scheduler may still see the worker's exit from
 #: the deferral, and take a task that is scheduled again by then for one that died.

@@ -8,7 +8,7 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
-from airflow_provider_scnet.exceptions import ScnetConfigError
+from airflow_provider_scnet.client.errors import ScnetConfigError
 
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 

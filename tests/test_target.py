@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_scnet.connection import Target
-from airflow_provider_scnet.exceptions import Nature, ScnetConfigError
+from airflow_provider_scnet.client.errors import Nature, ScnetConfigError
+from airflow_provider_scnet.client.target import Target
+from airflow_provider_scnet.client.token_payload import TokenPayload
 from airflow_provider_scnet.testing import make_token
-from airflow_provider_scnet.token import TokenPayload
 
 
 def fields(**given: object) -> SimpleNamespace:

@@ -17,7 +17,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator
 
-from airflow_provider_scnet.job_counts import STATES, JobCounts
+from airflow_provider_scnet.client.job_counts import STATES, JobCounts
 
 #: The names a condition may hold.
 NAMES = (*STATES, "total")

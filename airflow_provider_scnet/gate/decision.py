@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from airflow_provider_scnet.condition import Condition, ConditionError, views
-from airflow_provider_scnet.exceptions import Nature, ScnetError
-from airflow_provider_scnet.job_counts import JobCounts
-from airflow_provider_scnet.look import Look
+from airflow_provider_scnet.client.errors import Nature, ScnetError
+from airflow_provider_scnet.client.job_counts import JobCounts
+from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.gate.condition import Condition, ConditionError, views
 
 #: Seconds after which a gate that sees nothing new says again why it waits.
 REPEAT_AFTER = 600.0

@@ -7,9 +7,9 @@ import dataclasses
 import time
 from datetime import datetime, timezone
 
-from airflow_provider_scnet.exceptions import Nature, ScnetError
-from airflow_provider_scnet.job_counts import JobCounts
-from airflow_provider_scnet.token import local
+from airflow_provider_scnet.client.errors import Nature, ScnetError
+from airflow_provider_scnet.client.job_counts import JobCounts
+from airflow_provider_scnet.client.token_payload import local
 
 
 @dataclasses.dataclass(frozen=True)

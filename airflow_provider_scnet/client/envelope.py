@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from airflow_provider_scnet.exceptions import CODES, Nature, ScnetError, ScnetResponseError, api_error, shown
+from airflow_provider_scnet.client.errors import CODES, Nature, ScnetError, ScnetResponseError, api_error, shown
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one triggerer knows of its accounts: the last look at each, and the claims of gates that passed."""
+"""What one triggerer knows of its accounts: the last look at each, and who waits."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import time
 from collections.abc import Iterator
 from typing import ClassVar
 
-from airflow_provider_scnet.connection import Target
-from airflow_provider_scnet.exceptions import ScnetConnectionError, ScnetError
+from airflow_provider_scnet.client.errors import ScnetConnectionError, ScnetError
+from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.client.target import Target
+from airflow_provider_scnet.gate.claims import FORGET_AFTER, Claims
 from airflow_provider_scnet.hooks.scnet import ScnetHook
-from airflow_provider_scnet.look import Look
 
 #: Seconds between two looks at the least, whatever interval a gate asks for.
 SHORTEST_INTERVAL = 0.1
-#: Seconds after which what nobody watches is forgotten.
-FORGET_AFTER = 3600.0
 #: Seconds that Airflow may take to hand a connection out.
 LONGEST_READ = 30.0
 #: Seconds after which a gate that has just arrived no longer trusts a failure that would fail it: somebody may
@@ -130,42 +129,6 @@ def _unread(scnet_conn_id: str) -> ScnetError:
     error = ScnetConnectionError(f"Airflow did not hand it out within {LONGEST_READ:.0f} s")
     error.where = f"connection '{scnet_conn_id}'"
     return error
-
-
-class Claims:
-    """
-    The jobs that gates which passed are about to submit, for one account.
-
-    A claim counts on every look that was made before it expired. It expires by time alone and is never renewed:
-    by then the cluster's own count has taken its place. It lives in this process's memory only.
-    """
-
-    def __init__(self) -> None:
-        self._claims: list[tuple[float, int]] = []
-
-    def add(self, jobs: int, ttl: float) -> None:
-        """
-        Claim room.
-
-        :param jobs: how many jobs will be submitted
-        :param ttl: seconds from now for which they are counted on top of what the cluster reports
-        """
-        now = time.monotonic()
-        self._claims = [claim for claim in self._claims if claim[0] > now - FORGET_AFTER]
-        if jobs > 0:
-            self._claims.append((now + ttl, jobs))
-
-    def live(self, at: float) -> int:
-        """
-        Return the jobs to be counted on top of a look.
-
-        :param at: when the look was made, by :func:`time.monotonic`
-        """
-        return sum(jobs for expires, jobs in self._claims if expires > at)
-
-    def end(self) -> float:
-        """Return the seconds until the last claim has expired."""
-        return max(0.0, max((expires for expires, _ in self._claims), default=0.0) - time.monotonic())
 
 
 class Watch:

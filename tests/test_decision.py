@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_scnet.condition import ConditionError
-from airflow_provider_scnet.exceptions import Nature, ScnetConnectionError, ScnetError
-from airflow_provider_scnet.gate import REPEAT_AFTER, Gate, GateKeeper, Verdict, number_of_jobs
-from airflow_provider_scnet.job_counts import JobCounts
-from airflow_provider_scnet.look import Look
+from airflow_provider_scnet.client.errors import Nature, ScnetConnectionError, ScnetError
+from airflow_provider_scnet.client.job_counts import JobCounts
+from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.gate.condition import ConditionError
+from airflow_provider_scnet.gate.decision import REPEAT_AFTER, Gate, GateKeeper, Verdict, number_of_jobs
 
 log = logging.getLogger("gate")
 

@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 
-from airflow_provider_scnet import envelope, wire
-from airflow_provider_scnet.connection import Target
-from airflow_provider_scnet.exceptions import Nature, ScnetApiError, ScnetConnectionError, ScnetError
-from airflow_provider_scnet.platform import REGION_PATH, TOKENS_PATH, AccessKeys, Region, token_of
-from airflow_provider_scnet.token import TokenPayload
+from airflow_provider_scnet.client import envelope, wire
+from airflow_provider_scnet.client.errors import Nature, ScnetApiError, ScnetConnectionError, ScnetError
+from airflow_provider_scnet.client.regions import REGION_PATH, TOKENS_PATH, AccessKeys, Region, token_of
+from airflow_provider_scnet.client.target import Target
+from airflow_provider_scnet.client.token_payload import TokenPayload
 
 #: Seconds before its end at which a token is renewed; a tenth of its lifetime where that is less.
 MARGIN = 60.0

@@ -22,9 +22,8 @@ from urllib3.exceptions import InvalidHeader
 from urllib3.util.retry import Retry
 
 from airflow_provider_scnet import __version__
-from airflow_provider_scnet.connection import Target
-from airflow_provider_scnet.envelope import Answer
-from airflow_provider_scnet.exceptions import (
+from airflow_provider_scnet.client.envelope import Answer
+from airflow_provider_scnet.client.errors import (
     Nature,
     ScnetConfigError,
     ScnetConnectionError,
@@ -32,6 +31,7 @@ from airflow_provider_scnet.exceptions import (
     ScnetResponseError,
     shown,
 )
+from airflow_provider_scnet.client.target import Target
 
 #: The largest body that is read, in bytes after decompression.
 LARGEST_BODY = 1024 * 1024

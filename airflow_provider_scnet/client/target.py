@@ -11,10 +11,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
 
-from airflow_provider_scnet.address import base_url
-from airflow_provider_scnet.exceptions import Nature, ScnetConfigError
-from airflow_provider_scnet.platform import NO_REGION, PLATFORM, PORTAL, AccessKeys
-from airflow_provider_scnet.token import TokenPayload, local
+from airflow_provider_scnet.client.address import base_url
+from airflow_provider_scnet.client.errors import Nature, ScnetConfigError
+from airflow_provider_scnet.client.regions import NO_REGION, PLATFORM, PORTAL, AccessKeys
+from airflow_provider_scnet.client.token_payload import TokenPayload, local
 
 #: The extras a connection may have.
 EXTRAS = (
@@ -45,7 +45,7 @@ class Target:
     Whom to ask and about whom; plain values that may be handed to a thread.
 
     With access keys the token, and what the connection leaves open of endpoint and user, are empty until
-    :mod:`~airflow_provider_scnet.credentials` has filled them in.
+    :mod:`~airflow_provider_scnet.client.credentials` has filled them in.
 
     :param conn_id: the connection's id
     :param endpoint: scheme, host, port and path, without the trailing ``/hpc``

@@ -7,8 +7,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from airflow_provider_scnet import envelope
-from airflow_provider_scnet.exceptions import ScnetResponseError, shown
+from airflow_provider_scnet.client import envelope
+from airflow_provider_scnet.client.errors import ScnetResponseError, shown
 
 #: The states a job can be counted in, in the field's terms.
 STATES = ("running", "queued", "held", "suspended", "other")

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from airflow_provider_scnet.address import base_url
-from airflow_provider_scnet.exceptions import ScnetConfigError, ScnetResponseError, shown
+from airflow_provider_scnet.client.address import base_url
+from airflow_provider_scnet.client.errors import ScnetConfigError, ScnetResponseError, shown
 
 #: Where tokens are issued, and where regions are described, unless the connection says otherwise.
 PLATFORM = "https://api.scnet.cn"
