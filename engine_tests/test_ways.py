@@ -27,6 +27,9 @@ ROWS: dict[str, tuple[str, str]] = {
     "pool": ("pool='few'", STARTS_ON_WORKER),
     "limited": ("max_active_tis_per_dag=4", STARTS_ON_WORKER),
     "limited_in_a_run": ("max_active_tis_per_dagrun=4", STARTS_ON_WORKER),
+    "hurried": ("execution_timeout=timedelta(seconds=60)", STARTS_ON_WORKER),
+    "unhurried": ("execution_timeout=timedelta(seconds=600)", NO_WORKER),
+    "own_field": ("sensor=WithAField, message='m'", NO_WORKER),
     "pre_execute": ("pre_execute=lambda context: None", STARTS_ON_WORKER),
     "prepared": ("sensor=Prepared", STARTS_ON_WORKER),
     "use_worker": ("use_worker=True", WORKER),
@@ -46,6 +49,7 @@ GATES = "".join(
 
 DAGS = {
     "ways": f"""
+from datetime import timedelta
 try:
     from airflow.sdk import Asset
 except ImportError:
@@ -55,6 +59,13 @@ ASSET = Asset("scnet://room")
 class Prepared(ScnetJobStateSensor):
     def pre_execute(self, context):
         print("prepared")
+
+class WithAField(ScnetJobStateSensor):
+    template_fields = (*ScnetJobStateSensor.template_fields, "message")
+
+    def __init__(self, *, message, **kwargs):
+        super().__init__(**kwargs)
+        self.message = message
 
 class Followed(ScnetJobStateSensor):
     def post_execute(self, context, result=None):
@@ -93,6 +104,11 @@ with new("ways") as dag:
             gate("never_worker", fail_when="running == 77", never_fail=True, use_worker=True)
             gate("never_poke", fail_when="running == 77", never_fail=True, deferrable=False)
     """,
+    "hurried": """
+        with new("hurried") as dag:
+            from datetime import timedelta
+            gate("waits", condition="running == 78", timeout=20, retries=0, execution_timeout=timedelta(seconds=6))
+    """,
     "retried": """
         with new("retried") as dag:
             from datetime import timedelta
@@ -106,15 +122,16 @@ with new("ways") as dag:
                 gate(f"gate_{number}", pool="few", submits=0)
     """,
     "large": """
-        with new("large") as dag:
-            try:
-                from airflow.providers.standard.operators.empty import EmptyOperator
-            except ImportError:
-                from airflow.operators.empty import EmptyOperator
-            for number in range(99):
-                EmptyOperator(task_id=f"empty_{number}")
-            gate("hundredth", submits=0)
-            gate("next", submits=0)
+        try:
+            from airflow.providers.standard.operators.empty import EmptyOperator
+        except ImportError:
+            from airflow.operators.empty import EmptyOperator
+        for tasks in (100, 101):
+            with new(f"tasks_{tasks}"):
+                for number in range(tasks - 2):
+                    EmptyOperator(task_id=f"empty_{number}")
+                gate(f"gate_1_of_{tasks}", submits=0)
+                gate(f"gate_2_of_{tasks}", submits=0)
     """,
     "on_worker": """
         with new("on_worker") as dag:
@@ -182,12 +199,13 @@ def test_a_gate_in_a_mapped_group_needs_no_worker(ways: Engine, map_index: int):
     assert worked(ways, "group.inner", map_index) is not IS_3_3
 
 
-def test_a_gate_beyond_the_hundredth_task_of_a_dag_starts_on_a_worker(engine: Engine):
-    engine.trigger_dag("large")
-    engine.wait_until(lambda: ended(engine, "large"), 120, "the end of all tasks")
-    assert set(engine.task_states("large").values()) == {"success"}
-    assert worked(engine, "hundredth") is not IS_3_3
-    assert worked(engine, "next")
+def test_gates_of_a_dag_with_more_than_a_hundred_tasks_start_on_workers(engine: Engine):
+    for tasks in (100, 101):
+        engine.trigger_dag(f"tasks_{tasks}")
+        engine.wait_until(lambda tasks=tasks: ended(engine, f"tasks_{tasks}"), 120, "the end of all tasks")
+        assert set(engine.task_states(f"tasks_{tasks}").values()) == {"success"}
+        for number in (1, 2):
+            assert worked(engine, f"gate_{number}_of_{tasks}") is (tasks > 100 or not IS_3_3)
 
 
 def test_gates_hold_no_more_slots_of_their_pool_than_there_are(engine: Engine, pool: int, scnet: ScnetSimulator):
@@ -257,6 +275,16 @@ def test_what_fails_for_good_is_not_retried_and_soft_fail_skips(engine: Engine, 
     assert set(tries.values()) == {1}
     assert "fail_when running == 77 holds (running 77)" in engine.log_of("failing", "for_good")
     assert "last seen: running" in engine.log_of("failing", "too_long")
+
+
+def test_an_execution_timeout_is_no_timeout_of_the_gates(engine: Engine, scnet: ScnetSimulator):
+    engine.trigger_dag("hurried")
+    engine.wait_until(lambda: ended(engine, "hurried"), 120, "the end of the gate's time")
+    said = engine.log_of("hurried", "waits")
+    if AIRFLOW >= (3, 0):
+        assert "the gate's timeout of 20 s is over; last seen: running 0" in said
+    else:
+        assert "the task's execution_timeout of 6 s is over, before the gate's own timeout of 20 s" in said
 
 
 def test_a_try_that_fails_is_retried_and_passes_when_the_cause_is_gone(engine: Engine, scnet: ScnetSimulator):

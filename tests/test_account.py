@@ -141,7 +141,7 @@ def test_claims_of_one_user_do_not_close_the_gates_of_another(scnet: ScnetSimula
 
     async def scenario() -> None:
         await first_event(trigger(submits=5))
-        accounts = Accounts.here()
+        accounts = Accounts.here(ScnetHook)
         assert accounts.claims((scnet.url, "alice")).live(time.monotonic()) == 5
         assert accounts.claims((scnet.url, "bob")).live(time.monotonic()) == 0
 
@@ -155,7 +155,7 @@ def test_gates_that_name_the_same_user_in_different_ways_share_one_request(scnet
         interval = 60
         tasks = start([trigger(user_name=name, poke_interval=interval) for name in (None, "alice", None, "alice")])
         await requests(scnet, 1)
-        accounts = Accounts.here()
+        accounts = Accounts.here(ScnetHook)
         looks = [await accounts.look("scnet_default", name, interval) for name in (None, "alice")]
         assert looks[0] is looks[1]
         assert len(scnet.requests) == 1
@@ -295,7 +295,40 @@ def test_a_gate_that_arrives_later_does_not_fail_on_an_old_failure(scnet, monkey
     asyncio.run(scenario())
 
 
-def test_a_connection_that_is_never_handed_out_holds_up_one_look_only(scnet, monkeypatch: pytest.MonkeyPatch):
+def test_a_reading_of_the_connection_that_takes_too_long_is_met_again_and_never_cancelled(
+    scnet, monkeypatch: pytest.MonkeyPatch
+):
+    """A request to Airflow's supervisor that is cancelled ends the trigger runner of 3.1.8."""
+    monkeypatch.setattr(account, "LONGEST_READ", 0.1)
+    resolve = ScnetHook.aresolve
+    reads, handed_out = [], asyncio.Event()
+
+    async def slow(hook: ScnetHook, user_name: str | None = None) -> Any:
+        reads.append("asked")
+        try:
+            await handed_out.wait()
+        except asyncio.CancelledError:
+            reads.append("cancelled")
+            raise
+        return await resolve(hook, user_name)
+
+    monkeypatch.setattr(ScnetHook, "aresolve", slow)
+
+    async def scenario() -> None:
+        accounts = Accounts.here(ScnetHook)
+        tasks = start([trigger(submits=0) for _ in range(3)])
+        look = await accounts.look("scnet_default", None, 0.0)
+        assert "did not hand it out" in str(look.error)
+        await end(tasks[:1])
+        handed_out.set()
+        for event in await asyncio.gather(*tasks[1:]):
+            assert event.payload["verdict"] == "open"
+
+    asyncio.run(scenario())
+    assert reads == ["asked"]
+
+
+def test_a_connection_that_is_never_handed_out_holds_up_two_looks_only(scnet, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(account, "LONGEST_READ", 0.05)
     resolve = ScnetHook.aresolve
     reads = []
@@ -313,6 +346,24 @@ def test_a_connection_that_is_never_handed_out_holds_up_one_look_only(scnet, mon
             assert event.payload["verdict"] == "open"
 
     asyncio.run(scenario())
+    assert len(reads) == 2
+
+
+def test_a_watch_whose_task_was_ended_from_outside_is_started_again_and_says_so(
+    scnet: ScnetSimulator, said: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(account, "RESTART_AFTER", INTERVAL)
+    scnet.set_counts("alice", queued=9)
+
+    async def scenario() -> None:
+        tasks = start([trigger(submits=0) for _ in range(3)])
+        await requests(scnet, 2)
+        Accounts.here(ScnetHook).watch("scnet_default", None)._looking.cancel()
+        scnet.set_counts("alice", queued=0)
+        await asyncio.gather(*tasks)
+
+    asyncio.run(scenario())
+    assert sum("ended from outside, and started again" in message for message in said.messages) == 3
 
 
 def test_the_gate_that_was_looking_may_be_cancelled(scnet: ScnetSimulator):
@@ -348,7 +399,7 @@ def test_gates_that_are_cancelled_leave_no_claim(scnet: ScnetSimulator):
         tasks = start([trigger() for _ in range(GATES)])
         await requests(scnet, 2)
         await end(tasks)
-        assert Accounts.here().claims((scnet.url, "alice")).live(0.0) == 0
+        assert Accounts.here(ScnetHook).claims((scnet.url, "alice")).live(0.0) == 0
 
     asyncio.run(scenario())
 
@@ -423,7 +474,7 @@ def test_retry_after_lengthens_the_pause_for_all_gates(scnet: ScnetSimulator):
     scnet.order(Fault(status=429, body="", headers={"Retry-After": "3600"}))
 
     async def scenario() -> None:
-        accounts = Accounts.here()
+        accounts = Accounts.here(ScnetHook)
         tasks = start([trigger() for _ in range(GATES)])
         await requests(scnet, 1)
         watch = accounts.watch("scnet_default", None)
@@ -468,7 +519,7 @@ def test_an_event_loop_does_not_meet_what_another_one_left(scnet: ScnetSimulator
 def test_accounts_that_nobody_watches_are_forgotten(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch):
     async def scenario() -> None:
         await first_event(trigger(claim_ttl=0.001))
-        accounts = Accounts.here()
+        accounts = Accounts.here(ScnetHook)
         monkeypatch.setattr(account, "FORGET_AFTER", 0.0)
         await asyncio.sleep(2 * INTERVAL)
         accounts.watch("another", None)

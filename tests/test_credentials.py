@@ -513,7 +513,7 @@ def test_two_hundred_gates_whose_token_ends_between_two_looks_renew_it_once(scne
         assert {event.payload["verdict"] for event in events} == {"open"}
         assert len(scnet.token_requests) == 2
         # Claims and looks belong to the account that the region named.
-        assert list(Accounts.here()._claims) == [(scnet.url, "alice")]
+        assert list(Accounts.here(ScnetHook)._claims) == [(scnet.url, "alice")]
 
     asyncio.run(scenario())
 

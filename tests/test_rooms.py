@@ -57,7 +57,7 @@ def test_the_client_imports_nothing_of_airflow():
         assert not [name for name in imports(path) if name.split(".")[0] == "airflow"], path
 
 
-@pytest.mark.parametrize(("room", "foreign"), [("client", "airflow")])
+@pytest.mark.parametrize(("room", "foreign"), [("client", "airflow"), ("gate", "requests")])
 def test_what_a_room_must_not_know_is_not_loaded_with_it_either(room, foreign):
     names = [f"{PACKAGE.name}.{room}.{path.stem}" for path in modules(room) if path.stem != "__init__"]
     code = f"import sys, {', '.join(names)}; sys.exit({foreign!r} in sys.modules)"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import datetime, timedelta, timezone
 from typing import Any
 from unittest import mock
@@ -18,12 +19,14 @@ from airflow.providers.common.compat.sdk import (
     AirflowSkipException,
     BaseOperator,
     TaskDeferred,
+    XComArg,
 )
 from airflow.triggers.base import TaskSuccessEvent
 
 from airflow_provider_scnet.client.errors import ScnetError
 from airflow_provider_scnet.gate.account import Accounts
 from airflow_provider_scnet.gate.condition import ConditionError
+from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
 from airflow_provider_scnet.triggers import scnet as triggers_scnet
@@ -219,13 +222,13 @@ def test_a_gate_that_times_out_says_what_it_saw_last(scnet: ScnetSimulator):
     async def scenario() -> Any:
         waiting = asyncio.ensure_future(first_event(trigger))
         await asyncio.to_thread(scnet.wait_for_requests, 2)
-        (seat,) = Accounts.here().watch("scnet_default", None)._seats
+        (seat,) = Accounts.here(ScnetHook).watch("scnet_default", None)._seats
         seat.time_is_up()
         return await waiting
 
     assert asyncio.run(scenario()).payload == {
         "verdict": "timeout",
-        "message": "the gate's timeout is over; last seen: running 0, queued 9: waiting, needs queued < 5",
+        "message": "last seen: running 0, queued 9: waiting, needs queued < 5",
     }
 
 
@@ -374,17 +377,177 @@ def test_a_gate_starts_on_a_worker_where_triggerers_have_queues(monkeypatch: pyt
     assert gate().start_from_trigger is False
 
 
-def test_a_gate_whose_output_is_used_starts_on_a_worker():
+@pytest.mark.parametrize("result", [lambda sensor: sensor.output, XComArg], ids=["output", "XComArg"])
+def test_a_gate_whose_output_is_used_starts_and_ends_on_a_worker(result):
     with dag():
         sensor = gate(task_id="used")
-        Uses(task_id="user", value=sensor.output)
+        assert sensor.start_from_trigger is IS_3_3
+        argument = result(sensor)
+        # To read the attribute changes nothing: only its use does.
+        assert sensor.start_from_trigger is IS_3_3
+        Uses(task_id="user", value=argument)
     assert sensor.start_from_trigger is False
+    assert end_task(sensor) is False
 
 
-def test_a_gate_in_a_large_dag_starts_on_a_worker():
+def test_all_gates_of_a_large_dag_start_on_workers():
     with dag():
-        gates = [gate(task_id=f"gate_{n}") for n in range(102)]
-    assert [each.start_from_trigger for each in gates] == [IS_3_3] * 100 + [False] * 2
+        gates = [gate(task_id=f"gate_{n}") for n in range(100)]
+    assert [each.start_from_trigger for each in gates] == [IS_3_3] * 100
+    with dag():
+        gates = [gate(task_id=f"gate_{n}") for n in range(101)]
+    assert not any(each.start_from_trigger for each in gates)
+
+
+class WithAFieldOfItsOwn(ScnetJobStateSensor):
+    """As everybody writes a subclass: what is its own comes after what it inherits."""
+
+    template_fields = (*ScnetJobStateSensor.template_fields, "message")
+
+    def __init__(self, *, message: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.message = message
+
+
+@pytest.mark.parametrize("message", ["plain", "{{ ds }}"])
+def test_a_subclass_may_have_a_template_field_of_its_own(message):
+    sensor = WithAFieldOfItsOwn(task_id="gate", condition="queued < 5", message=message)
+    assert sensor.start_from_trigger is (IS_3_3 and message == "plain")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("on_success_callback", print),
+        ("on_execute_callback", print),
+        ("pool", "scarce"),
+        ("max_active_tis_per_dag", 2),
+        ("execution_timeout", timedelta(seconds=1)),
+        ("outlets", ["asset"]),
+    ],
+)
+def test_what_a_policy_of_the_installation_changes_later_is_heeded(name, value):
+    sensor = gate()
+    assert sensor.start_from_trigger is IS_3_3
+    setattr(sensor, name, value)
+    assert sensor.start_from_trigger is False
+    assert sensor.start_trigger_args is None
+
+
+def test_a_timeout_that_a_policy_sets_is_the_one_that_counts():
+    sensor = gate()
+    sensor.timeout = 7
+    assert deferred(sensor)[1].timeout == timedelta(seconds=7)
+    if IS_3_3:
+        assert sensor.start_trigger_args.timeout == timedelta(seconds=7)
+
+
+def test_a_mapped_gate_starts_on_a_worker():
+    assert ScnetJobStateSensor.start_from_trigger is False
+    assert ScnetJobStateSensor.start_trigger_args is None
+    with dag():
+        mapped = ScnetJobStateSensor.partial(task_id="mapped").expand(condition=["queued < 5"])
+    assert mapped.start_from_trigger is False
+    assert mapped.start_trigger_args is None
+
+
+def test_the_serialised_dag_says_how_a_gate_starts():
+    with dag() as made:
+        gate(task_id="gate")
+        gate(task_id="worker", use_worker=True)
+        WithAFieldOfItsOwn(task_id="own", condition="queued < 5", message="m")
+        ScnetJobStateSensor.partial(task_id="mapped").expand(condition=["queued < 5"])
+    read = round_trip(made)
+    starts = {task_id: bool(task.start_from_trigger) for task_id, task in read.task_dict.items()}
+    assert starts == {"gate": IS_3_3, "worker": False, "own": IS_3_3, "mapped": False}
+
+
+def round_trip(made: DAG) -> Any:
+    """Serialise a DAG and read it again, as Airflow keeps it."""
+    try:
+        from airflow.serialization.serialized_objects import DagSerialization as Serialized
+    except ImportError:
+        from airflow.serialization.serialized_objects import SerializedDAG as Serialized
+    return Serialized.from_dict(json.loads(json.dumps(Serialized.to_dict(made))))
+
+
+# execution_timeout is no timeout of the gate's
+
+
+def test_an_execution_timeout_does_not_cut_a_wait_short_where_airflow_can_be_kept_from_it():
+    sensor = gate(timeout=600, execution_timeout=timedelta(seconds=60))
+    assert sensor.start_from_trigger is False
+    assert gate(timeout=600, execution_timeout=timedelta(seconds=600)).start_from_trigger is IS_3_3
+    assert deferred(sensor)[1].timeout == timedelta(seconds=600)
+
+
+IS_2 = airflow.__version__.startswith("2.")
+
+
+def test_where_airflow_2_cuts_it_short_the_message_names_the_true_limit_and_retries_apply():
+    sensor = gate(timeout=600, execution_timeout=timedelta(seconds=60))
+    with pytest.raises(AirflowException) as caught:
+        sensor.resume_execution("__fail__", {"error": "Trigger timeout"}, context())
+    assert isinstance(caught.value, AirflowSensorTimeout) is not IS_2
+    named = (
+        "execution_timeout of 60 s is over, before the gate's own timeout of 600 s" if IS_2 else "timeout of 600 s"
+    )
+    assert named in str(caught.value)
+    # What the trigger notices first is the same limit.
+    assert deferred(sensor)[0].timeout == (60 if IS_2 else 600)
+    with pytest.raises(AirflowException) as caught:
+        sensor.execute_complete(context(), {"verdict": "timeout", "message": "last seen: running 1"})
+    assert isinstance(caught.value, AirflowSensorTimeout) is not IS_2
+    assert named in str(caught.value)
+    assert str(caught.value).endswith("; last seen: running 1")
+
+
+def test_on_a_worker_the_log_names_the_execution_timeout(scnet: ScnetSimulator, said):
+    from airflow.providers.common.compat.sdk import AirflowTaskTimeout
+
+    sensor = gate(execution_timeout=timedelta(seconds=60), timeout=600)
+    with (
+        mock.patch.object(sensor, "poke", side_effect=AirflowTaskTimeout("Timeout")),
+        pytest.raises(AirflowTaskTimeout),
+    ):
+        run_poking(sensor)
+    assert "execution_timeout of 60 s is over, before the gate's own timeout of 600 s" in said.text
+
+
+# A restarted triggerer, and silent_fail
+
+
+def waited(trigger: Any, seconds: float) -> Any:
+    """A trigger as a restarted triggerer gets it: of its time, so much is over."""
+    trigger.timeout_after = datetime.now(timezone.utc) + timedelta(seconds=trigger.timeout - seconds)
+    return trigger
+
+
+@pytest.mark.parametrize("fault", [Fault(status=404, body=""), Fault(body="<html>")], ids=["404", "html"])
+def test_a_gate_that_has_waited_for_long_is_no_newcomer_after_a_restart(scnet: ScnetSimulator, fault):
+    scnet.order(fault, times=2)
+    trigger = waited(deferred(gate(timeout=7200))[0], 3600)
+    assert asyncio.run(first_event(trigger)).payload["verdict"] == "open"
+
+
+def test_a_gate_that_has_just_begun_fails_at_what_is_unclear(scnet: ScnetSimulator):
+    scnet.order(Fault(status=404, body=""), times=2)
+    trigger = waited(deferred(gate(timeout=7200))[0], 1)
+    assert asyncio.run(first_event(trigger)).payload["verdict"] == "retry"
+
+
+@pytest.mark.parametrize("run", MODES.values(), ids=MODES)
+def test_with_silent_fail_a_gate_waits_on_where_the_try_would_fail(scnet: ScnetSimulator, run):
+    scnet.order(Fault(status=404, body=""))
+    scnet.order(Fault.api("10008", "auth_fail"))
+    assert run(gate(silent_fail=True))["counts"]["queued"] == 0
+
+
+@pytest.mark.parametrize("run", MODES.values(), ids=MODES)
+def test_silent_fail_does_not_wait_for_what_no_waiting_would_mend(scnet: ScnetSimulator, run):
+    scnet.order(Fault.api("10007", "frozen"))
+    with pytest.raises(AirflowFailException):
+        run(gate(silent_fail=True))
 
 
 class Uses(BaseOperator):

@@ -6,15 +6,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import dataclasses
 import time
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, ClassVar, Protocol
 
 from airflow_provider_scnet.client.errors import ScnetConnectionError, ScnetError
 from airflow_provider_scnet.client.look import Look
 from airflow_provider_scnet.client.target import Target
 from airflow_provider_scnet.gate.claims import FORGET_AFTER, Claims
-from airflow_provider_scnet.hooks.scnet import ScnetHook
 
 #: Seconds between two looks at the least, whatever interval a gate asks for.
 SHORTEST_INTERVAL = 0.1
@@ -23,6 +23,22 @@ LONGEST_READ = 30.0
 #: Seconds after which a gate that has just arrived no longer trusts a failure that would fail it: somebody may
 #: have mended the account, and cleared the gate.
 MENDED_AFTER = 5.0
+#: Seconds after which a watch that was ended from outside is started again. Not at once: a loop that ends cancels
+#: all that is on it, and has ended by then.
+RESTART_AFTER = 1.0
+
+
+class Source(Protocol):
+    """How one asks SCnet through a connection."""
+
+    def aresolve(self, user_name: str | None = None) -> Coroutine[Any, Any, Target]:
+        """Read the connection."""
+
+    async def acomplete(self, target: Target) -> Target:
+        """Obtain what the connection leaves to SCnet's platform."""
+
+    async def alook(self, target: Target) -> Look:
+        """Look once; an error is part of what is seen."""
 
 
 class Accounts:
@@ -31,23 +47,31 @@ class Accounts:
 
     However many gates watch an account through a connection, one request an interval is made for all of them,
     and room is given out once. Nothing is shared with another triggerer: each looks and admits for itself.
+
+    :param source: returns how one asks through a connection, by the connection's id
     """
 
     # Tasks and locks of asyncio belong to one loop: a second asyncio.run must not meet those of the first.
     _by_loop: ClassVar[dict[asyncio.AbstractEventLoop, Accounts]] = {}
 
-    def __init__(self) -> None:
+    def __init__(self, source: Callable[[str], Source]) -> None:
+        self._source = source
+        self._readings: dict[tuple[str, str | None], _Reading] = {}
         self._watches: dict[tuple[str, str | None], Watch] = {}
         self._shared: dict[tuple[str, ...], _SharedLook] = {}
         self._claims: dict[tuple[str, str], Claims] = {}
 
     @classmethod
-    def here(cls) -> Accounts:
-        """Return the accounts of the running event loop."""
+    def here(cls, source: Callable[[str], Source]) -> Accounts:
+        """
+        Return the accounts of the running event loop.
+
+        :param source: returns how one asks through a connection, by the connection's id
+        """
         loop = asyncio.get_running_loop()
         if loop not in cls._by_loop:
             cls._by_loop = {known: accounts for known, accounts in cls._by_loop.items() if not known.is_closed()}
-            cls._by_loop[loop] = cls()
+            cls._by_loop[loop] = cls(source)
         return cls._by_loop[loop]
 
     def watch(self, scnet_conn_id: str, user_name: str | None) -> Watch:
@@ -79,13 +103,11 @@ class Accounts:
         :param max_age: seconds
         :param newcomers: whether gates are among those who ask that have not seen any look yet
         """
-        hook = ScnetHook(scnet_conn_id)
+        source = self._source(scnet_conn_id)
         try:
-            target = await asyncio.wait_for(hook.aresolve(user_name), LONGEST_READ)
+            target = await self._read(source, scnet_conn_id, user_name)
             # First, because only the region may know the account's endpoint and user.
-            target = await hook.acomplete(target)
-        except asyncio.TimeoutError:
-            return Look(error=_unread(scnet_conn_id))
+            target = await source.acomplete(target)
         except ScnetError as error:
             return Look(error=error)
         # Gates that name the same user in different ways (or not at all) meet here.
@@ -93,9 +115,27 @@ class Accounts:
         async with shared.lock:
             # Another token deserves another look: the last answer may have been about the old one.
             if shared.look is None or shared.target != target or shared.is_too_old(max_age, newcomers):
-                shared.look = await hook.alook(target)
+                shared.look = await source.alook(target)
                 shared.target = target
             return shared.look
+
+    async def _read(self, source: Source, scnet_conn_id: str, user_name: str | None) -> Target:
+        """
+        Read the connection, for as long as it is worth waiting for.
+
+        A reading that takes longer is never cancelled: to give up what Airflow's supervisor is about to answer
+        ends the whole triggerer of some versions. It is met again at the next look, and then left alone.
+        """
+        name, now = (scnet_conn_id, user_name), time.monotonic()
+        reading = self._readings.get(name)
+        if reading is None or now - reading.since >= 2 * LONGEST_READ:
+            reading = self._readings[name] = _Reading(source.aresolve(user_name), now)
+        await asyncio.wait([reading.task], timeout=LONGEST_READ)
+        if not reading.task.done():
+            raise _unread(scnet_conn_id)
+        # The next look reads anew.
+        self._readings.pop(name, None)
+        return reading.task.result()
 
     def _forget(self) -> None:
         now = time.monotonic()
@@ -107,6 +147,25 @@ class Accounts:
         }
         # A look is never kept for longer, so nothing weighs a claim that expired so long ago.
         self._claims = {k: claims for k, claims in self._claims.items() if claims.live(now - FORGET_AFTER)}
+
+
+class _Reading:
+    """A connection that Airflow is about to hand out."""
+
+    # What nobody waits for any longer must not be collected before its end.
+    _all: ClassVar[set[asyncio.Task[Target]]] = set()
+
+    def __init__(self, target: Coroutine[Any, Any, Target], now: float) -> None:
+        self.task = asyncio.ensure_future(target)
+        self.since = now
+        self._all.add(self.task)
+        self.task.add_done_callback(self._end)
+
+    @classmethod
+    def _end(cls, task: asyncio.Task[Target]) -> None:
+        cls._all.discard(task)
+        # An error that nobody asks for any longer is no news.
+        _ = task.cancelled() or task.exception()
 
 
 class _SharedLook:
@@ -147,6 +206,7 @@ class Watch:
         self._seats: dict[Seat, None] = {}
         self._news = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
+        self._note = ""
         self.last: Look | None = None
 
     @contextlib.contextmanager
@@ -176,6 +236,17 @@ class Watch:
         if self._looking is None or self._looking.done():
             # An empty context: the task must not log in the name of the gate that happened to start it.
             self._looking = contextvars.Context().run(asyncio.ensure_future, self._keep_looking())
+            self._looking.add_done_callback(self._ended)
+
+    def _ended(self, looking: asyncio.Task[None]) -> None:
+        if self._seats:
+            # By itself it ends with the last gate, so somebody cancelled it.
+            looking.get_loop().call_later(RESTART_AFTER, self._start_again)
+
+    def _start_again(self) -> None:
+        if self._seats:
+            self._note = "what looks for all gates of this connection was ended from outside, and started again"
+            self.wake()
 
     def forgettable(self, now: float) -> bool:
         """
@@ -195,6 +266,9 @@ class Watch:
                     await asyncio.wait_for(self._news.wait(), delay)
                 continue
             self.last = await self._look(interval)
+            if self._note:
+                self.last = dataclasses.replace(self.last, notes=(*self.last.notes, self._note))
+                self._note = ""
             for seat in list(self._seats):
                 if seat.seen is not self.last:
                     seat.hand(self.last)

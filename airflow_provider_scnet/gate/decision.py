@@ -30,12 +30,13 @@ class Log(Protocol):
 
 
 class Verdict(str, enum.Enum):
-    """What becomes of a gate after a look."""
+    """What becomes of a gate."""
 
     OPEN = "open"
     WAIT = "wait"
     RETRY = "retry"  #: the try fails; Airflow's ``retries`` apply
     FAIL = "fail"  #: fails for good
+    TIMEOUT = "timeout"  #: its time is up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +171,7 @@ class GateKeeper:
     :param gate: what the author asked
     :param log: the task's own logger
     :param answered: whether an earlier process of the same wait had a good answer
+    :param silent_fail: whether to wait on, too, where the try would fail: Airflow's parameter for sensors
     :param wait_for: seconds after which the gate's time is up; None where that is not known, or was said already
     :param clock: seconds that never jump
     """
@@ -180,12 +182,14 @@ class GateKeeper:
         log: Log,
         *,
         answered: bool = False,
+        silent_fail: bool = False,
         wait_for: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self.gate = gate
         self.log = log
         self.answered = answered
+        self.silent_fail = silent_fail
         self.clock = clock
         self.last: Decision | None = None
         self._end = None if wait_for is None else clock() + wait_for
@@ -232,10 +236,11 @@ class GateKeeper:
     def _bear(self, error: ScnetError) -> Decision:
         """Wait out what heals, fail at once on what does not."""
         nature = error.nature
-        if nature is Nature.TRANSIENT or (nature is Nature.UNCLEAR and self.answered):
+        if nature is Nature.PERMANENT:
+            return Decision(Verdict.FAIL, str(error), trouble=True)
+        if nature is Nature.TRANSIENT or (nature is Nature.UNCLEAR and self.answered) or self.silent_fail:
             return Decision(Verdict.WAIT, f"waiting: {error}", trouble=True)
-        verdict = Verdict.FAIL if nature is Nature.PERMANENT else Verdict.RETRY
-        return Decision(verdict, str(error), trouble=True)
+        return Decision(Verdict.RETRY, str(error), trouble=True)
 
 
 def record(gate: Gate, look: Look, *, scnet_conn_id: str, claimed: int) -> dict[str, Any]:

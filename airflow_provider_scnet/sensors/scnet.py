@@ -4,39 +4,31 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow import __version__ as airflow_version
 from airflow.providers.common.compat.sdk import (
     AirflowException,
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
+    AirflowTaskTimeout,
     BaseSensorOperator,
     PokeReturnValue,
-    XComArg,
-    conf,
 )
 
 from airflow_provider_scnet.gate.condition import Condition
 from airflow_provider_scnet.gate.decision import Gate, GateKeeper, Verdict, number_of_jobs, record
+from airflow_provider_scnet.sensors import ways
+from airflow_provider_scnet.sensors.ways import WhenRead, is_template
 
 # The hook and the trigger bring requests along, and Airflow's own triggers pydantic: they are imported where they
 # are needed, not wherever a DAG file is parsed.
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-
-# Airflow 3.1 and 3.2 ignore it, and 2.11 does it in a way of its own.
-_AIRFLOW_STARTS_FROM_TRIGGER = tuple(map(int, airflow_version.split(".")[:2])) >= (3, 3)
-
-# Tasks. Measured on 3.3.2: 100 gates in one DAG took the triggerer 6 s and 0.3 GB, 500 gates 29 s and 2.0 GB.
-_LARGEST_DAG = 100
-
-_DEFAULT_POOL = "default_pool"
+    from airflow.triggers.base import StartTriggerArgs
 
 _TRIGGER = "airflow_provider_scnet.triggers.scnet.ScnetJobStateTrigger"
 
@@ -107,61 +99,37 @@ class ScnetJobStateSensor(BaseSensorOperator):
         # A mapped gate is built on the worker, where execute() checks it in a way that heeds soft_fail.
         if not getattr(self, "_BaseOperator__from_mapped", False):
             self._check_what_is_no_template()
-            self._start_from_trigger_if_nothing_is_lost()
 
-    def _start_from_trigger_if_nothing_is_lost(self) -> None:
-        """
-        Let the scheduler defer the task, so that no worker is needed at all.
+    def _starts_from_trigger(self) -> bool:
+        return ways.starts_in_scheduler(self, ScnetJobStateSensor)
 
-        On the instance, never on the class: a mapped task would start with the class's arguments. A gate that is
-        mapped itself, or has a template, starts on a worker, which builds or renders it.
-        """
-        if not (
-            _AIRFLOW_STARTS_FROM_TRIGGER
-            and self.deferrable
-            and self.do_xcom_push
-            and not self.on_execute_callback
-            and not getattr(self, "_pre_execute_hook", None)
-            and not any(_is_template(getattr(self, field)) for field in self.template_fields)
-            and not self._is_customised()
-            and self._nothing_is_lost_at_the_end()
-            # A trigger that the scheduler makes has no queue: where triggerers have some, it may start nowhere.
-            and not conf.getboolean("triggerer", "queues_enabled", fallback=False)
-            # What the scheduler defers by itself passes by pools and by limits of running tasks.
-            and self.pool == _DEFAULT_POOL
-            and self.max_active_tis_per_dag is None
-            and self.max_active_tis_per_dagrun is None
-            and self._dag_is_small()
-        ):
-            return
+    def _start_arguments(self) -> StartTriggerArgs | None:
+        if not self.start_from_trigger:
+            return None
         from airflow.triggers.base import StartTriggerArgs
 
-        self.start_from_trigger = True
-        self.start_trigger_args = StartTriggerArgs(
+        return StartTriggerArgs(
             trigger_cls=_TRIGGER,
             trigger_kwargs=self._trigger_kwargs(Gate.of(self.condition, self.fail_when, self.submits), True),
             next_method="execute_complete",
             timeout=self._budget(),
         )
 
-    @property
-    def output(self) -> XComArg:
-        """The gate's decision as an argument of other tasks: a dict, and so from a worker."""
-        self.start_from_trigger = False
-        return super().output
+    start_from_trigger = WhenRead(False, _starts_from_trigger)  # type: ignore[assignment]
+    start_trigger_args = WhenRead(None, _start_arguments)  # type: ignore[assignment]
 
     def _check_what_is_no_template(self) -> None:
-        if not _is_template(self.condition) and not _is_template(self.submits):
+        if not is_template(self.condition) and not is_template(self.submits):
             Gate.of(self.condition, None, self.submits).checked()
-        elif not _is_template(self.condition):
+        elif not is_template(self.condition):
             Condition(self.condition)
-        elif not _is_template(self.submits):
+        elif not is_template(self.submits):
             number_of_jobs(self.submits)
-        if self.fail_when is not None and not _is_template(self.fail_when):
+        if self.fail_when is not None and not is_template(self.fail_when):
             Condition(self.fail_when)
-        if not _is_template(self.scnet_conn_id):
+        if not is_template(self.scnet_conn_id):
             _named("scnet_conn_id", self.scnet_conn_id)
-        if self.user_name is not None and not _is_template(self.user_name):
+        if self.user_name is not None and not is_template(self.user_name):
             _named("user_name", self.user_name)
 
     def execute(self, context: Context) -> Any:
@@ -174,7 +142,11 @@ class ScnetJobStateSensor(BaseSensorOperator):
         # value is what carries the XCom.
         if not self.deferrable:
             self._warn_that_nothing_is_claimed(context)
-            return super().execute(context)
+            try:
+                return super().execute(context)
+            except AirflowTaskTimeout:
+                self.log.error("%s", self._time_is_up(self.execution_timeout))
+                raise
         try:
             gate = self._gate()
         except AirflowFailException as e:
@@ -184,7 +156,9 @@ class ScnetJobStateSensor(BaseSensorOperator):
         from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
 
         return self.defer(
-            trigger=ScnetJobStateTrigger(**self._trigger_kwargs(gate, self._can_end_in_triggerer())),
+            trigger=ScnetJobStateTrigger(
+                **self._trigger_kwargs(gate, ways.ends_in_triggerer(self, ScnetJobStateSensor))
+            ),
             method_name="execute_complete",
             timeout=self._budget(),
         )
@@ -198,13 +172,32 @@ class ScnetJobStateSensor(BaseSensorOperator):
             "submits": gate.submits,
             "claim_ttl": self.claim_ttl,
             "poke_interval": self.poke_interval,
+            "timeout": self._limit() if self.timeout < _FOREVER else None,
+            "silent_fail": self.silent_fail,
             "end_task": end_task,
             "push_decision": bool(self.do_xcom_push),
         }
 
+    def _limit(self) -> float:
+        """Return the seconds that a deferral may last: the gate's timeout, unless Airflow cuts it short."""
+        if self._is_cut_short():
+            return self.execution_timeout.total_seconds()  # type: ignore[union-attr]
+        return float(self.timeout)
+
+    def _is_cut_short(self) -> bool:
+        return ways.EXECUTION_TIMEOUT_ENDS_DEFERRALS and ways.is_shorter(self.execution_timeout, self.timeout)
+
     def _budget(self) -> timedelta | None:
         """Return how long a deferral may last; Airflow enforces it even while no triggerer runs."""
         return timedelta(seconds=self.timeout) if self.timeout < _FOREVER else None
+
+    def _time_is_up(self, execution_timeout: timedelta | None = None) -> str:
+        if execution_timeout is None:
+            return f"the gate's timeout of {self.timeout:g} s is over"
+        return (
+            f"the task's execution_timeout of {execution_timeout.total_seconds():g} s is over, "
+            f"before the gate's own timeout of {self.timeout:g} s: gates need no execution_timeout"
+        )
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """
@@ -215,6 +208,9 @@ class ScnetJobStateSensor(BaseSensorOperator):
         """
         event = event if isinstance(event, dict) else {}
         message = str(event.get("message", ""))
+        if event.get("verdict") == Verdict.TIMEOUT.value:
+            cut_short = self.execution_timeout if self._is_cut_short() else None
+            message = "; ".join(filter(None, (self._time_is_up(cut_short), message)))
         # Said here, because soft_fail puts words of its own in place of an error's.
         self.log.info("%s", message)
         match event:
@@ -224,7 +220,10 @@ class ScnetJobStateSensor(BaseSensorOperator):
                 raise AirflowException(message)
             case {"verdict": Verdict.FAIL.value}:
                 raise AirflowFailException(message)
-            case {"verdict": "timeout"}:
+            case {"verdict": Verdict.TIMEOUT.value} if self._is_cut_short():
+                # No limit of the gate's own, so the try fails as it does on a worker: retries apply.
+                raise AirflowException(message)
+            case {"verdict": Verdict.TIMEOUT.value}:
                 raise AirflowSensorTimeout(message)
         raise AirflowException("the trigger sent no decision; the gate stays shut")
 
@@ -238,9 +237,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
         """
         # Airflow before 3.0 makes an ordinary failure of a deferral's time-out, which would be retried.
         if next_method == "__fail__" and (next_kwargs or {}).get("error") == _TRIGGER_TIMEOUT:
-            next_method = "execute_complete"
-            seconds = f"{self.timeout:g} s"
-            next_kwargs = {"event": {"verdict": "timeout", "message": f"the gate's timeout of {seconds} is over"}}
+            next_method, next_kwargs = "execute_complete", {"event": {"verdict": Verdict.TIMEOUT.value}}
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except AirflowSkipException:
@@ -306,44 +303,6 @@ class ScnetJobStateSensor(BaseSensorOperator):
         except ValueError as e:
             raise AirflowFailException(str(e)) from None
 
-    def _can_end_in_triggerer(self) -> bool:
-        """Tell whether nothing is lost when the task ends without a worker: no callback, event or result."""
-        return self._nothing_is_lost_at_the_end() and not self._output_is_used()
-
-    def _nothing_is_lost_at_the_end(self) -> bool:
-        cls = type(self)
-        return not (
-            self.use_worker
-            or self.outlets
-            or self.inlets
-            or self.on_success_callback
-            or getattr(self, "_post_execute_hook", None)
-            or cls.post_execute is not BaseSensorOperator.post_execute
-            or cls.execute_complete is not ScnetJobStateSensor.execute_complete
-        )
-
-    def _is_customised(self) -> bool:
-        """Tell whether a subclass does something of its own on the worker before the wait."""
-        cls = type(self)
-        return (
-            cls.pre_execute is not BaseSensorOperator.pre_execute or cls.execute is not ScnetJobStateSensor.execute
-        )
-
-    def _dag_is_small(self) -> bool:
-        """Tell whether Airflow can afford it: it gives each such trigger a copy of the whole DAG."""
-        dag = self.get_dag()
-        return dag is None or len(dag.task_dict) <= _LARGEST_DAG
-
-    def _output_is_used(self) -> bool:
-        """Tell whether another task of the DAG takes this gate's output as an argument."""
-        dag = self.get_dag()
-        return dag is not None and any(
-            operator.task_id == self.task_id
-            for task in dag.tasks
-            for part in _arguments(task)
-            for operator, _ in XComArg.iter_xcom_references(part)
-        )
-
     def _warn_that_nothing_is_claimed(self, context: Context) -> None:
         if str(self.submits).strip() != "0" and not self._was_rescheduled(context):
             self.log.warning(
@@ -365,27 +324,6 @@ class ScnetJobStateSensor(BaseSensorOperator):
         with create_session() as session:
             statement = TaskReschedule.stmt_for_task_instance(ti, try_number=ti.try_number)  # type: ignore[arg-type, call-arg]
             return session.scalar(statement.limit(1)) is not None
-
-
-def _arguments(task: Any) -> Iterable[Any]:
-    """Yield all places of a task, or of the groups around it, that may refer to another task's result."""
-    if hasattr(task, "partial_kwargs"):
-        yield task.partial_kwargs
-        # A decorated task keeps what it is mapped over in a place of its own.
-        yield getattr(task, "op_kwargs_expand_input", task.expand_input).value
-    else:
-        yield task
-    group = task.task_group
-    while group is not None:
-        expand_input = getattr(group, "_expand_input", None)
-        if expand_input is not None:
-            yield expand_input.value
-        group = group.task_group if hasattr(group, "task_group") else None
-
-
-def _is_template(value: Any) -> bool:
-    """Tell whether a value is known only when the task runs: Jinja, or another task's result."""
-    return bool(re.search(r"\{[{%#]", value)) if isinstance(value, str) else hasattr(value, "resolve")
 
 
 def _named(field: str, value: Any) -> str:

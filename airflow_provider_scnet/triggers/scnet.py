@@ -12,10 +12,14 @@ from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
 from airflow_provider_scnet.gate.account import Accounts
 from airflow_provider_scnet.gate.decision import Gate, GateKeeper, Verdict, record
+from airflow_provider_scnet.hooks.scnet import ScnetHook
 
 #: Seconds before which no task is handed back to a worker: the scheduler may still see the worker's exit from
 #: the deferral, and take a task that is scheduled again by then for one that died.
 SETTLE = 5.0
+#: Seconds after which a gate is no newcomer: a first look takes less, even where the connection is slow to be read
+#: and the platform slow to issue a token. What waited for longer has had its good answer, or it would have ended.
+FIRST_LOOK = 120.0
 
 
 class ScnetJobStateTrigger(BaseTrigger):
@@ -32,6 +36,8 @@ class ScnetJobStateTrigger(BaseTrigger):
     :param submits: how many jobs the work behind the gate will submit
     :param claim_ttl: seconds for which these jobs are counted on top of what the cluster reports
     :param poke_interval: seconds after which a look is too old
+    :param timeout: seconds that the whole wait may last; None: without an end
+    :param silent_fail: whether to wait on, too, where the try would fail
     :param end_task: whether to end the task from here, without a worker
     :param push_decision: whether a task that ends here leaves its decision as an XCom
     """
@@ -46,6 +52,8 @@ class ScnetJobStateTrigger(BaseTrigger):
         submits: int = 1,
         claim_ttl: float = 180.0,
         poke_interval: float = 60.0,
+        timeout: float | None = None,
+        silent_fail: bool = False,
         end_task: bool = False,
         push_decision: bool = True,
     ) -> None:
@@ -58,6 +66,8 @@ class ScnetJobStateTrigger(BaseTrigger):
         self.submits = submits
         self.claim_ttl = claim_ttl
         self.poke_interval = poke_interval
+        self.timeout = timeout
+        self.silent_fail = silent_fail
         self.end_task = end_task
         self.push_decision = push_decision
 
@@ -73,6 +83,8 @@ class ScnetJobStateTrigger(BaseTrigger):
                 "submits": self.submits,
                 "claim_ttl": self.claim_ttl,
                 "poke_interval": self.poke_interval,
+                "timeout": self.timeout,
+                "silent_fail": self.silent_fail,
                 "end_task": self.end_task,
                 "push_decision": self.push_decision,
             },
@@ -99,10 +111,18 @@ class ScnetJobStateTrigger(BaseTrigger):
             gate = Gate.of(self.condition, self.fail_when, self.submits)
         except ValueError as error:
             return {"verdict": Verdict.FAIL.value, "message": str(error)}
-        keeper = GateKeeper(gate, self.log, wait_for=self._seconds_left())
-        accounts = Accounts.here()
+        left = self._seconds_left()
+        keeper = GateKeeper(
+            gate,
+            self.log,
+            # A triggerer that was restarted, or took the gate over, has not seen what it saw before.
+            answered=self.timeout is not None and left is not None and self.timeout - left > FIRST_LOOK,
+            silent_fail=self.silent_fail,
+            wait_for=left,
+        )
+        accounts = Accounts.here(ScnetHook)
         watch = accounts.watch(self.scnet_conn_id, self.user_name)
-        with watch.seat(self.poke_interval, wait_for=self._seconds_left()) as seat:
+        with watch.seat(self.poke_interval, wait_for=left) as seat:
             while look := await seat.next_look():
                 # No await from here on: looking at the claims and adding to them is atomic among all gates.
                 claims = accounts.claims(look.account) if look.account else None
@@ -115,8 +135,8 @@ class ScnetJobStateTrigger(BaseTrigger):
                     claims.add(gate.submits, self.claim_ttl)
                     event["decision"] = record(gate, look, scnet_conn_id=self.scnet_conn_id, claimed=claimed)
                 return event
-        seen = f"; last seen: {keeper.last}" if keeper.last else ""
-        return {"verdict": "timeout", "message": f"the gate's timeout is over{seen}"}
+        seen = f"last seen: {keeper.last}" if keeper.last else ""
+        return {"verdict": Verdict.TIMEOUT.value, "message": seen}
 
     def _seconds_left(self) -> float | None:
         """Return the seconds until the deferral times out, as the triggerer knows it; None where it does not."""
