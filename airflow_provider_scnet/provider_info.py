@@ -31,6 +31,14 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
         ),
         "schema": {"type": ["boolean", "null"], "default": False},
     },
+    "counted_after": {
+        "label": "Jobs counted after (seconds)",
+        "description": (
+            "How long the cluster may take until its counts include a submitted job. "
+            "For as long a gate counts the jobs of gates that passed itself. Empty: 60."
+        ),
+        "schema": {"type": ["number", "null"]},
+    },
     "access_key": {
         "label": "Access key",
         "description": (

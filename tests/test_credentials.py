@@ -32,6 +32,7 @@ from airflow_provider_scnet.hooks import scnet as hook_module
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.testing import Fault, ScnetSimulator, make_token
 from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
+from airflow_provider_scnet.triggers.task_states import task_states
 
 from gates import INTERVAL, MODES, first_event, gate
 
@@ -513,7 +514,7 @@ def test_two_hundred_gates_whose_token_ends_between_two_looks_renew_it_once(scne
         assert {event.payload["verdict"] for event in events} == {"open"}
         assert len(scnet.token_requests) == 2
         # Claims and looks belong to the account that the region named.
-        assert list(Accounts.here(ScnetHook)._claims) == [(scnet.url, "alice")]
+        assert list(Accounts.here(ScnetHook, task_states)._claims) == [(scnet.url, "alice")]
 
     asyncio.run(scenario())
 

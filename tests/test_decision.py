@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from airflow_provider_scnet.client.errors import Nature, ScnetConnectionError, ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.gate.claims import Claimed
 from airflow_provider_scnet.gate.condition import ConditionError
 from airflow_provider_scnet.gate.decision import REPEAT_AFTER, Gate, GateKeeper, Verdict, number_of_jobs
 
@@ -41,18 +43,18 @@ def test_it_opens_when_its_condition_holds():
     ],
 )
 def test_room_for_three_lets_three_pass(claimed, submits, queued, verdict):
-    assert Gate.of("queued < 5", submits=submits).judge(counts(queued=queued), claimed).verdict is verdict
+    assert Gate.of("queued < 5", submits=submits).judge(counts(queued=queued), Claimed(claimed)).verdict is verdict
 
 
 @pytest.mark.parametrize("condition", ["running < 5", "total < 5", "running + queued < 5", "2 * queued < 9"])
 def test_claims_close_a_gate_whatever_state_its_condition_names(condition):
     gate = Gate.of(condition)
-    assert gate.judge(counts(), 4).verdict is Verdict.OPEN
-    assert gate.judge(counts(), 5).verdict is Verdict.WAIT
+    assert gate.judge(counts(), Claimed(4)).verdict is Verdict.OPEN
+    assert gate.judge(counts(), Claimed(5)).verdict is Verdict.WAIT
 
 
 def test_claims_never_open_a_gate_that_waits_for_more_jobs():
-    assert Gate.of("running > 3").judge(counts(), 10).verdict is Verdict.WAIT
+    assert Gate.of("running > 3").judge(counts(), Claimed(10)).verdict is Verdict.WAIT
 
 
 @given(
@@ -65,7 +67,7 @@ def test_claims_never_open_a_gate_that_waits_for_more_jobs():
 )
 def test_more_claims_only_ever_close(condition, seen, claimed, submits):
     gate = Gate.of(condition, submits=submits)
-    if gate.judge(seen, claimed).verdict is Verdict.OPEN:
+    if gate.judge(seen, Claimed(claimed)).verdict is Verdict.OPEN:
         assert gate.judge(seen).verdict is Verdict.OPEN
 
 
@@ -89,8 +91,11 @@ def test_a_number_of_jobs_may_be_rendered_text(submits, jobs):
 def test_it_says_why_it_waits():
     gate = Gate.of("queued < 5")
     assert str(gate.judge(counts(12, 7))) == "running 12, queued 7: waiting, needs queued < 5"
-    assert str(gate.judge(counts(12, 7), 2)) == "running 12, queued 7 (+2 claimed): waiting, needs queued < 5"
-    assert str(gate.judge(counts(12, 4, held=1), 2, claims_end=94.6)) == (
+    assert (
+        str(gate.judge(counts(12, 7), Claimed(2)))
+        == "running 12, queued 7 (+2 claimed): waiting, needs queued < 5"
+    )
+    assert str(gate.judge(counts(12, 4, held=1), Claimed(2, end=time.monotonic() + 94.9))) == (
         "running 12, queued 4 (+2 claimed), held 1: waiting, needs queued < 5; "
         "only claims of gates that passed keep it shut, for 95 s at most"
     )
@@ -121,14 +126,14 @@ def test_it_speaks_when_what_it_sees_changes_and_every_ten_minutes(caplog: pytes
         keeper.judge(look(counts(queued=7)))
         for _ in range(9):
             clock.now += 60
-            keeper.judge(look(counts(queued=7)), claims_end=clock.now)
+            keeper.judge(look(counts(queued=7)), claimed=Claimed(0, end=clock.now))
         assert len(caplog.messages) == 1
         clock.now = REPEAT_AFTER
         keeper.judge(look(counts(queued=7)))
         assert len(caplog.messages) == 2
         keeper.judge(look(counts(queued=8)))
         assert len(caplog.messages) == 3
-        keeper.judge(look(counts(queued=8)), claimed=1)
+        keeper.judge(look(counts(queued=8)), claimed=Claimed(1))
         assert caplog.messages[-1] == "running 0, queued 8 (+1 claimed): waiting, needs queued < 5"
         keeper.judge(look(error=ScnetConnectionError("no answer")))
         assert caplog.messages[-1] == "waiting: no answer"
@@ -139,8 +144,8 @@ def test_it_speaks_when_what_it_sees_changes_and_every_ten_minutes(caplog: pytes
 def test_the_seconds_that_claims_have_left_are_said_but_are_no_news(caplog: pytest.LogCaptureFixture):
     keeper = GateKeeper(Gate.of("queued < 5"), log)
     with caplog.at_level("INFO"):
-        keeper.judge(look(counts(queued=4)), claimed=1, claims_end=100)
-        keeper.judge(look(counts(queued=4)), claimed=1, claims_end=40)
+        keeper.judge(look(counts(queued=4)), claimed=Claimed(1, end=time.monotonic() + 100))
+        keeper.judge(look(counts(queued=4)), claimed=Claimed(1, end=time.monotonic() + 40))
     assert len(caplog.messages) == 1
     assert "for 100 s at most" in caplog.text
 

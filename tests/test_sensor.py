@@ -30,6 +30,7 @@ from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
 from airflow_provider_scnet.triggers import scnet as triggers_scnet
+from airflow_provider_scnet.triggers.task_states import task_states
 
 from gates import MODES, context, deferred, first_event, gate, run_deferred, run_poking
 
@@ -63,6 +64,11 @@ def test_a_gate_that_could_never_open_shows_when_the_dag_is_parsed():
         {"submits": "many"},
         {"submits": 1.5},
         {"submits": None},
+        {"submitted_by": []},
+        {"submitted_by": ""},
+        {"submitted_by": ["submit", ""]},
+        {"submitted_by": {"submit"}},
+        {"submitted_by": 5},
         {"claim_ttl": -1},
         {"claim_ttl": "180"},
         {"claim_ttl": None},
@@ -222,7 +228,7 @@ def test_a_gate_that_times_out_says_what_it_saw_last(scnet: ScnetSimulator):
     async def scenario() -> Any:
         waiting = asyncio.ensure_future(first_event(trigger))
         await asyncio.to_thread(scnet.wait_for_requests, 2)
-        (seat,) = Accounts.here(ScnetHook).watch("scnet_default", None)._seats
+        (seat,) = Accounts.here(ScnetHook, task_states).watch("scnet_default", None)._seats
         seat.time_is_up()
         return await waiting
 
@@ -469,6 +475,109 @@ def round_trip(made: DAG) -> Any:
     except ImportError:
         from airflow.serialization.serialized_objects import SerializedDAG as Serialized
     return Serialized.from_dict(json.loads(json.dumps(Serialized.to_dict(made))))
+
+
+# The tasks that submit
+
+
+def submitted_by(sensor: ScnetJobStateSensor) -> dict[str, bool]:
+    kwargs = deferred(sensor)[0].submitted_by
+    if sensor.start_from_trigger:
+        assert sensor.start_trigger_args.trigger_kwargs["submitted_by"] == kwargs
+    return kwargs
+
+
+def task_group() -> Any:
+    try:
+        from airflow.sdk import task_group
+    except ImportError:
+        from airflow.decorators import task_group
+    return task_group
+
+
+def test_the_tasks_right_behind_a_gate_submit_unless_it_says_otherwise():
+    with dag():
+        plain, three, far, one, nothing, watching = (
+            gate(task_id="plain"),
+            gate(task_id="three"),
+            gate(task_id="far", submitted_by=["submit"]),
+            gate(task_id="one", submitted_by="submit"),
+            gate(task_id="nothing"),
+            gate(task_id="watching", submits=0),
+        )
+        submit = Uses(task_id="submit", value="x")
+        plain >> submit
+        three >> [Uses(task_id=name, value="x") for name in "cab"]
+        far >> Uses(task_id="prepare", value="x") >> submit
+        one >> submit
+        watching >> submit
+    assert submitted_by(plain) == {"submit": False}
+    assert submitted_by(three) == {"a": False, "b": False, "c": False}
+    assert submitted_by(far) == submitted_by(one) == {"submit": False}
+    assert submitted_by(nothing) == {}
+    assert submitted_by(watching) == {}
+
+
+def test_a_group_behind_a_gate_submits_with_the_tasks_that_begin_it():
+    with dag():
+        sensor = gate()
+
+        @task_group()
+        def group() -> None:
+            Uses(task_id="first", value="x") >> Uses(task_id="second", value="x")
+
+        sensor >> group()
+    assert submitted_by(sensor) == {"group.first": False}
+
+
+def test_in_a_mapped_group_the_instance_with_the_gates_own_map_index_submits():
+    with dag():
+        after = Uses(task_id="after", value="x")
+        found = {}
+
+        @task_group()
+        def group(value: Any) -> None:
+            found["near"] = gate(task_id="near")
+            found["far"] = gate(task_id="far", submitted_by=["submit"])
+            found["full"] = gate(task_id="full", submitted_by=["group.submit"])
+            submit = Uses(task_id="submit", value=value)
+            found["near"] >> submit
+            found["far"] >> Uses(task_id="prepare", value=value) >> submit
+            found["near"] >> after
+
+        outer = gate(task_id="outer", submitted_by=["group.submit"])
+        outer >> group.expand(value=[1, 2, 3])
+    assert submitted_by(found["near"]) == {"after": False, "group.submit": True}
+    assert submitted_by(found["far"]) == submitted_by(found["full"]) == {"group.submit": True}
+    assert submitted_by(outer) == {"group.submit": False}
+
+
+def test_a_mapped_submission_behind_an_unmapped_gate_means_all_its_instances():
+    with dag():
+        sensor = gate()
+        sensor >> Uses.partial(task_id="submit").expand(value=[1, 2, 3])
+    assert submitted_by(sensor) == {"submit": False}
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("sumbit", "did you mean 'submit'"), ("gate", "no other task"), ("nonsense", "no other task")],
+)
+@pytest.mark.parametrize("run", MODES.values(), ids=MODES)
+@pytest.mark.parametrize("soft_fail", [False, True])
+def test_a_task_that_the_dag_does_not_have_is_an_error_when_the_task_runs_and_when_the_dag_is_serialised(
+    scnet, run, name, hint, soft_fail
+):
+    with dag() as made:
+        sensor = gate(submitted_by=[name], soft_fail=soft_fail)
+        sensor >> Uses(task_id="submit", value="x")
+    with pytest.raises(AirflowSkipException if soft_fail else AirflowFailException) as caught:
+        run(sensor)
+    reason = caught.value.__cause__ if soft_fail and caught.value.__cause__ else caught.value
+    assert hint in str(reason)
+    assert scnet.requests == []
+    with pytest.raises(Exception, match=hint):
+        round_trip(made)
 
 
 # execution_timeout is no timeout of the gate's

@@ -670,7 +670,7 @@ class TestConnection:
             "host": scnet.url,
             "login": "alice",
             "password": scnet.token("alice"),
-            "extra": {"timeout": 5},
+            "extra": {"timeout": 5, "counted_after": scnet.cluster.counted_after},
         }
         assert scnet.connection(timeout=5) == connection
         assert json.loads(scnet.connection_json(timeout=5)) == connection
@@ -692,7 +692,7 @@ class TestConnection:
                 of_json.password,
             )
             assert f"{of_uri.schema}://{of_uri.host}:{of_uri.port}" == of_json.host == scnet.url
-            assert of_uri.extra_dejson == of_json.extra_dejson == extra
+            assert of_uri.extra_dejson == of_json.extra_dejson == {"counted_after": 0.0} | extra
 
     def test_the_fixture_serves_alice_and_sets_the_default_connection(self, scnet_simulator):
         connection = json.loads(os.environ["AIRFLOW_CONN_SCNET_DEFAULT"])

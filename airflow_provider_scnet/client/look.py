@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 
 from airflow_provider_scnet.client.errors import Nature, ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
+from airflow_provider_scnet.client.target import DEFAULT_COUNTED_AFTER
 from airflow_provider_scnet.client.token_payload import local
 
 
@@ -24,6 +25,7 @@ class Look:
     :param doubt: why the counts, though well-formed, prove nothing; empty where they do
     :param notes: what a reader of the log should know once
     :param token_ends: when a token ends that only a person can renew; None where it does not say, or renews itself
+    :param counted_after: seconds after which the cluster's counts include a submitted job
     :param observed_at: when, by the wall clock
     :param at: when, by :func:`time.monotonic`, in seconds: when the look began
     """
@@ -35,6 +37,7 @@ class Look:
     doubt: str = ""
     notes: tuple[str, ...] = ()
     token_ends: datetime | None = None
+    counted_after: float = DEFAULT_COUNTED_AFTER
     observed_at: datetime = dataclasses.field(default_factory=lambda: datetime.now(timezone.utc))
     at: float = dataclasses.field(default_factory=time.monotonic)
 

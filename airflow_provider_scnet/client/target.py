@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
@@ -18,7 +19,7 @@ from airflow_provider_scnet.client.token_payload import TokenPayload, local
 
 #: The extras a connection may have.
 EXTRAS = (
-    *("timeout", "verify", "proxies", "allow_foreign_user"),
+    *("timeout", "verify", "proxies", "allow_foreign_user", "counted_after"),
     *("access_key", "secret_key", "cluster_id", "platform_user", "platform", "portal"),
 )
 #: Those that take the place of a token, all of them together.
@@ -26,6 +27,9 @@ KEY_EXTRAS = ("access_key", "secret_key", "cluster_id", "platform_user")
 
 DEFAULT_TIMEOUT = 10.0
 _LONGEST_TIMEOUT = 300.0
+#: Seconds; as old may a count be at sites that refresh it once a minute.
+DEFAULT_COUNTED_AFTER = 60.0
+_LONGEST_COUNTED_AFTER = 3600.0
 
 
 class ConnectionFields(Protocol):
@@ -55,6 +59,7 @@ class Target:
     :param verify: whether to verify certificates, or a file of authorities to trust
     :param proxies: proxy addresses by scheme
     :param allow_foreign_user: whether all zeros for another user than the token's own are believed
+    :param counted_after: seconds after which the cluster's counts include a submitted job
     :param token_user: the cluster user that the token names as its own, or None
     :param token_ends: when the token says that it ends, or None
     :param keys: what tokens are obtained with, or None where the token was pasted
@@ -69,6 +74,7 @@ class Target:
     verify: bool | str = True
     proxies: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
     allow_foreign_user: bool = False
+    counted_after: float = DEFAULT_COUNTED_AFTER
     token_user: str | None = None
     token_ends: datetime | None = None
     keys: AccessKeys | None = None
@@ -95,10 +101,17 @@ class Target:
                 endpoint=base_url("the field 'host'", host, schema=conn.schema, port=conn.port) if host else "",
                 user_name=_user(user_name, conn.login),
                 token="",
-                timeout=_timeout(extra.get("timeout")),
+                timeout=_seconds("timeout", extra.get("timeout"), DEFAULT_TIMEOUT, most=_LONGEST_TIMEOUT),
                 verify=_verify(extra.get("verify")),
                 proxies=_proxies(extra.get("proxies")),
                 allow_foreign_user=_flag("allow_foreign_user", extra.get("allow_foreign_user"), default=False),
+                counted_after=_seconds(
+                    "counted_after",
+                    extra.get("counted_after"),
+                    DEFAULT_COUNTED_AFTER,
+                    most=_LONGEST_COUNTED_AFTER,
+                    or_none=True,
+                ),
                 keys=keys,
             )
             return (target if keys else target.with_token(_token(conn.password)).unexpired()).checked()
@@ -292,15 +305,16 @@ def _flag(name: str, value: Any, *, default: bool) -> bool:
     raise ScnetConfigError(f"extra '{name}' is neither true nor false")
 
 
-def _timeout(value: Any) -> float:
+def _seconds(name: str, value: Any, default: float, *, most: float, or_none: bool = False) -> float:
     if value is None:
-        return DEFAULT_TIMEOUT
+        return default
     try:
-        seconds = float(value) if not isinstance(value, bool) else 0.0
+        seconds = float(value) if not isinstance(value, bool) else math.nan
     except (TypeError, ValueError):
-        seconds = 0.0
-    if not 0 < seconds <= _LONGEST_TIMEOUT:
-        raise ScnetConfigError(f"extra 'timeout' is no number of seconds above 0 and up to {_LONGEST_TIMEOUT:.0f}")
+        seconds = math.nan
+    if not (0 < seconds <= most or (or_none and seconds == 0)):
+        least = "from 0" if or_none else "above 0 and"
+        raise ScnetConfigError(f"extra '{name}' is no number of seconds {least} up to {most:.0f}")
     return seconds
 
 

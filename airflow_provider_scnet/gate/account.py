@@ -7,14 +7,17 @@ import asyncio
 import contextlib
 import contextvars
 import dataclasses
-import time
+import random
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, ClassVar, Protocol
 
 from airflow_provider_scnet.client.errors import ScnetConnectionError, ScnetError
 from airflow_provider_scnet.client.look import Look
 from airflow_provider_scnet.client.target import Target
-from airflow_provider_scnet.gate.claims import FORGET_AFTER, Claims
+from airflow_provider_scnet.gate import clock
+from airflow_provider_scnet.gate.asking import Asking
+from airflow_provider_scnet.gate.claims import Claim, Claims
+from airflow_provider_scnet.gate.submissions import FORGET_AFTER, Ask, Submissions, Waiting
 
 #: Seconds between two looks at the least, whatever interval a gate asks for.
 SHORTEST_INTERVAL = 0.1
@@ -46,32 +49,37 @@ class Accounts:
     What one event loop, and so one triggerer, knows of all accounts that its gates watch.
 
     However many gates watch an account through a connection, one request an interval is made for all of them,
-    and room is given out once. Nothing is shared with another triggerer: each looks and admits for itself.
+    and room is given out once. Another triggerer looks and admits for itself; what passed there shows in Airflow's
+    states of its tasks.
 
-    :param source: returns how one asks through a connection, by the connection's id
+    :param source: returns how one asks SCnet through a connection, by the connection's id
+    :param ask: how one asks Airflow about tasks
     """
 
     # Tasks and locks of asyncio belong to one loop: a second asyncio.run must not meet those of the first.
     _by_loop: ClassVar[dict[asyncio.AbstractEventLoop, Accounts]] = {}
 
-    def __init__(self, source: Callable[[str], Source]) -> None:
+    def __init__(self, source: Callable[[str], Source], ask: Ask) -> None:
         self._source = source
-        self._readings: dict[tuple[str, str | None], _Reading] = {}
+        #: What becomes of the submissions behind gates that passed.
+        self.submissions = Submissions(ask, self.claims)
+        self._readings: dict[tuple[str, str | None], Asking[Target]] = {}
         self._watches: dict[tuple[str, str | None], Watch] = {}
         self._shared: dict[tuple[str, ...], _SharedLook] = {}
         self._claims: dict[tuple[str, str], Claims] = {}
 
     @classmethod
-    def here(cls, source: Callable[[str], Source]) -> Accounts:
+    def here(cls, source: Callable[[str], Source], ask: Ask) -> Accounts:
         """
         Return the accounts of the running event loop.
 
-        :param source: returns how one asks through a connection, by the connection's id
+        :param source: returns how one asks SCnet through a connection, by the connection's id
+        :param ask: how one asks Airflow about tasks
         """
         loop = asyncio.get_running_loop()
         if loop not in cls._by_loop:
             cls._by_loop = {known: accounts for known, accounts in cls._by_loop.items() if not known.is_closed()}
-            cls._by_loop[loop] = cls(source)
+            cls._by_loop[loop] = cls(source, ask)
         return cls._by_loop[loop]
 
     def watch(self, scnet_conn_id: str, user_name: str | None) -> Watch:
@@ -91,6 +99,21 @@ class Accounts:
         :param account: the resolved (endpoint, user)
         """
         return self._claims.setdefault(account, Claims())
+
+    def admit(self, look: Look, jobs: int, ttl: float, waiting: Waiting | None = None) -> None:
+        """
+        Claim room for a gate that passes.
+
+        :param look: what it passes on
+        :param jobs: how many jobs will be submitted
+        :param ttl: seconds for which they are counted at most, where nobody can tell what becomes of the
+            submission
+        :param waiting: the gate, as Airflow knows it; None where Airflow does not
+        """
+        if waiting:
+            self.submissions.passes(waiting)
+        elif look.account:
+            self.claims(look.account).put(object(), Claim(jobs, clock.now() + ttl))
 
     async def look(
         self, scnet_conn_id: str, user_name: str | None, max_age: float, newcomers: bool = False
@@ -117,7 +140,14 @@ class Accounts:
             if shared.look is None or shared.target != target or shared.is_too_old(max_age, newcomers):
                 shared.look = await source.alook(target)
                 shared.target = target
+                self.claims(target.account).forget(self._oldest_look(target.account))
             return shared.look
+
+    def _oldest_look(self, account: tuple[str, str]) -> float:
+        """Return when the oldest look at an account was made that a gate may still be judged on."""
+        return min(
+            shared.look.at for (_, *key), shared in self._shared.items() if shared.look and tuple(key) == account
+        )
 
     async def _read(self, source: Source, scnet_conn_id: str, user_name: str | None) -> Target:
         """
@@ -126,46 +156,26 @@ class Accounts:
         A reading that takes longer is never cancelled: to give up what Airflow's supervisor is about to answer
         ends the whole triggerer of some versions. It is met again at the next look, and then left alone.
         """
-        name, now = (scnet_conn_id, user_name), time.monotonic()
+        name = (scnet_conn_id, user_name)
         reading = self._readings.get(name)
-        if reading is None or now - reading.since >= 2 * LONGEST_READ:
-            reading = self._readings[name] = _Reading(source.aresolve(user_name), now)
-        await asyncio.wait([reading.task], timeout=LONGEST_READ)
-        if not reading.task.done():
-            raise _unread(scnet_conn_id)
-        # The next look reads anew.
-        self._readings.pop(name, None)
-        return reading.task.result()
+        if reading is None or reading.is_over:
+            reading = self._readings[name] = Asking(source.aresolve(user_name), LONGEST_READ)
+        try:
+            return await reading.answer()
+        except TimeoutError:
+            raise _unread(scnet_conn_id) from None
 
     def _forget(self) -> None:
-        now = time.monotonic()
+        now = clock.now()
         self._watches = {k: watch for k, watch in self._watches.items() if not watch.forgettable(now)}
         self._shared = {
             k: shared
             for k, shared in self._shared.items()
             if shared.lock.locked() or (shared.look and now - shared.look.at < FORGET_AFTER)
         }
-        # A look is never kept for longer, so nothing weighs a claim that expired so long ago.
-        self._claims = {k: claims for k, claims in self._claims.items() if claims.live(now - FORGET_AFTER)}
-
-
-class _Reading:
-    """A connection that Airflow is about to hand out."""
-
-    # What nobody waits for any longer must not be collected before its end.
-    _all: ClassVar[set[asyncio.Task[Target]]] = set()
-
-    def __init__(self, target: Coroutine[Any, Any, Target], now: float) -> None:
-        self.task = asyncio.ensure_future(target)
-        self.since = now
-        self._all.add(self.task)
-        self.task.add_done_callback(self._end)
-
-    @classmethod
-    def _end(cls, task: asyncio.Task[Target]) -> None:
-        cls._all.discard(task)
-        # An error that nobody asks for any longer is no news.
-        _ = task.cancelled() or task.exception()
+        for claims in self._claims.values():
+            claims.forget(now - FORGET_AFTER)
+        self._claims = {account: claims for account, claims in self._claims.items() if claims}
 
 
 class _SharedLook:
@@ -181,7 +191,7 @@ class _SharedLook:
             return True
         if newcomers and self.look.fails_gates:
             max_age = min(max_age, MENDED_AFTER)
-        return time.monotonic() - self.look.at >= max(max_age, self.look.pause)
+        return clock.now() - self.look.at >= max(max_age, self.look.pause)
 
 
 def _unread(scnet_conn_id: str) -> ScnetError:
@@ -207,23 +217,28 @@ class Watch:
         self._news = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
         self._note = ""
+        self._drift = 0.0
         self.last: Look | None = None
 
     @contextlib.contextmanager
-    def seat(self, interval: float, wait_for: float | None = None) -> Iterator[Seat]:
+    def seat(
+        self, interval: float, wait_for: float | None = None, waiting: Waiting | None = None
+    ) -> Iterator[Seat]:
         """
         Take a place behind all gates that are here already.
 
         :param interval: seconds after which a look is too old for this gate
         :param wait_for: seconds after which the gate's time is up; None: never
+        :param waiting: the gate, as Airflow knows it; None where Airflow does not
         """
-        seat = Seat(self, max(interval, SHORTEST_INTERVAL))
+        seat = Seat(self, max(interval, SHORTEST_INTERVAL), waiting)
         timer = None
         if wait_for is not None:
             timer = asyncio.get_running_loop().call_later(max(wait_for, 0.0), seat.time_is_up)
         self._seats[seat] = None
         try:
-            yield seat
+            with self._accounts.submissions.kept(waiting) if waiting else contextlib.nullcontext():
+                yield seat
         finally:
             del self._seats[seat]
             self._news.set()
@@ -252,7 +267,7 @@ class Watch:
         """
         Tell whether nobody has watched for long.
 
-        :param now: the time, by :func:`time.monotonic`
+        :param now: the time, by :mod:`.clock`
         """
         return not self._seats and (self.last is None or now - self.last.at >= FORGET_AFTER)
 
@@ -260,17 +275,19 @@ class Watch:
         while self._seats:
             self._news.clear()
             interval = min(seat.interval for seat in self._seats)
-            delay = self._due(interval) - time.monotonic()
+            delay = self._due(interval) - clock.now()
             if delay > 0:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._news.wait(), delay)
                 continue
-            self.last = await self._look(interval)
-            if self._note:
-                self.last = dataclasses.replace(self.last, notes=(*self.last.notes, self._note))
-                self._note = ""
-            for seat in list(self._seats):
-                if seat.seen is not self.last:
+            # Who comes while Airflow is asked has its turn right after.
+            look, seats = await self._look(interval), list(self._seats)
+            self._drift = await self._hear(look, seats, interval)
+            notes = filter(None, (self._note, self._accounts.submissions.trouble))
+            self.last = dataclasses.replace(look, notes=(*look.notes, *notes))
+            self._note = ""
+            for seat in seats:
+                if seat.seen is None or seat.seen.at != look.at:
                     seat.hand(self.last)
             # The gates judge before the next look, even where this one took longer than an interval.
             await asyncio.sleep(0)
@@ -280,10 +297,29 @@ class Watch:
         # matter.
         if self.last is None or self._has_newcomers():
             return 0.0
-        return self.last.at + max(interval, self.last.pause)
+        return self.last.at + max(interval, self.last.pause) + self._drift
 
     def _has_newcomers(self) -> bool:
         return any(seat.seen is None for seat in self._seats)
+
+    async def _hear(self, look: Look, seats: list[Seat], interval: float) -> float:
+        """
+        Learn what became of the submissions that matter to a look.
+
+        :return: seconds by which the next look is put off
+        """
+        if look.account is None:
+            return 0.0
+        for seat in seats:
+            if seat.waiting:
+                seat.waiting.account, seat.waiting.counted_after = look.account, look.counted_after
+        submissions = self._accounts.submissions
+        await submissions.hear(look.account, look.at)
+        if submissions.seen_elsewhere <= (self.last or look).at:
+            return 0.0
+        # Another triggerer admits, too. Two that look in the same second can both give out the same room; let them
+        # not stay in step.
+        return random.uniform(0.0, interval / 4)  # noqa: S311
 
     async def _look(self, interval: float) -> Look:
         try:
@@ -295,8 +331,9 @@ class Watch:
 class Seat:
     """The place of one gate among those that share a watch."""
 
-    def __init__(self, watch: Watch, interval: float) -> None:
+    def __init__(self, watch: Watch, interval: float, waiting: Waiting | None = None) -> None:
         self.interval = interval
+        self.waiting = waiting
         self.seen: Look | None = None
         self._watch = watch
         self._time_is_up = False

@@ -3,43 +3,144 @@
 
 from __future__ import annotations
 
-import time
+import dataclasses
+import math
+from collections.abc import Hashable
 
-#: Seconds after which what nobody watches is forgotten.
-FORGET_AFTER = 3600.0
+from airflow_provider_scnet.gate import clock
+
+#: How many awaited submissions a message names.
+_MOST_NAMED = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Claimed:
+    """
+    What gates that passed have claimed, as it weighs on one look; prints itself as a message has it.
+
+    :param jobs: jobs to be counted on top of what the cluster reported
+    :param awaited: the first of the submissions that have not ended, for people
+    :param unended: how many submissions have not ended
+    :param ended: how many have, whose jobs the cluster may not count yet
+    :param end: when the last of the claims has expired, by :mod:`.clock`, in seconds; infinite where that
+        depends on a submission
+    """
+
+    jobs: int = 0
+    awaited: tuple[str, ...] = ()
+    unended: int = 0
+    ended: int = 0
+    end: float = 0.0
+
+    def plus(self, claim: Claim) -> Claimed:
+        """
+        Return what is claimed with one more.
+
+        :param claim: the claim
+        """
+        awaited = self.awaited
+        if claim.awaited and len(awaited) < _MOST_NAMED:
+            awaited = (*awaited, claim.awaited)
+        return Claimed(
+            jobs=self.jobs + claim.jobs,
+            awaited=awaited,
+            unended=self.unended + bool(claim.awaited),
+            ended=self.ended + claim.has_ended,
+            end=max(self.end, math.inf if claim.holds else claim.expires),
+        )
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until all have expired; None where nobody can tell."""
+        return None if self.end == math.inf else max(0.0, self.end - clock.now())
+
+    def __str__(self) -> str:
+        """Say how many jobs, and which submissions are awaited."""
+        parts = []
+        if self.unended:
+            more = self.unended - len(self.awaited)
+            names = f"{', '.join(self.awaited)} and {more} more" if more else " and ".join(self.awaited)
+            parts.append(f"{names} {'has' if self.unended == 1 else 'have'} not ended")
+        if self.ended:
+            parts.append(f"{self.ended} ended, perhaps not counted yet")
+        return f"+{self.jobs} claimed: {'; '.join(parts)}" if parts else f"+{self.jobs} claimed"
+
+
+#: Nothing is claimed.
+NOTHING = Claimed()
+
+
+@dataclasses.dataclass
+class Claim:
+    """
+    The jobs of one gate that passed.
+
+    :param jobs: how many jobs will be submitted
+    :param expires: it weighs on every look that was made before, by :mod:`.clock`
+    :param holds: whether it does not expire by itself, as long as Airflow answers
+    :param awaited: the submission that has not ended, for people; empty where none is known
+    :param has_ended: whether its submission has ended
+    """
+
+    jobs: int
+    expires: float
+    holds: bool = False
+    awaited: str = ""
+    has_ended: bool = False
 
 
 class Claims:
-    """
-    The jobs that gates which passed are about to submit, for one account.
-
-    A claim counts on every look that was made before it expired. It expires by time alone and is never renewed:
-    by then the cluster's own count has taken its place. It lives in this process's memory only.
-    """
+    """The claims on one account, whichever gates made them. They live in this process's memory only."""
 
     def __init__(self) -> None:
-        self._claims: list[tuple[float, int]] = []
+        self._claims: dict[Hashable, Claim] = {}
+        # What was weighed last: with hundreds of gates on one look, only the first one weighs every claim.
+        self._weighed: tuple[float, Claimed] | None = None
 
-    def add(self, jobs: int, ttl: float) -> None:
+    def put(self, name: Hashable, claim: Claim) -> None:
         """
-        Claim room.
+        Add a claim, or put it in the place of an earlier one.
 
-        :param jobs: how many jobs will be submitted
-        :param ttl: seconds from now for which they are counted on top of what the cluster reports
+        :param name: whose claim it is
+        :param claim: the claim
         """
-        now = time.monotonic()
-        self._claims = [claim for claim in self._claims if claim[0] > now - FORGET_AFTER]
-        if jobs > 0:
-            self._claims.append((now + ttl, jobs))
+        if self._weighed and name not in self._claims and claim.jobs and claim.expires > self._weighed[0]:
+            self._weighed = (self._weighed[0], self._weighed[1].plus(claim))
+        elif self._claims.get(name) != claim:
+            self._weighed = None
+        self._claims[name] = claim
 
-    def live(self, at: float) -> int:
+    def drop(self, name: Hashable) -> None:
         """
-        Return the jobs to be counted on top of a look.
+        Take a claim away at once.
 
-        :param at: when the look was made, by :func:`time.monotonic`
+        :param name: whose claim it is
         """
-        return sum(jobs for expires, jobs in self._claims if expires > at)
+        if self._claims.pop(name, None):
+            self._weighed = None
 
-    def end(self) -> float:
-        """Return the seconds until the last claim has expired."""
-        return max(0.0, max((expires for expires, _ in self._claims), default=0.0) - time.monotonic())
+    def weigh(self, at: float) -> Claimed:
+        """
+        Return what is to be counted on top of a look.
+
+        :param at: when the look was made, by :mod:`.clock`
+        """
+        if self._weighed is None or self._weighed[0] != at:
+            claimed = NOTHING
+            for claim in self._claims.values():
+                if claim.jobs and claim.expires > at:
+                    claimed = claimed.plus(claim)
+            self._weighed = (at, claimed)
+        return self._weighed[1]
+
+    def forget(self, before: float) -> None:
+        """
+        Drop what no look can weigh any more.
+
+        :param before: when the oldest look that is still kept was made
+        """
+        self._claims = {name: claim for name, claim in self._claims.items() if claim.expires > before}
+
+    def __bool__(self) -> bool:
+        """Tell whether there are any."""
+        return bool(self._claims)

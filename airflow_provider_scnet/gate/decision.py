@@ -6,13 +6,14 @@ from __future__ import annotations
 import dataclasses
 import enum
 import re
-import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from airflow_provider_scnet.client.errors import Nature, ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.gate.claims import NOTHING, Claimed
+from airflow_provider_scnet.gate.clock import now
 from airflow_provider_scnet.gate.condition import Condition, ConditionError, views
 
 #: Seconds after which a gate that sees nothing new says again why it waits.
@@ -47,18 +48,20 @@ class Decision:
     :param verdict: what becomes of the gate
     :param reason: why, as a person reads it
     :param trouble: whether it rests on an error or a doubt rather than on counts
-    :param claims_end: seconds until the claims that alone keep it shut have all expired, or None
+    :param shut_by: the claims that alone keep it shut, or None
     """
 
     verdict: Verdict
     reason: str
     trouble: bool = False
-    claims_end: float | None = dataclasses.field(default=None, compare=False)
+    shut_by: Claimed | None = dataclasses.field(default=None, compare=False)
 
     def __str__(self) -> str:
-        if self.claims_end is None:
+        if self.shut_by is None:
             return self.reason
-        return f"{self.reason}; only claims of gates that passed keep it shut, for {self.claims_end:.0f} s at most"
+        left = self.shut_by.seconds_left
+        at_most = "" if left is None else f", for {left:.0f} s at most"
+        return f"{self.reason}; only claims of gates that passed keep it shut{at_most}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +109,7 @@ class Gate:
         """The names that have to be reported before the gate can decide."""
         return self.condition.states | (self.fail_when.states if self.fail_when else frozenset())
 
-    def judge(self, counts: JobCounts, claimed: int = 0, claims_end: float | None = None) -> Decision:
+    def judge(self, counts: JobCounts, claimed: Claimed = NOTHING, hold: str = "") -> Decision:
         """
         Decide on counts, claims of other gates, and the gate's own jobs.
 
@@ -115,28 +118,32 @@ class Gate:
 
         :param counts: what the cluster reported
         :param claimed: jobs of other gates that passed, to be counted on top
-        :param claims_end: seconds until the last of them expires
+        :param hold: why it must not open yet, whatever the counts
         :raises ScnetResponseError: where a state that the gate needs was not reported
         """
         counts.require(self.states)
-        seen = self._seen(counts, claimed)
+        seen = self._seen(counts, f"+{claimed.jobs} claimed" if claimed.jobs else "")
         if self.fail_when and self.fail_when.holds(counts):
             return Decision(
                 Verdict.FAIL, f"{seen}: failed, because fail_when {self.fail_when.explain(counts)}", trouble=True
             )
         own = max(self.submits - 1, 0)
         # With its own jobs alone too: else a claim could open a gate whose condition says '!=' or '=='.
-        for view in views(counts, own, own + claimed):
+        for view in views(counts, own, own + claimed.jobs):
             if unmet := self.condition.unmet(view):
                 break
         else:
+            if hold:
+                return Decision(Verdict.WAIT, f"{seen}: waiting, {hold}")
             return Decision(Verdict.OPEN, f"{seen}: passes, {self.condition.text}")
+        shut_by = claimed if self.condition.room_on(counts, own) else None
+        if shut_by:
+            seen = self._seen(counts, str(claimed))
         reason = f"{seen}: waiting, needs {unmet}" + (f" with room for {self.submits}" if own else "")
-        by_claims_alone = self.condition.room_on(counts, own)
-        return Decision(Verdict.WAIT, reason, claims_end=claims_end if by_claims_alone else None)
+        return Decision(Verdict.WAIT, reason, shut_by=shut_by)
 
-    def _seen(self, counts: JobCounts, claimed: int) -> str:
-        """List what was reported: the states that matter here, and every other one that holds jobs."""
+    def _seen(self, counts: JobCounts, claimed: str) -> str:
+        """List what was reported: the states that matter here, and every other one that holds jobs; and claims."""
         matter = self.states | {"running", "queued"}
         parts = []
         for name, number in counts.as_dict().items():
@@ -144,9 +151,9 @@ class Gate:
                 continue
             parts.append(f"{name} {number}")
             if name == "queued" and claimed:
-                parts[-1] += f" (+{claimed} claimed)"
+                parts[-1] += f" ({claimed})"
         if claimed and counts.queued is None:
-            parts.append(f"{claimed} claimed")
+            parts.append(claimed)
         return ", ".join(parts)
 
 
@@ -184,7 +191,7 @@ class GateKeeper:
         answered: bool = False,
         silent_fail: bool = False,
         wait_for: float | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = now,
     ):
         self.gate = gate
         self.log = log
@@ -196,15 +203,15 @@ class GateKeeper:
         self._said_at = 0.0
         self._noted: set[str] = set()
 
-    def judge(self, look: Look, claimed: int = 0, claims_end: float | None = None) -> Decision:
+    def judge(self, look: Look, claimed: Claimed = NOTHING, hold: str = "") -> Decision:
         """
         Decide on a look, and log what is new.
 
         :param look: what was seen
         :param claimed: jobs of other gates that passed, to be counted on top
-        :param claims_end: seconds until the last of them expires
+        :param hold: why it must not open yet, whatever the counts
         """
-        decision = self._decide(look, claimed, claims_end)
+        decision = self._decide(look, claimed, hold)
         notes = look.notes
         if decision.verdict is Verdict.WAIT and self._end is not None:
             notes += look.ends_within(self._end - self.clock())
@@ -212,14 +219,14 @@ class GateKeeper:
             if note not in self._noted:
                 self._noted.add(note)
                 self.log.warning("%s", note)
-        now = self.clock()
-        if decision != self.last or now - self._said_at >= REPEAT_AFTER:
-            self.last, self._said_at = decision, now
+        at = self.clock()
+        if decision != self.last or at - self._said_at >= REPEAT_AFTER:
+            self.last, self._said_at = decision, at
             say = self.log.warning if decision.trouble else self.log.info
             say("%s", decision)
         return decision
 
-    def _decide(self, look: Look, claimed: int, claims_end: float | None) -> Decision:
+    def _decide(self, look: Look, claimed: Claimed, hold: str) -> Decision:
         if look.error:
             return self._bear(look.error)
         counts = look.counts or JobCounts()
@@ -231,7 +238,7 @@ class GateKeeper:
         self.answered = True
         if look.doubt:
             return Decision(Verdict.WAIT, f"waiting: {look.doubt}", trouble=True)
-        return self.gate.judge(counts, claimed, claims_end)
+        return self.gate.judge(counts, claimed, hold)
 
     def _bear(self, error: ScnetError) -> Decision:
         """Wait out what heals, fail at once on what does not."""

@@ -278,6 +278,7 @@ class ScnetHook(BaseHook):
             doubt=_doubt(counts, target) if counts else "",
             notes=target.notes + _strangers(counts, target),
             token_ends=None if target.keys else target.token_ends,
+            counted_after=target.counted_after,
             at=at,
             observed_at=observed_at,
         )

@@ -21,6 +21,7 @@ from airflow.providers.common.compat.sdk import (
 from airflow_provider_scnet.gate.condition import Condition
 from airflow_provider_scnet.gate.decision import Gate, GateKeeper, Verdict, number_of_jobs, record
 from airflow_provider_scnet.sensors import ways
+from airflow_provider_scnet.sensors.submitters import names, submitters
 from airflow_provider_scnet.sensors.ways import WhenRead, is_template
 
 # The hook and the trigger bring requests along, and Airflow's own triggers pydantic: they are imported where they
@@ -57,14 +58,17 @@ class ScnetJobStateSensor(BaseSensorOperator):
         own user (templated)
     :param scnet_conn_id: the connection's id (templated)
     :param submits: how many jobs the work behind this gate will submit; 0 for a gate that only watches (templated)
-    :param claim_ttl: seconds, or a timedelta, for which the jobs of a gate that passed are counted on top of what
-        the cluster reports
+    :param submitted_by: ids of the tasks that submit, where these are not the tasks right behind the gate; a
+        task of the gate's own group may go by the name it has there
+    :param claim_ttl: seconds, or a timedelta, for which the jobs of a gate that passed are counted at most on
+        top of what the cluster reports, once their submission runs
     :param deferrable: whether to wait in the triggerer; without it there is no shared request and there are no
         claims, and ``mode`` says how a worker waits
     :param use_worker: whether to start and end on a worker all the same, for a return value that is read by
         ``xcom_pull`` in a template, or for listeners that live there
     :raises ConditionError: when the DAG file is parsed, where an expression without a template is outside the
         grammar, or could never hold once ``submits`` jobs are added
+    :raises ValueError: likewise, where another argument is none of those above
     """
 
     template_fields: Sequence[str] = ("condition", "fail_when", "user_name", "scnet_conn_id", "submits")
@@ -78,6 +82,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
         user_name: str | None = None,
         scnet_conn_id: str = "scnet_default",
         submits: int | str = 1,
+        submitted_by: str | Sequence[str] | None = None,
         claim_ttl: float | timedelta = 180,
         deferrable: bool = True,
         use_worker: bool = False,
@@ -89,6 +94,8 @@ class ScnetJobStateSensor(BaseSensorOperator):
         self.user_name = user_name
         self.scnet_conn_id = scnet_conn_id
         self.submits = submits
+        names(submitted_by)
+        self.submitted_by = submitted_by
         self.claim_ttl = _seconds(claim_ttl)
         self.deferrable = deferrable
         self.use_worker = use_worker
@@ -101,6 +108,8 @@ class ScnetJobStateSensor(BaseSensorOperator):
             self._check_what_is_no_template()
 
     def _starts_from_trigger(self) -> bool:
+        # Airflow reads this when it serialises the DAG, which is when a name that no task has can be told.
+        submitters(self)
         return ways.starts_in_scheduler(self, ScnetJobStateSensor)
 
     def _start_arguments(self) -> StartTriggerArgs | None:
@@ -171,6 +180,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
             "scnet_conn_id": self.scnet_conn_id,
             "submits": gate.submits,
             "claim_ttl": self.claim_ttl,
+            "submitted_by": submitters(self) if gate.submits else {},
             "poke_interval": self.poke_interval,
             "timeout": self._limit() if self.timeout < _FOREVER else None,
             "silent_fail": self.silent_fail,
@@ -291,7 +301,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
         return self._kept
 
     def _gate(self) -> Gate:
-        """Read the rendered fields; what is wrong with them no retry would mend."""
+        """Read the arguments, rendered by now; what is wrong with them no retry would mend."""
         try:
             _named("scnet_conn_id", self.scnet_conn_id)
             if self._names_a_user:
@@ -299,6 +309,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
                 self.user_name = _named("user_name", self.user_name)
             if self._has_a_guard and self.fail_when is None:
                 raise ValueError("fail_when is given but empty")
+            submitters(self)
             return Gate.of(self.condition, self.fail_when, self.submits).checked()
         except ValueError as e:
             raise AirflowFailException(str(e)) from None

@@ -255,7 +255,7 @@ class ScnetSimulator:
             "host": self.url,
             "login": name,
             "password": self.token(name),
-            "extra": extra,
+            "extra": self._extra | extra,
         }
 
     def key_connection(self, name: str = "alice", **extra: object) -> dict[str, Any]:
@@ -274,7 +274,11 @@ class ScnetSimulator:
             "platform": self.url,
             "portal": self.url,
         }
-        return {"conn_type": "scnet", "extra": keys | extra}
+        return {"conn_type": "scnet", "extra": self._extra | keys | extra}
+
+    @property
+    def _extra(self) -> dict[str, object]:
+        return {"counted_after": self.cluster.counted_after}
 
     def key_connection_json(self, name: str = "alice", **extra: object) -> str:
         """Return that connection as JSON, for a variable ``AIRFLOW_CONN_…``."""
@@ -288,10 +292,9 @@ class ScnetSimulator:
         """Return the connection as a URI, for a variable ``AIRFLOW_CONN_…``."""
         credentials = f"{quote(name, safe='')}:{quote(self.token(name), safe='')}"
         uri = f"scnet://{credentials}@127.0.0.1:{self.port}/http"
-        if not extra:
-            return uri
         # Airflow reads what stands in the query as text; values of other types go through "__extra__".
         plain = all(isinstance(value, str) for value in extra.values())
+        extra = {name: str(value) if plain else value for name, value in (self._extra | extra).items()}
         return f"{uri}?{urlencode(extra if plain else {'__extra__': json.dumps(extra)})}"
 
     # Jobs

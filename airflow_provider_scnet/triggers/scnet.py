@@ -11,8 +11,11 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
 from airflow_provider_scnet.gate.account import Accounts
+from airflow_provider_scnet.gate.claims import NOTHING
 from airflow_provider_scnet.gate.decision import Gate, GateKeeper, Verdict, record
+from airflow_provider_scnet.gate.submissions import GateId, Waiting
 from airflow_provider_scnet.hooks.scnet import ScnetHook
+from airflow_provider_scnet.triggers.task_states import task_states
 
 #: Seconds before which no task is handed back to a worker: the scheduler may still see the worker's exit from
 #: the deferral, and take a task that is scheduled again by then for one that died.
@@ -27,14 +30,18 @@ class ScnetJobStateTrigger(BaseTrigger):
     Waits until a cluster user's job counts meet a condition, and claims room for the jobs that follow.
 
     All triggers of one triggerer that watch the same account through the same connection share one request an
-    interval. Room is given out in the order of arrival. Across triggerers, each admits for itself.
+    interval. Room is given out in the order of arrival, and claimed until the cluster counts what was
+    submitted; of gates that pass in another triggerer, Airflow's states of the tasks behind them tell.
 
     :param condition: the state of the queue to wait for
     :param fail_when: what fails the gate for good
     :param user_name: the cluster user; default: the connection's login, else the token's own user
     :param scnet_conn_id: the connection's id
     :param submits: how many jobs the work behind the gate will submit
-    :param claim_ttl: seconds for which these jobs are counted on top of what the cluster reports
+    :param claim_ttl: seconds for which these jobs are counted at most on top of what the cluster reports, once
+        their submission runs
+    :param submitted_by: ids of the tasks that submit; for each whether it is the instance with the gate's own map
+        index rather than all of them
     :param poke_interval: seconds after which a look is too old
     :param timeout: seconds that the whole wait may last; None: without an end
     :param silent_fail: whether to wait on, too, where the try would fail
@@ -51,6 +58,7 @@ class ScnetJobStateTrigger(BaseTrigger):
         scnet_conn_id: str = "scnet_default",
         submits: int = 1,
         claim_ttl: float = 180.0,
+        submitted_by: dict[str, bool] | None = None,
         poke_interval: float = 60.0,
         timeout: float | None = None,
         silent_fail: bool = False,
@@ -65,6 +73,7 @@ class ScnetJobStateTrigger(BaseTrigger):
         self.scnet_conn_id = scnet_conn_id
         self.submits = submits
         self.claim_ttl = claim_ttl
+        self.submitted_by = submitted_by or {}
         self.poke_interval = poke_interval
         self.timeout = timeout
         self.silent_fail = silent_fail
@@ -82,6 +91,7 @@ class ScnetJobStateTrigger(BaseTrigger):
                 "scnet_conn_id": self.scnet_conn_id,
                 "submits": self.submits,
                 "claim_ttl": self.claim_ttl,
+                "submitted_by": self.submitted_by,
                 "poke_interval": self.poke_interval,
                 "timeout": self.timeout,
                 "silent_fail": self.silent_fail,
@@ -120,23 +130,40 @@ class ScnetJobStateTrigger(BaseTrigger):
             silent_fail=self.silent_fail,
             wait_for=left,
         )
-        accounts = Accounts.here(ScnetHook)
-        watch = accounts.watch(self.scnet_conn_id, self.user_name)
-        with watch.seat(self.poke_interval, wait_for=left) as seat:
+        accounts = Accounts.here(ScnetHook, task_states)
+        watch, waiting = accounts.watch(self.scnet_conn_id, self.user_name), self._waiting(gate)
+        with watch.seat(self.poke_interval, left, waiting) as seat:
             while look := await seat.next_look():
                 # No await from here on: looking at the claims and adding to them is atomic among all gates.
-                claims = accounts.claims(look.account) if look.account else None
-                claimed = claims.live(look.at) if claims else 0
-                decision = keeper.judge(look, claimed, claims.end() if claims and claimed else None)
+                claimed = accounts.claims(look.account).weigh(look.at) if look.account else NOTHING
+                hold = accounts.submissions.hold(waiting, look.at) if waiting else ""
+                decision = keeper.judge(look, claimed, hold)
                 if decision.verdict is Verdict.WAIT:
                     continue
                 event: dict[str, Any] = {"verdict": decision.verdict.value, "message": str(decision)}
-                if decision.verdict is Verdict.OPEN and claims:
-                    claims.add(gate.submits, self.claim_ttl)
-                    event["decision"] = record(gate, look, scnet_conn_id=self.scnet_conn_id, claimed=claimed)
+                if decision.verdict is Verdict.OPEN:
+                    accounts.admit(look, gate.submits, self.claim_ttl, waiting)
+                    event["decision"] = record(gate, look, scnet_conn_id=self.scnet_conn_id, claimed=claimed.jobs)
                 return event
         seen = f"last seen: {keeper.last}" if keeper.last else ""
         return {"verdict": Verdict.TIMEOUT.value, "message": seen}
+
+    def _waiting(self, gate: Gate) -> Waiting | None:
+        """Return the gate as Airflow knows it; None where no triggerer runs it, as in ``dag.test()``."""
+        task_instance = self.task_instance
+        if self.trigger_id is None or task_instance is None:
+            return None
+        return Waiting(
+            GateId(
+                task_instance.dag_id,
+                task_instance.run_id,
+                task_instance.task_id,
+                -1 if task_instance.map_index is None else task_instance.map_index,
+            ),
+            jobs=gate.submits,
+            ttl=self.claim_ttl,
+            submitted_by=self.submitted_by,
+        )
 
     def _seconds_left(self) -> float | None:
         """Return the seconds until the deferral times out, as the triggerer knows it; None where it does not."""

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The time by which gates go."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+
+def now() -> float:
+    """
+    Return seconds that never jump: the running event loop's, else the machine's.
+
+    An ordinary loop goes by :func:`time.monotonic` as well; a simulation has one of its own.
+    """
+    try:
+        return asyncio.get_running_loop().time()
+    except RuntimeError:
+        return time.monotonic()

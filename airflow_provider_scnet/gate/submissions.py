@@ -1,0 +1,521 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What became of the submissions behind gates that passed: Airflow's own states of the tasks that submit.
+
+They are the ledger of claims; what stands here is a triggerer's memory of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import dataclasses
+import enum
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+
+from airflow_provider_scnet.gate import clock
+from airflow_provider_scnet.gate.asking import Asking
+from airflow_provider_scnet.gate.claims import Claim, Claims
+
+#: Seconds between two questions while a claim of this event loop waits for the end of a submission.
+FOLLOW_EVERY = 5.0
+#: Seconds that Airflow may take to answer. The first question of a triggerer's life was seen to take more than 8.
+LONGEST_ANSWER = 30.0
+#: Seconds after which a run is forgotten of which nothing was heard.
+FORGET_AFTER = 3600.0
+
+#: A resolved (endpoint, user).
+Account = tuple[str, str]
+#: The states of task instances, by run id, task id and map index (-1 where the task is not mapped).
+TaskStates = Mapping[tuple[str, str, int], str | None]
+#: Returns the states of all instances of some tasks of a DAG in some of its runs, by dag id, run ids and task ids;
+#: what does not exist is left out.
+Ask = Callable[[str, Collection[str], Collection[str]], Awaitable[TaskStates]]
+
+# A submission that a gate stands before: its task, its map index (or one of the two below), and the account.
+_Place = tuple[str, "int | str", Account]
+_ALL, _ANY = "all instances", "any instance"
+
+# Airflow's states of a task instance.
+_NOT_STARTED = (None, "scheduled", "queued", "up_for_retry", "up_for_reschedule", "restarting")
+_HAS_RUN = ("success", "failed")
+_WILL_NOT_RUN = ("skipped", "upstream_failed", "removed")
+
+
+@dataclasses.dataclass(frozen=True)
+class GateId:
+    """
+    Which gate of which run, in Airflow's terms.
+
+    :param dag_id: the DAG
+    :param run_id: the run
+    :param task_id: the gate's task
+    :param map_index: which of its instances; -1 where it is not mapped
+    """
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int = -1
+
+
+@dataclasses.dataclass(eq=False)
+class Waiting:
+    """
+    A gate that waits on this event loop, and what it will claim.
+
+    :param gate: which one
+    :param jobs: how many jobs the work behind it will submit
+    :param ttl: seconds for which a claim holds at most once its submission runs
+    :param submitted_by: ids of the tasks that submit; for each whether it is the instance with the gate's own map
+        index rather than all of them
+    :param account: the account that it asks about, once it is known
+    :param counted_after: seconds after which the cluster's counts include a submitted job
+    :param since: when it began to wait, by :mod:`.clock`
+    """
+
+    gate: GateId
+    jobs: int
+    ttl: float
+    submitted_by: Mapping[str, bool]
+    account: Account | None = None
+    counted_after: float = 0.0
+    since: float = dataclasses.field(default_factory=clock.now)
+
+
+class _Phase(enum.Enum):
+    """How far a submission is."""
+
+    PASSES = "the gate passes"
+    WAITS = "has not started"
+    RUNS = "runs"
+    ENDED = "has ended, with jobs that may not be counted yet"
+    OVER = "is nothing to wait for"
+
+
+@dataclasses.dataclass(eq=False)
+class _Submission:
+    """The work behind one gate that passed, here or elsewhere."""
+
+    gate: GateId
+    jobs: int
+    ttl: float
+    counted_after: float
+    submitted_by: Mapping[str, bool]
+    accounts: frozenset[Account]
+    since: float
+    is_ours: bool
+    phase: _Phase = _Phase.PASSES
+    changed: float = 0.0
+    heard: float = 0.0
+    awaited: str = ""
+    # Whether it cannot start before a gate has passed that its claim may keep shut.
+    is_blocked: bool = False
+
+    def turn(self, phase: _Phase, now: float) -> None:
+        """Note how far it is by now."""
+        self.heard = now
+        if phase is _Phase.ENDED and (
+            self.phase is _Phase.OVER or (self.phase is _Phase.RUNS and now >= self.changed + self.ttl)
+        ):
+            # A claim holds for its ttl at most once the submission runs: what has expired does not come back.
+            phase = _Phase.OVER
+        if phase is not self.phase:
+            self.phase, self.changed = phase, now
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its end is still to come, and can be noticed."""
+        return bool(self.submitted_by) and self.phase in (_Phase.PASSES, _Phase.WAITS, _Phase.RUNS)
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether its end is worth being noticed soon: it still claims."""
+        return self.is_open and not (self.phase is _Phase.RUNS and clock.now() >= self.changed + self.ttl)
+
+    @property
+    def claim(self) -> Claim | None:
+        """What it claims by now; None where that is nothing."""
+        if self.phase is _Phase.OVER:
+            return None
+        if self.phase is _Phase.ENDED:
+            return Claim(self.jobs, self.changed + self.counted_after, has_ended=True)
+        if self.phase is _Phase.RUNS:
+            return Claim(self.jobs, self.changed + self.ttl, awaited=self.awaited)
+        holds = bool(self.submitted_by) and not self.is_blocked
+        return Claim(self.jobs, (self.heard if holds else self.since) + self.ttl, holds, awaited=self.awaited)
+
+
+@dataclasses.dataclass(eq=False)
+class _Run:
+    """One run of a DAG: the gates that were met, and the submissions behind those that passed."""
+
+    met: set[str] = dataclasses.field(default_factory=set)
+    submissions: dict[GateId, _Submission] = dataclasses.field(default_factory=dict)
+    # No look that was made before opens a gate of this run.
+    held_until: float = 0.0
+    heard: float = dataclasses.field(default_factory=clock.now)
+
+
+class Submissions:
+    """
+    What one event loop knows of the submissions behind the gates that wait here.
+
+    A gate that passes here is followed until its submission has ended. Gates of the same runs that passed
+    elsewhere (in another triggerer, or here before a restart) show in the same answers. Runs none of whose
+    gates waits here are not seen, nor is what happens in the moment between an answer and the decision on it.
+
+    :param ask: how to ask Airflow
+    :param claims_on: returns the claims on an account
+    """
+
+    def __init__(self, ask: Ask, claims_on: Callable[[Account], Claims]) -> None:
+        self._ask = ask
+        self._claims_on = claims_on
+        self._waiting: dict[Waiting, None] = {}
+        self._runs: dict[tuple[str, str], _Run] = {}
+        # By DAG, and by whether the question is about the urgent alone.
+        self._asking: dict[tuple[str, bool], Asking[None]] = {}
+        self._heard: dict[str, float] = {}
+        self._following: asyncio.Task[None] | None = None
+        #: Why Airflow's last answer is missing; empty where it answered.
+        self.trouble = ""
+        #: When a gate was last seen to have passed elsewhere, by :mod:`.clock`.
+        self.seen_elsewhere = 0.0
+
+    @contextlib.contextmanager
+    def kept(self, waiting: Waiting) -> Iterator[None]:
+        """
+        Keep a gate in mind for as long as it waits.
+
+        :param waiting: the gate
+        """
+        run = self._runs.get((waiting.gate.dag_id, waiting.gate.run_id))
+        if before := run and run.submissions.get(waiting.gate):
+            # It was cleared: what it let pass before may have submitted.
+            before.turn(_Phase.ENDED, clock.now())
+            self._put(before)
+        self._waiting[waiting] = None
+        self._follow()
+        try:
+            yield
+        finally:
+            del self._waiting[waiting]
+
+    def passes(self, waiting: Waiting) -> None:
+        """
+        Claim what a gate's submission will submit.
+
+        :param waiting: the gate, its account known
+        """
+        if not waiting.jobs or waiting.account is None:
+            return
+        now = clock.now()
+        submission = _Submission(
+            gate=waiting.gate,
+            jobs=waiting.jobs,
+            ttl=waiting.ttl,
+            counted_after=waiting.counted_after,
+            submitted_by=waiting.submitted_by,
+            accounts=frozenset((waiting.account,)),
+            since=now,
+            is_ours=True,
+            changed=now,
+            heard=now,
+            awaited=_awaited(waiting.gate, waiting.submitted_by),
+        )
+        run = self._runs.setdefault((waiting.gate.dag_id, waiting.gate.run_id), _Run())
+        run.submissions[waiting.gate] = submission
+        self._put(submission)
+        self._follow()
+
+    def hold(self, waiting: Waiting, look_at: float) -> str:
+        """
+        Say why a gate must not open on a look, whatever the counts; empty where nothing speaks against it.
+
+        :param waiting: the gate
+        :param look_at: when the look was made, by :mod:`.clock`
+        """
+        run = self._runs.get((waiting.gate.dag_id, waiting.gate.run_id))
+        if not waiting.jobs or not waiting.submitted_by:
+            return ""
+        if run is None or waiting.gate.task_id not in run.met:
+            if look_at < waiting.since + waiting.ttl:
+                return "Airflow has not said yet which submissions of this run are under way"
+        elif look_at < run.held_until:
+            return "this run has submitted before, which may not be counted yet"
+        return ""
+
+    async def hear(self, account: Account, look_at: float) -> None:
+        """
+        Learn what became of all submissions that matter to an account, as far as Airflow answers in time.
+
+        :param account: the account
+        :param look_at: when the look was made, by :mod:`.clock`: what was heard since then is not
+            asked again
+        """
+        dags = {waiting.gate.dag_id for waiting in self._waiting if waiting.account == account and waiting.jobs}
+        dags |= {each.gate.dag_id for each in self._open() if account in each.accounts}
+        unheard = [dag_id for dag_id in dags if self._heard.get(dag_id, 0.0) < look_at or self._has_unmet(dag_id)]
+        if unheard:
+            await asyncio.gather(*(self._learn(dag_id) for dag_id in unheard))
+        self._forget()
+
+    # Asking
+
+    def _has_unmet(self, dag_id: str) -> bool:
+        return any(
+            each.gate.dag_id == dag_id and each.jobs and each.gate.task_id not in self._met(each.gate)
+            for each in self._waiting
+        )
+
+    async def _learn(self, dag_id: str, urgent_alone: bool = False) -> None:
+        """Ask about a DAG, unless a question of the same kind that was put after this one is being answered."""
+        now, kind = clock.now(), (dag_id, urgent_alone)
+        try:
+            while True:
+                asking = self._asking.get(kind)
+                if asking is None or asking.is_over:
+                    runs, tasks = self._question(dag_id, urgent_alone)
+                    if not runs:
+                        return
+                    asking = self._asking[kind] = Asking(self._put_question(dag_id, runs, tasks), LONGEST_ANSWER)
+                await asking.answer()
+                if asking.since >= now:
+                    break
+        except Exception as error:  # whatever it is, the gates stay as shut as they were
+            self.trouble = (
+                f"Airflow does not say what became of submissions ({type(error).__name__}: {str(error)[:200]}): "
+                "gates stay as shut as they were, and claims of which nothing is heard expire"
+            )
+            return
+        self.trouble = ""
+        if not urgent_alone:
+            self._heard[dag_id] = now
+
+    async def _put_question(self, dag_id: str, runs: Collection[str], tasks: Collection[str]) -> None:
+        self._take(dag_id, runs, tasks, await self._ask(dag_id, runs, tasks))
+
+    def _question(self, dag_id: str, urgent_alone: bool) -> tuple[set[str], set[str]]:
+        """Return the runs and tasks that matter, gates and submissions alike."""
+        asked: list[Waiting | _Submission] = [
+            each for each in self._open() if each.gate.dag_id == dag_id and (each.is_urgent or not urgent_alone)
+        ]
+        if not urgent_alone:
+            asked += [each for each in self._waiting if each.gate.dag_id == dag_id and each.jobs]
+        runs: set[str] = set()
+        tasks: set[str] = set()
+        for each in asked:
+            runs.add(each.gate.run_id)
+            tasks.update((each.gate.task_id, *each.submitted_by))
+        return runs, tasks
+
+    def _follow(self) -> None:
+        """Make sure that the ends of our submissions are noticed soon, while somebody waits for room."""
+        if self._following is None or self._following.done():
+            # An empty context: the task must not log in the name of the gate that happened to start it.
+            self._following = contextvars.Context().run(asyncio.ensure_future, self._keep_following())
+
+    async def _keep_following(self) -> None:
+        while self._waiting and any(each.is_urgent for each in self._open()):
+            await asyncio.sleep(FOLLOW_EVERY)
+            if self._waiting:
+                dags = {each.gate.dag_id for each in self._open() if each.is_urgent}
+                await asyncio.gather(*(self._learn(dag_id, urgent_alone=True) for dag_id in dags))
+
+    # What the answers mean
+
+    def _take(self, dag_id: str, runs: Iterable[str], tasks: Collection[str], states: TaskStates) -> None:
+        """Take in the states of gates and submissions."""
+        now = clock.now()
+        found: dict[str, dict[str, dict[int, str | None]]] = {}
+        for (run_id, task_id, map_index), state in states.items():
+            found.setdefault(run_id, {}).setdefault(task_id, {})[map_index] = state
+        here: dict[str, list[Waiting]] = {}
+        for waiting in self._waiting:
+            if waiting.gate.dag_id == dag_id:
+                here.setdefault(waiting.gate.run_id, []).append(waiting)
+        terms = self._terms(dag_id)
+        for run_id in runs:
+            instances = found.get(run_id, {})
+            run = self._runs.setdefault((dag_id, run_id), _Run())
+            run.heard = now
+            waiting_gates = {waiting.gate for waiting in here.get(run_id, ())}
+            if waiting_gates:
+                for task_id in terms.keys() & set(tasks):
+                    gates = GateId(dag_id, run_id, task_id)
+                    self._meet(run, gates, terms[task_id], instances, waiting_gates, now)
+            stood_before = _stood_before(here.get(run_id, ()))
+            for gate, submission in list(run.submissions.items()):
+                was_asked_about = {gate.task_id, *submission.submitted_by} <= set(tasks)
+                if was_asked_about and gate not in waiting_gates:
+                    _follow_states(submission, instances, stood_before, now)
+                    self._put(submission)
+                    if gate.task_id not in run.met and not submission.is_open:
+                        # Its claim, if any, expires by itself.
+                        del run.submissions[gate]
+
+    def _terms(self, dag_id: str) -> dict[str, _Submission]:
+        """Return what a gate's task claims, as its instances that wait here have it: the largest of each."""
+        terms: dict[str, _Submission] = {}
+        for each in self._waiting:
+            if each.gate.dag_id != dag_id or not each.jobs or each.account is None:
+                continue
+            known = terms.get(each.gate.task_id)
+            terms[each.gate.task_id] = _Submission(
+                gate=each.gate,
+                jobs=max(each.jobs, known.jobs if known else 0),
+                ttl=max(each.ttl, known.ttl if known else 0.0),
+                counted_after=max(each.counted_after, known.counted_after if known else 0.0),
+                submitted_by=each.submitted_by,
+                accounts=(known.accounts if known else frozenset()) | {each.account},
+                since=0.0,
+                is_ours=False,
+            )
+        return terms
+
+    def _meet(
+        self,
+        run: _Run,
+        gates: GateId,
+        terms: _Submission,
+        instances: Mapping[str, Mapping[int, str | None]],
+        here: Collection[GateId],
+        now: float,
+    ) -> None:
+        """Take up the gates of a task that passed elsewhere."""
+        is_first = gates.task_id not in run.met
+        run.met.add(gates.task_id)
+        for map_index, state in instances.get(gates.task_id, {}).items():
+            gate = dataclasses.replace(gates, map_index=map_index)
+            if known := run.submissions.get(gate):
+                if not known.is_ours:
+                    known.accounts |= terms.accounts
+                continue
+            if state != "success" or gate in here:
+                continue
+            submission = dataclasses.replace(terms, gate=gate, since=now, changed=now, heard=now)
+            run.submissions[gate] = submission
+            if not is_first:
+                self.seen_elsewhere = now
+            elif not submission.submitted_by:
+                submission.turn(_Phase.OVER, now)
+            elif _phase_of(submission, instances)[0] is _Phase.ENDED:
+                # When, nobody knows: it is no claim, but its run waits until its jobs are surely counted.
+                submission.turn(_Phase.OVER, now)
+                run.held_until = max(run.held_until, now + submission.counted_after)
+
+    # What is kept
+
+    def _open(self) -> Iterator[_Submission]:
+        """Yield the submissions behind gates that passed here whose end is still to come."""
+        for run in self._runs.values():
+            for submission in run.submissions.values():
+                if submission.is_ours and submission.is_open:
+                    yield submission
+
+    def _met(self, gate: GateId) -> Collection[str]:
+        run = self._runs.get((gate.dag_id, gate.run_id))
+        return run.met if run else ()
+
+    def _put(self, submission: _Submission) -> None:
+        claim = submission.claim
+        for account in submission.accounts:
+            claims = self._claims_on(account)
+            if claim is None:
+                claims.drop(submission.gate)
+            else:
+                claims.put(submission.gate, claim)
+
+    def _forget(self) -> None:
+        now = clock.now()
+        self._runs = {
+            name: run
+            for name, run in self._runs.items()
+            if now - run.heard < FORGET_AFTER
+            or any(each.is_ours and each.is_open for each in run.submissions.values())
+        }
+
+
+def _stood_before(waiting: Iterable[Waiting]) -> Collection[_Place]:
+    """Return the submissions that gates of a run stand before, by task and map index, and what those ask about."""
+    found: set[_Place] = set()
+    for each in waiting:
+        if each.account and each.jobs:
+            for task_id, is_own in each.submitted_by.items():
+                found.add((task_id, each.gate.map_index if is_own else _ALL, each.account))
+                found.add((task_id, _ANY, each.account))
+    return found
+
+
+def _follow_states(
+    submission: _Submission,
+    instances: Mapping[str, Mapping[int, str | None]],
+    stood_before: Collection[_Place],
+    now: float,
+) -> None:
+    """Note how far a submission is by the states of its run's tasks."""
+    if not submission.submitted_by:
+        return
+    gate = submission.gate
+    state = instances.get(gate.task_id, {}).get(gate.map_index, "removed")
+    if state in _HAS_RUN or state in _WILL_NOT_RUN:
+        phase, first = (_Phase.OVER, None) if state == "removed" else _phase_of(submission, instances)
+        submission.turn(phase, now)
+        submission.awaited = _label(*first) if first else ""
+        submission.is_blocked = (
+            phase is _Phase.WAITS
+            and first is not None
+            and any(
+                (first[0], index, account) in stood_before
+                for index in (_ALL, first[1] if submission.submitted_by[first[0]] else _ANY)
+                for account in submission.accounts
+            )
+        )
+    elif submission.phase is not _Phase.PASSES:
+        # The gate was cleared, and waits anew: what it let pass before may have submitted.
+        submission.turn(_Phase.ENDED, now)
+    elif state != "deferred":
+        # It is on its way over a worker. While it is deferred, its event is under way, or got lost.
+        submission.turn(_Phase.PASSES, now)
+
+
+def _phase_of(
+    submission: _Submission, instances: Mapping[str, Mapping[int, str | None]]
+) -> tuple[_Phase, tuple[str, int] | None]:
+    """Return how far a submission is, and the first of its tasks that has not ended."""
+    states = list(_states_of(submission, instances))
+    for task, state in states:
+        if state in _NOT_STARTED:
+            return _Phase.WAITS, task
+    for task, state in states:
+        if state not in _HAS_RUN and state not in _WILL_NOT_RUN:
+            return _Phase.RUNS, task
+    return (_Phase.ENDED if any(state in _HAS_RUN for _, state in states) else _Phase.OVER), None
+
+
+def _states_of(
+    submission: _Submission, instances: Mapping[str, Mapping[int, str | None]]
+) -> Iterator[tuple[tuple[str, int], str | None]]:
+    for task_id, is_own in submission.submitted_by.items():
+        found = instances.get(task_id, {})
+        if not is_own:
+            yield from (((task_id, map_index), state) for map_index, state in found.items())
+            continue
+        # Until a mapped task is expanded, it has a single instance.
+        map_index = submission.gate.map_index
+        if (index := map_index if map_index in found else -1) in found:
+            yield (task_id, map_index), found[index]
+
+
+def _awaited(gate: GateId, submitted_by: Mapping[str, bool]) -> str:
+    """Return what a claim waits for before anything is known of it, for people."""
+    for task_id, is_own in submitted_by.items():
+        return _label(task_id, gate.map_index if is_own else -1)
+    return ""
+
+
+def _label(task_id: str, map_index: int) -> str:
+    name = task_id.rpartition(".")[2]
+    return f"{name}[{map_index}]" if map_index >= 0 else name
