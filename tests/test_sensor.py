@@ -102,7 +102,7 @@ def test_it_is_deferrable_unless_told_otherwise():
     assert caught.value.method_name == "execute_complete"
 
 
-def test_parsing_a_dag_brings_neither_the_hook_nor_requests_along():
+def test_parsing_a_dag_brings_neither_the_hook_nor_requests_nor_urllib3_along():
     import subprocess
     import sys
 
@@ -110,10 +110,10 @@ def test_parsing_a_dag_brings_neither_the_hook_nor_requests_along():
         "import sys; import airflow_provider_scnet.sensors.scnet as s;"
         "s.ScnetJobStateSensor(task_id='g', condition='queued < 5');"
         "print([m for m in sys.modules if m.startswith('airflow_provider_scnet.') and 'hooks' in m],"
-        " 'airflow_provider_scnet.client.wire' in sys.modules)"
+        " [m for m in ('wire', 'address') if f'airflow_provider_scnet.client.{m}' in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "[] False"
+    assert done.stdout.splitlines()[-1] == "[] []"
 
 
 # What is checked after rendering
