@@ -17,6 +17,7 @@ from airflow.providers.common.compat.sdk import (
     AirflowSensorTimeout,
     AirflowSkipException,
     BaseOperator,
+    BaseSensorOperator,
     TaskDeferred,
 )
 from airflow.triggers.base import TaskSuccessEvent
@@ -258,7 +259,7 @@ def test_reschedule_mode_gives_the_worker_back_between_looks(scnet: ScnetSimulat
     sensor = gate(deferrable=False, mode="reschedule", poke_interval=30)
     with (
         mock.patch.object(ScnetJobStateSensor, "_was_rescheduled", return_value=False),
-        mock.patch("airflow.sensors.base._orig_start_date", return_value=None, create=True),
+        mock.patch(f"{BaseSensorOperator.__module__}._orig_start_date", return_value=None, create=True),
         pytest.raises(AirflowRescheduleException),
     ):
         sensor.execute(context(ti=mock.MagicMock(get_first_reschedule_date=lambda c: None, max_tries=0)))
