@@ -18,7 +18,7 @@ PYTHON := $(shell for p in python3.11 python3 python; do \
 # Empty where there is none; pyenv keeps those that it does not put forward in a folder.
 python = $(shell for p in python$(1) "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$(1).*/bin/python; do \
 	"$$p" -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$(1)")' 2>/dev/null && { echo "$$p"; break; }; done)
-PYTHONS_HERE = $(foreach version,$(PYTHONS),$(if $(call python,$(version)),$(version)))
+PYTHONS_HERE = $(strip $(foreach version,$(PYTHONS),$(if $(call python,$(version)),$(version))))
 MAIN := .venv/$(AIRFLOW)/bin
 UV := .venv/uv/bin/uv
 
