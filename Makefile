@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Needs make and Python 3.11. Everything it makes lies below .venv/ and dist/.
+# Needs make and Python 3.11; other Pythons serve the tests where they are found. Everything it makes lies below
+# .venv/ and dist/.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -8,11 +9,16 @@ SHELL := /bin/bash
 AIRFLOW := 3.3.2
 COMPAT := 2.11.2 3.1.8 3.2.2
 VERSIONS := $(AIRFLOW) $(COMPAT)
+PYTHONS := 3.10 3.12 3.13
 UV_VERSION := 0.13.9
 
 # A pyenv shim may exist for a Python that does not run, so each candidate is asked.
 PYTHON := $(shell for p in python3.11 python3 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
+# Empty where there is none; pyenv keeps those that it does not put forward in a folder.
+python = $(shell for p in python$(1) "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$(1).*/bin/python; do \
+	"$$p" -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$(1)")' 2>/dev/null && { echo "$$p"; break; }; done)
+PYTHONS_HERE = $(strip $(foreach version,$(PYTHONS),$(if $(call python,$(version)),$(version))))
 MAIN := .venv/$(AIRFLOW)/bin
 UV := .venv/uv/bin/uv
 
@@ -25,6 +31,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## show this help
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 	@echo '  make test-VERSION, test-engine-VERSION, demo-VERSION: on one Airflow of $(VERSIONS)'
+	@echo '  make test-python-VERSION: on one Python of $(PYTHONS)'
 
 .PHONY: demo
 demo: demo-$(AIRFLOW) ## gated submissions in a real Airflow against a simulated cluster; about a minute
@@ -39,6 +46,15 @@ test: .venv/$(AIRFLOW)/.made ## the test suite with branch coverage
 
 .PHONY: test-compat
 test-compat: $(COMPAT:%=test-%) ## the test suite on the other Airflow versions
+
+.PHONY: test-lowest
+test-lowest: ## the test suite on the lowest versions that pyproject.toml admits
+
+# Airflow's own work in whole DAGs takes half of the time of the suite, and is not what a Python changes.
+.PHONY: test-pythons
+test-pythons: ## the test suite without whole DAGs on the other Pythons, where they are found
+	$(if $(PYTHONS_HERE),$(MAKE) --no-print-directory $(PYTHONS_HERE:%=test-python-%))
+	@echo 'Tested on Python: $(or $(PYTHONS_HERE),none). Not found here: $(or $(filter-out $(PYTHONS_HERE),$(PYTHONS)),none).'
 
 .PHONY: test-engine
 test-engine: test-engine-$(AIRFLOW) ## what only a whole Airflow shows: ways through it, killed components; minutes
@@ -65,8 +81,12 @@ clean: ## remove everything that was made
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: $(VERSIONS:%=test-%)
-$(VERSIONS:%=test-%): test-%: .venv/%/.made
+$(VERSIONS:%=test-%) test-lowest: test-%: .venv/%/.made
 	.venv/$*/bin/python -m pytest -n 2
+
+.PHONY: $(PYTHONS:%=test-python-%)
+$(PYTHONS:%=test-python-%): test-python-%: .venv/python-%/.made
+	.venv/python-$*/bin/python -m pytest -n 2 --ignore tests/test_dags.py
 
 # A module has an Airflow of its own, which mostly waits: two at once take little more time than one.
 .PHONY: $(VERSIONS:%=test-engine-%)
@@ -77,11 +97,18 @@ $(VERSIONS:%=test-engine-%): test-engine-%: .venv/%/.made
 $(VERSIONS:%=demo-%): demo-%: .venv/%/.made
 	@.venv/$*/bin/python -m demo.run
 
+$(VERSIONS:%=.venv/%/.made) .venv/lowest/.made: .venv/%/.made: requirements/airflow-%.txt
+$(PYTHONS:%=.venv/python-%/.made): requirements/airflow-$(AIRFLOW).txt
+
+INTERPRETER = $(PYTHON)
+.venv/lowest/.made: INTERPRETER = $(or $(call python,3.10),$(PYTHON))
+.venv/python-%/.made: INTERPRETER = $(or $(call python,$(*:python-%=%)),$(error $(*:python-%=Python %) was not found))
+
 # sync: what a requirements file no longer names is removed.
-$(VERSIONS:%=.venv/%/.made): .venv/%/.made: requirements/airflow-%.txt pyproject.toml | $(UV)
-	$(PYTHON) -m venv --without-pip .venv/$*
-	$(UV) pip sync --quiet --python .venv/$*/bin/python requirements/airflow-$*.txt
-	$(UV) pip install --quiet --python .venv/$*/bin/python --no-deps -e .
+.venv/%/.made: pyproject.toml | $(UV)
+	$(INTERPRETER) -m venv --without-pip $(@D)
+	$(UV) pip sync --quiet --python $(@D)/bin/python $(filter requirements/%,$^)
+	$(UV) pip install --quiet --python $(@D)/bin/python --no-deps -e .
 	touch $@
 
 $(UV):
@@ -90,7 +117,10 @@ $(UV):
 	.venv/uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 # Pins everything anew. Universal, for all Pythons that the project supports.
+PIN := $(UV) pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate
 .PHONY: pins
 pins: $(UV) ## renew requirements/*.txt from requirements/*.in
-	for version in $(VERSIONS); do $(UV) pip compile --quiet --upgrade --universal --python-version 3.10 \
-	  --no-header --no-annotate requirements/airflow-$$version.in -o requirements/airflow-$$version.txt; done
+	for version in $(VERSIONS); do \
+	  $(PIN) --upgrade requirements/airflow-$$version.in -o requirements/airflow-$$version.txt; done
+	$(PIN) --resolution lowest-direct --no-deps pyproject.toml | \
+	  $(PIN) --upgrade requirements/airflow-lowest.in - -o requirements/airflow-lowest.txt

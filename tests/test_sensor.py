@@ -18,6 +18,7 @@ from airflow.providers.common.compat.sdk import (
     AirflowSensorTimeout,
     AirflowSkipException,
     BaseOperator,
+    BaseSensorOperator,
     TaskDeferred,
     XComArg,
 )
@@ -111,7 +112,7 @@ def test_it_is_deferrable_unless_told_otherwise():
     assert caught.value.method_name == "execute_complete"
 
 
-def test_parsing_a_dag_brings_neither_the_hook_nor_requests_along():
+def test_parsing_a_dag_brings_neither_the_hook_nor_requests_nor_urllib3_along():
     import subprocess
     import sys
 
@@ -119,10 +120,10 @@ def test_parsing_a_dag_brings_neither_the_hook_nor_requests_along():
         "import sys; import airflow_provider_scnet.sensors.scnet as s;"
         "s.ScnetJobStateSensor(task_id='g', condition='queued < 5');"
         "print([m for m in sys.modules if m.startswith('airflow_provider_scnet.') and 'hooks' in m],"
-        " 'airflow_provider_scnet.client.wire' in sys.modules)"
+        " [m for m in ('wire', 'address') if f'airflow_provider_scnet.client.{m}' in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "[] False"
+    assert done.stdout.splitlines()[-1] == "[] []"
 
 
 # What is checked after rendering
@@ -267,7 +268,7 @@ def test_reschedule_mode_gives_the_worker_back_between_looks(scnet: ScnetSimulat
     sensor = gate(deferrable=False, mode="reschedule", poke_interval=30)
     with (
         mock.patch.object(ScnetJobStateSensor, "_was_rescheduled", return_value=False),
-        mock.patch("airflow.sensors.base._orig_start_date", return_value=None, create=True),
+        mock.patch(f"{BaseSensorOperator.__module__}._orig_start_date", return_value=None, create=True),
         pytest.raises(AirflowRescheduleException),
     ):
         sensor.execute(context(ti=mock.MagicMock(get_first_reschedule_date=lambda c: None, max_tries=0)))

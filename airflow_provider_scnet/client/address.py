@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 from typing import Any
-from urllib.parse import urlsplit
+
+from urllib3.exceptions import LocationParseError
+from urllib3.util import parse_url
 
 from airflow_provider_scnet.client.errors import ScnetConfigError
 
-_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+# Resolvers take 127.1 and 0x7f.1 for IPv4 addresses, so a name that ends like one must be one in full.
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_LOOPBACK = re.compile(r"localhost|\[::1\]|127\.[0-9.]+")
 
 
 def base_url(what: str, text: str, *, schema: str | None = None, port: int | None = None) -> str:
@@ -21,41 +27,48 @@ def base_url(what: str, text: str, *, schema: str | None = None, port: int | Non
     :param text: the name of a host, or a whole address
     :param schema: the scheme or the path, where a connection has it in a field of its own
     :param port: the port, where a connection has it in a field of its own
-    :raises ScnetConfigError: where it is no address, or its parts contradict each other
+    :raises ScnetConfigError: where it is no address, could be taken for another one, or its parts contradict each
+        other
     """
     text = text.strip()
+    if not re.fullmatch(r"[!-~]*", text):
+        raise ScnetConfigError(f"{what} is no name of a host: it holds white space or characters beyond ASCII")
     try:
-        address = urlsplit(text if "://" in text else f"//{text}")
-        address_port = address.port
-    except ValueError:
+        # The parser that requests goes by, so that no request reads the address in another way.
+        address = parse_url(text if "://" in text else f"//{text}")
+    except LocationParseError:
         raise ScnetConfigError(f"{what} is no address") from None
-    if address.username is not None or address.password is not None:
+    if address.auth is not None:
         raise ScnetConfigError(f"{what} holds a user or a token: they belong into login and password")
-    if address.query or address.fragment or "?" in text or "#" in text:
+    if "?" in text or "#" in text:
         raise ScnetConfigError(f"{what} holds a query: give the address alone")
+    if address.url.lower() != text.lower():
+        # The parser decodes, resolves and drops: what it had to mend, another program might mend differently.
+        raise ScnetConfigError(f"{what} is written in an unusual way, and could be taken for another address")
     schema = (schema or "").strip().strip("/")
     scheme_given, path_given = (schema.lower(), "") if schema.lower() in ("http", "https") else ("", schema)
-    scheme = _agree(what, "scheme", address.scheme.lower() or None, scheme_given or None, "schema") or "https"
+    path_written = (address.path or "").rstrip("/").removeprefix("/")
+    scheme = _agree(what, "scheme", address.scheme, scheme_given or None, "schema") or "https"
     if scheme not in ("http", "https"):
         raise ScnetConfigError(f"{what} is neither an https nor an http address")
     if port is not None and not 0 < int(port) < 65536:
         raise ScnetConfigError("the field 'port' is no port")
-    port = _agree(what, "port", address_port, port, "port")
-    path = _agree(what, "path", address.path.strip("/") or None, path_given or None, "schema") or ""
-    name = _host(what, address.hostname)
-    if scheme == "http" and not _is_loopback(name):
+    if address.port == 0:
+        raise ScnetConfigError(f"{what} is no address: 0 is no port")
+    port = _agree(what, "port", address.port, port, "port")
+    path = _agree(what, "path", path_written or None, path_given or None, "schema") or ""
+    host = _host(what, (address.host or "").lower())
+    if scheme == "http" and not _LOOPBACK.fullmatch(host):
         raise ScnetConfigError(
             f"{what}: plain http would show the token to the network: use https (http is for loopback only)"
         )
-    segments = [part for part in path.split("/") if part]
+    segments = path.split("/") if path else []
     if not all(re.fullmatch(r"[\w.~-]+", part, re.ASCII) and part not in (".", "..") for part in segments):
         raise ScnetConfigError(f"the path of {what} holds unusual characters")
     if segments[-1:] == ["hpc"]:
         # SCnet hands its base addresses out with and without this suffix.
         segments.pop()
-    authority = f"[{name}]" if ":" in name else name
-    if port is not None and port != {"http": 80, "https": 443}[scheme]:
-        authority += f":{port}"
+    authority = host if port in (None, {"http": 80, "https": 443}[scheme]) else f"{host}:{port}"
     return "/".join([f"{scheme}://{authority}", *segments])
 
 
@@ -65,19 +78,15 @@ def _agree(what: str, part: str, in_address: Any, in_field: Any, field: str) -> 
     return in_address or in_field
 
 
-def _host(what: str, name: str | None) -> str:
-    if name and ":" in name:
-        try:
-            return str(ipaddress.IPv6Address(name))
-        except ValueError:
-            name = None
-    if not name or not all(map(_LABEL.fullmatch, name.removesuffix(".").split("."))):
-        raise ScnetConfigError(f"{what} is no name of a host")
-    return name.lower()
-
-
-def _is_loopback(name: str) -> bool:
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return name == "localhost"
+def _host(what: str, host: str) -> str:
+    """Return the host in one spelling, an IPv6 address in its brackets."""
+    labels = host.removesuffix(".").split(".")
+    with contextlib.suppress(ValueError):
+        # What follows a percent sign is the name of an interface, and means something on one machine only.
+        if host.startswith("[") and "%" not in host:
+            return f"[{ipaddress.IPv6Address(host[1:-1])}]"
+        if _NUMBER.fullmatch(labels[-1]):
+            return str(ipaddress.IPv4Address(host))
+        if all(map(_LABEL.fullmatch, labels)):
+            return host
+    raise ScnetConfigError(f"{what} is no name of a host")
