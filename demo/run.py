@@ -39,10 +39,8 @@ SLOTS = 4
 INTERVAL = 3
 #: Seconds until the cluster counts a job. It is what claims are for: a gate must not take it for room.
 COUNTED_AFTER = 2
-#: Seconds from the gate's passing until its job is counted, at the most: scheduler and worker take about three.
-CLAIM_TTL = 15
-#: Seconds that a job runs: longer than a claim lives, so that the next gates meet a queue.
-RUN_FOR = 18
+#: Seconds that a job runs: long enough that the next gates meet a queue.
+RUN_FOR = 12
 #: Seconds that a token lives which access keys obtained: much less than the gates wait.
 TOKEN_LIFETIME = 12
 
@@ -178,7 +176,6 @@ def main() -> int:
                 ),
                 "SCNET_SIMULATOR_URL": scnet.url,
                 "SCNET_POKE_INTERVAL": str(INTERVAL),
-                "SCNET_CLAIM_TTL": str(CLAIM_TTL),
             },
         )
         stack.callback(engine.stop)

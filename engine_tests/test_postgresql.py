@@ -72,7 +72,6 @@ def test_admission_keeps_the_limit_and_loses_no_submission(database_url: str):
             "AIRFLOW_CONN_SCNET_DEFAULT": scnet.connection_json("alice"),
             "SCNET_SIMULATOR_URL": scnet.url,
             "SCNET_POKE_INTERVAL": "2",
-            "SCNET_CLAIM_TTL": "15",
         }
         with Engine(EXAMPLES, env, database_url) as engine:
             engine.trigger_dag("scnet_gate_mapped", {"inputs": INPUTS})

@@ -39,8 +39,6 @@ def scnet_gate_mapped():
         return ScnetJobStateSensor(
             condition="queued < 5 and running + queued < 20",
             poke_interval=float(os.environ.get("SCNET_POKE_INTERVAL", 60)),  # seconds; only a demo asks more often
-            # How long it may take from the gate's passing until the cluster counts the job.
-            claim_ttl=float(os.environ.get("SCNET_CLAIM_TTL", 180)),
             timeout=6 * 3600,
             **kwargs,
         )

@@ -74,7 +74,6 @@ def run_dag(airflow_db: Path, scnet: ScnetSimulator, connect):
                 **os.environ,
                 "SCNET_SIMULATOR_URL": scnet.url,
                 "SCNET_POKE_INTERVAL": "0.2",
-                "SCNET_CLAIM_TTL": "1",
             },
         )
         file.unlink()
