@@ -202,7 +202,7 @@ def send(request: Request, target: Target) -> Answer:
             ) as response:
                 return Answer(
                     status=response.status_code,
-                    body=_read(response),
+                    body=_read(response, *request.secrets),
                     location=response.headers.get("Location", ""),
                     retry_after=_retry_after(response.headers.get("Retry-After")),
                     date=_date(response.headers.get("Date")),
@@ -255,10 +255,10 @@ _discretion = _Discretion()
 logging.getLogger("urllib3.connection").addFilter(_discretion)
 
 
-def _read(response: requests.Response) -> bytes:
-    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding not in ("", "identity", "gzip", "deflate"):
-        raise ScnetResponseError(f"the answer is encoded as {shown(encoding)}")
+def _read(response: requests.Response, *secrets: str) -> bytes:
+    encoding = response.headers.get("Content-Encoding", "identity").strip()
+    if encoding.lower() not in ("", "identity", "gzip", "deflate"):
+        raise ScnetResponseError(f"the answer is encoded as {shown(encoding, *secrets)}")
     body = bytearray()
     for piece in response.iter_content(_PIECE):
         body += piece
@@ -287,7 +287,9 @@ def _date(value: str | None) -> datetime | None:
 def _in_words(error: Exception, target: Target, secrets: tuple[str, ...]) -> ScnetError:
     causes = list(_causes(error))
     root = causes[-1]
-    reason = shown(getattr(root, "strerror", None) or root, *secrets)
+    # Python's own message quotes what came and cuts it, perhaps in the midst of a secret, which is not found then.
+    said = "what came is not HTTP" if isinstance(root, ValueError) else getattr(root, "strerror", None) or root
+    reason = shown(said, *secrets)
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return ScnetConnectionError(
