@@ -180,10 +180,13 @@ def send(request: Request, target: Target) -> Answer:
 
     :param request: what to ask
     :param target: the connection's time-outs, authorities and proxies
-    :raises ScnetConnectionError: where no answer came
+    :raises ScnetConnectionError: where no answer came, or there is no time left to ask
     :raises ScnetResponseError: where it was too large or cannot be decompressed
     :raises ScnetConfigError: where the connection's settings do not allow a request
     """
+    target = dataclasses.replace(target, timeout=target.at_most(target.timeout))
+    if not target.timeout:
+        raise ScnetConnectionError("there was no time left to ask")
     adapter = _CuttableAdapter()
     with (
         OneOriginSession(request.base, request.headers, target, adapter) as session,
@@ -209,7 +212,7 @@ def send(request: Request, target: Target) -> Answer:
                 )
         except (requests.RequestException, OSError, ValueError) as error:
             if time_is_up.is_set():
-                raise ScnetConnectionError(f"no whole answer within {target.timeout:g} s") from None
+                raise ScnetConnectionError(f"no whole answer within {target.timeout:.3g} s") from None
             raise _in_words(error, target, request.secrets) from None
 
 
@@ -300,7 +303,7 @@ def _in_words(error: Exception, target: Target, secrets: tuple[str, ...]) -> Scn
     if isinstance(error, requests.exceptions.ContentDecodingError):
         return ScnetResponseError("the answer cannot be decompressed")
     if isinstance(error, requests.Timeout):
-        return ScnetConnectionError(f"no answer within {target.timeout:g} s")
+        return ScnetConnectionError(f"no answer within {target.timeout:.3g} s")
     if isinstance(error, requests.exceptions.SSLError) and not isinstance(root, (ssl.SSLEOFError, OSError)):
         return ScnetConnectionError(f"TLS failed: {reason}", nature=Nature.UNCLEAR)
     if isinstance(root, ssl.SSLError) and not isinstance(root, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
