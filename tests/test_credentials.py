@@ -943,33 +943,36 @@ def test_a_request_of_the_connection_test_has_the_connections_time_at_most(scnet
 
 @pytest.mark.parametrize("path", [TOKENS_PATH, REGION_PATH, JOB_STATE_PATH])
 def test_a_connection_test_that_meets_silence_says_so_and_spoils_nothing(scnet, keys, monkeypatch, path):
-    monkeypatch.setattr(hook_module, "_TEST_TIMEOUT", 1.5)
+    # The first connection that a process reads has Airflow import much, which would be in the budget.
+    ScnetHook().resolve()
+    monkeypatch.setattr(hook_module, "_TEST_TIMEOUT", 3.0)
     monkeypatch.setattr(credentials, "PATIENCE", 60.0)
     scnet.order(Fault(delay=60), path=path)
     ok, message = ScnetHook().test_connection()
     assert not ok
-    assert re.search(r"connection 'scnet_default'.*no whole answer within [01]\.?\d* s", message)
-    assert message.endswith("; a test has 1.5 s in all")
+    assert re.search(r"connection 'scnet_default'.*no whole answer within [012]\.?\d* s", message)
+    assert message.endswith("; a test has 3 s in all")
     assert scnet.requests[-1].path == path
     # A gate of the same process, with more time, is not told what only a test had no time for.
     assert ScnetHook().look_at().counts
 
 
 def test_a_connection_test_that_waits_for_the_renewal_of_another_ends_in_time(scnet, connect_keys, monkeypatch):
-    monkeypatch.setattr(hook_module, "_TEST_TIMEOUT", 1.0)
     connect_keys(timeout=300)
     target = ScnetHook().resolve()
+    monkeypatch.setattr(hook_module, "_TEST_TIMEOUT", 2.0)
     keeper = credentials._keeper_of(target.keys)
     with keeper._renewing:
         ok, message = ScnetHook().test_connection()
     assert not ok
     assert "no answer yet to an earlier request" in message
-    assert message.endswith("; a test has 1 s in all")
+    assert message.endswith("; a test has 2 s in all")
     assert scnet.requests == []
 
 
 def test_a_name_server_that_holds_a_thread_does_not_hold_the_connection_test(scnet, keys, monkeypatch):
-    monkeypatch.setattr(hook_module, "_TEST_TIMEOUT", 0.6)
+    ScnetHook().resolve()
+    monkeypatch.setattr(hook_module, "_TEST_TIMEOUT", 2.0)
     released, held = threading.Event(), []
 
     def resolve(*args: object, **kwargs: object) -> None:
