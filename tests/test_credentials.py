@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import json
 import re
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from airflow_provider_scnet.client.errors import (
     ScnetConnectionError,
     ScnetError,
 )
+from airflow_provider_scnet.client.look import Look
 from airflow_provider_scnet.client.regions import REGION_PATH, TOKENS_PATH, signature
 from airflow_provider_scnet.gate.account import Accounts
 from airflow_provider_scnet.hooks import scnet as hook_module
@@ -372,7 +374,7 @@ def test_a_malformed_answer_of_the_platform_fails_the_first_look(scnet, keys, ru
 def test_a_malformed_answer_of_the_platform_is_waited_out_after_a_good_one(scnet, keys, run, path, fault):
     nine = Fault.api("0", "success", [{"name": "排队", "y": 9}])
     scnet.order(nine)
-    scnet.order(Fault.api("10008", "auth_fail"), times=3 if path == TOKENS_PATH else 1)
+    scnet.order(Fault.api("10008", "auth_fail"))
     if path == REGION_PATH:
         scnet.order(nine)
     scnet.order(Fault(), path=path)
@@ -485,6 +487,130 @@ def test_a_fresh_token_that_is_refused_too_fails_the_try(scnet, keys, run):
     assert "paste" not in str(caught.value)
     assert paths(scnet).count("jobs") == 2
     assert paths(scnet).count("tokens") == 2
+
+
+DOWN = Fault(status=503, body="")
+
+
+@pytest.fixture(params=["sync", "async", "one gate after another"])
+def look(request: pytest.FixtureRequest):
+    """Look, as who pokes does, as who waits on an event loop does, and as gates of a triggerer do."""
+
+    async def alook() -> Look:
+        hook = ScnetHook()
+        try:
+            target = await hook.acomplete(await hook.aresolve())
+        except ScnetError as error:
+            return Look(error=error)
+        return await hook.alook(target)
+
+    async def share() -> Look:
+        return await Accounts().look("scnet_default", None, 0.0, newcomers=True)
+
+    ways = {
+        "sync": lambda: ScnetHook().look_at(),
+        "async": lambda: asyncio.run(alook()),
+        "one gate after another": lambda: asyncio.run(share()),
+    }
+    return ways[request.param]
+
+
+def sent(scnet: ScnetSimulator) -> list[str]:
+    """Return the tokens that the region was asked with."""
+    return [request.headers["token"] for request in scnet.job_state_requests]
+
+
+def test_a_refused_token_is_not_sent_again_while_the_platform_is_away(scnet, keys, look):
+    assert look().counts
+    scnet.reject_token("alice")
+    scnet.order(DOWN, times=None, path=TOKENS_PATH)
+    errors = [look().error for _ in range(30)]
+    assert {error.nature for error in errors} == {Nature.TRANSIENT}
+    assert all("HTTP 503" in str(error) for error in errors)
+    assert paths(scnet).count("jobs") == 2
+    scnet.clear_faults()
+    assert look().counts
+    assert paths(scnet).count("jobs") == 3
+    assert sent(scnet)[2] not in sent(scnet)[:2]
+
+
+def test_a_gate_whose_token_is_refused_waits_for_a_platform_that_is_away(scnet, keys, run):
+    scnet.order(Fault.api("0", "success", [{"name": "排队", "y": 9}]))
+    scnet.order(Fault.api("10008", "auth_fail"))
+    scnet.order(Fault(), path=TOKENS_PATH)
+    scnet.order(DOWN, times=5, path=TOKENS_PATH)
+    assert run(gate())["counts"]["queued"] == 0
+    assert paths(scnet).count("tokens") == 7
+    assert paths(scnet).count("jobs") == 3
+
+
+def test_a_fresh_token_that_was_refused_too_is_not_sent_again(scnet, keys, look):
+    scnet.order(Fault.api("10008", "auth_fail"), times=None)
+    assert look().is_refused
+    scnet.order(DOWN, times=None, path=TOKENS_PATH)
+    for _ in range(5):
+        assert look().error.nature is Nature.TRANSIENT
+    scnet.clear_faults()
+    assert look().counts
+    assert len(sent(scnet)) == len(set(sent(scnet))) == 3
+
+
+def test_gates_that_arrive_after_a_fresh_token_was_refused_too_ask_nobody(scnet, keys, look, monkeypatch):
+    monkeypatch.setattr(credentials, "PATIENCE", 60.0)
+    scnet.order(Fault.api("10008", "auth_fail"), times=None)
+    first = look()
+    assert paths(scnet) == ["tokens", "region", "jobs", "tokens", "jobs"]
+    for _ in range(20):
+        error = look().error
+        assert (error.nature, str(error)) == (Nature.CREDENTIALS, str(first.error))
+    # Whose account it is has to be learnt once more: the region may have moved.
+    assert paths(scnet)[5:] == ["region"]
+    now = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: now() + 61)
+    scnet.clear_faults()
+    assert look().counts
+
+
+def test_a_refused_token_that_the_platform_issues_again_is_tried_again_once_a_look(scnet, keys, look):
+    token = scnet.token("alice")
+    scnet.order(Fault.api("0", "success", [entry("11112", token)]), times=None, path=TOKENS_PATH)
+    scnet.order(region(hpcUrls=[{"url": scnet.url, "enable": "true"}]), times=None, path=REGION_PATH)
+    scnet.order(Fault.api("10008", "auth_fail"), times=4)
+    for _ in range(2):
+        assert look().is_refused
+    assert (paths(scnet).count("tokens"), paths(scnet).count("jobs")) == (4, 4)
+    assert look().counts
+    assert set(sent(scnet)) == {token}
+
+
+def test_a_token_that_is_refused_for_one_user_serves_another(scnet, keys):
+    scnet.order(Fault.api("10008", "权限不足"), times=2)
+    assert ScnetHook().look_at("bob").is_refused
+    scnet.order(DOWN, times=None, path=TOKENS_PATH)
+    assert ScnetHook().look_at("alice").counts
+    assert ScnetHook().look_at("bob").error.nature is Nature.TRANSIENT
+
+
+def test_the_portal_is_not_asked_again_with_a_token_that_it_refused(scnet, connect_keys, look, monkeypatch):
+    connect_keys(fields={"host": scnet.url, "login": "alice"})
+    assert look().counts
+    scnet.order(Fault.api("10008", "auth_fail"), times=None, path=REGION_PATH)
+    scnet.order(DOWN, times=None, path=TOKENS_PATH)
+    monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", scnet.key_connection_json())
+    for _ in range(5):
+        assert look().error.nature is Nature.TRANSIENT
+    assert paths(scnet).count("region") == 1
+    scnet.clear_faults()
+    assert look().counts
+
+
+def test_nor_with_a_fresh_one_that_it_refused_too(scnet, keys, look):
+    scnet.order(Fault.api("10008", "auth_fail"), times=3, path=REGION_PATH)
+    for _ in range(3):
+        assert look().is_refused
+    assert look().counts
+    described = [request.headers["token"] for request in scnet.region_requests]
+    assert len(described) == len(set(described)) == 4
 
 
 def test_a_token_that_the_portal_refuses_is_replaced_once(scnet, connect_keys, monkeypatch):
@@ -622,7 +748,7 @@ def test_keys_that_nobody_uses_any_longer_are_forgotten(scnet, connect_keys, mon
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
-def test_keys_and_tokens_are_masked_never_in_a_thread(scnet, keys, monkeypatch, way):
+def test_keys_are_masked_never_in_a_thread(scnet, keys, monkeypatch, way):
     masked: set[str] = set()
     threads: set[int] = set()
 
@@ -638,13 +764,44 @@ def test_keys_and_tokens_are_masked_never_in_a_thread(scnet, keys, monkeypatch, 
     scnet.reject_token("alice")
     look = ScnetHook().get_job_counts if way == "sync" else lambda: asyncio.run(ScnetHook().aget_job_counts())
     look()
-    first = scnet.token("alice")
     scnet.reject_token("alice")
     look()
     extra = scnet.key_connection()["extra"]
-    assert {extra["access_key"], extra["secret_key"], first, scnet.token("alice")} <= masked
-    assert "" not in masked
+    assert masked == {extra["access_key"], extra["secret_key"]}
     assert threads == {threading.get_ident()}
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_what_airflow_masks_does_not_grow_with_the_tokens_that_are_issued(scnet, keys, masker, way):
+    look = ScnetHook().get_job_counts if way == "sync" else lambda: asyncio.run(ScnetHook().aget_job_counts())
+    look()
+    known = set(masker.patterns)
+    for _ in range(20):
+        scnet.reject_token("alice")
+        look()
+    assert len(scnet.token_requests) == 21
+    assert masker.patterns == known
+    extra = scnet.key_connection()["extra"]
+    assert {re.escape(extra["access_key"]), re.escape(extra["secret_key"])} <= known
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_a_pasted_token_is_masked_and_compiled_once(scnet, masker, monkeypatch, way):
+    look = ScnetHook().get_job_counts if way == "sync" else lambda: asyncio.run(ScnetHook().aget_job_counts())
+    look()
+    compiled = masker.replacer
+    for _ in range(5):
+        look()
+    assert masker.replacer is compiled
+    fresh = scnet.renew_token("alice")
+    monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", scnet.connection_json("alice"))
+    look()
+    assert re.escape(fresh) in masker.patterns
+
+
+def test_the_token_of_a_session_is_masked_because_others_hold_it(scnet, keys, masker):
+    with ScnetHook().get_conn():
+        assert re.escape(scnet.token("alice")) in masker.patterns
 
 
 def test_airflow_really_masks_what_it_is_told(scnet, keys, masker):
@@ -741,6 +898,98 @@ def test_the_connection_test_says_which_way_was_used(scnet, connect_keys, monkey
     ok, message = ScnetHook().test_connection()
     assert not ok
     assert "签名校验失败" in message
+
+
+@pytest.fixture
+def granted(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that each request of this test was given, on a clock that each one holds up for 4 s."""
+    seconds: list[float] = []
+    cut_off, now = hook_module.wire._cut_off, time.monotonic
+
+    def note(adapter: Any, given: float) -> Any:
+        assert adapter.max_retries.total == 0
+        seconds.append(given)
+        return cut_off(adapter, given)
+
+    class Session(hook_module.wire.OneOriginSession):
+        def request(self, *args: Any, **kwargs: Any) -> Any:
+            assert max(self._timeout) <= seconds[-1]
+            return super().request(*args, **kwargs)
+
+    monkeypatch.setattr(hook_module.wire, "_cut_off", note)
+    monkeypatch.setattr(hook_module.wire, "OneOriginSession", Session)
+    monkeypatch.setattr(time, "monotonic", lambda: now() + 4.0 * len(seconds))
+    return seconds
+
+
+def test_all_requests_of_the_connection_test_share_its_ten_seconds(scnet, connect_keys, granted):
+    connect_keys(timeout=300)
+    scnet.order(Fault.api("10008", "auth_fail"))
+    ok, message = ScnetHook().test_connection()
+    assert not ok
+    assert message.endswith("there was no time left to ask; a test has 10 s in all")
+    assert paths(scnet) == ["tokens", "region", "jobs"]
+    for number, seconds in enumerate(granted):
+        assert 0 < seconds <= 10 - 4 * number
+    assert "access keys of platform user 'alice'" in message
+
+
+def test_a_request_of_the_connection_test_has_the_connections_time_at_most(scnet, connect_keys, granted):
+    connect_keys(timeout=3)
+    ok, _ = ScnetHook().test_connection()
+    assert ok
+    assert granted[:2] == [3.0, 3.0]
+    assert granted[2] < 2
+
+
+@pytest.mark.parametrize("path", [TOKENS_PATH, REGION_PATH, JOB_STATE_PATH])
+def test_a_connection_test_that_meets_silence_says_so_and_spoils_nothing(scnet, keys, monkeypatch, path):
+    # The first connection that a process reads has Airflow import much, which would be in the budget.
+    ScnetHook().resolve()
+    monkeypatch.setattr(hook_module, "_TEST_TIMEOUT", 3.0)
+    monkeypatch.setattr(credentials, "PATIENCE", 60.0)
+    scnet.order(Fault(delay=60), path=path)
+    ok, message = ScnetHook().test_connection()
+    assert not ok
+    assert re.search(r"connection 'scnet_default'.*no whole answer within [012]\.?\d* s", message)
+    assert message.endswith("; a test has 3 s in all")
+    assert scnet.requests[-1].path == path
+    # A gate of the same process, with more time, is not told what only a test had no time for.
+    assert ScnetHook().look_at().counts
+
+
+def test_a_connection_test_that_waits_for_the_renewal_of_another_ends_in_time(scnet, connect_keys, monkeypatch):
+    connect_keys(timeout=300)
+    target = ScnetHook().resolve()
+    monkeypatch.setattr(hook_module, "_TEST_TIMEOUT", 2.0)
+    keeper = credentials._keeper_of(target.keys)
+    with keeper._renewing:
+        ok, message = ScnetHook().test_connection()
+    assert not ok
+    assert "no answer yet to an earlier request" in message
+    assert message.endswith("; a test has 2 s in all")
+    assert scnet.requests == []
+
+
+def test_a_name_server_that_holds_a_thread_does_not_hold_the_connection_test(scnet, keys, monkeypatch):
+    ScnetHook().resolve()
+    monkeypatch.setattr(hook_module, "_TEST_TIMEOUT", 2.0)
+    released, held = threading.Event(), []
+
+    def resolve(*args: object, **kwargs: object) -> None:
+        held.append(threading.current_thread())
+        released.wait(60)
+        raise socket.gaierror(socket.EAI_AGAIN, "no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", resolve)
+        ok, message = ScnetHook().test_connection()
+        assert held[0].is_alive()
+        assert held[0].daemon
+        released.set()
+        held[0].join()
+    assert not ok
+    assert message.startswith("connection 'scnet_default': nothing was found out in time")
 
 
 def test_a_session_with_access_keys_carries_the_token_only(scnet, keys):

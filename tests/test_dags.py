@@ -216,10 +216,15 @@ def test_keys_and_tokens_are_in_nothing_that_a_failing_and_a_passing_run_wrote(
     keys = conn["extra"]
     monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", json.dumps(conn))
     scnet.order(Fault.api("10001", f"busy {keys['secret_key']} {keys['access_key']}"), path=TOKENS_PATH)
+    # Airflow masks no token that was issued; one that is known beforehand can be echoed.
+    token = scnet.token("alice")
+    issued = [{"clusterId": "11112", "clusterName": "x", "token": token}]
+    scnet.order(Fault.api("0", "success", issued), times=None, path=TOKENS_PATH)
+    scnet.order(Fault.api("10001", f"lazy {token}"))
     printed = pass_and_fail(run_dag, "keys")
     assert "busy *** ***" in printed
-    tokens = {request.headers["token"] for request in scnet.job_state_requests}
-    assert tokens
-    for secret in (keys["access_key"], keys["secret_key"], *tokens):
+    assert "lazy ***" in printed
+    assert {request.headers["token"] for request in scnet.job_state_requests} == {token}
+    for secret in (keys["access_key"], keys["secret_key"], token):
         assert secret not in printed
         assert files_with(secret, airflow_db.parent) == []

@@ -36,7 +36,7 @@ def complete(target: Target, refused: str = "") -> Target:
     A target whose token was pasted is complete as it is.
 
     :param target: what the connection says
-    :param refused: a token that the region did not accept: any other will do
+    :param refused: a token that the region has just not accepted: another is asked for
     :raises ScnetError: where the platform does not issue a token, or does not say where the region is
     """
     return _keeper_of(target.keys).complete(target, refused) if target.keys else target
@@ -47,9 +47,22 @@ def at_hand(target: Target, refused: str = "") -> Target | None:
     Return what :func:`complete` would, if that takes no request; else None.
 
     :param target: what the connection says
-    :param refused: a token that the region did not accept
+    :param refused: a token that the region has just not accepted
     """
     return _keeper_of(target.keys).at_hand(target, refused) if target.keys else target
+
+
+def give_up(target: Target, error: ScnetError) -> None:
+    """
+    Take note that the region did not accept the token that was to replace a refused one either.
+
+    Nobody asks with it again, and those who come within a moment share the error.
+
+    :param target: whom was asked, and with which token
+    :param error: what the region said
+    """
+    if target.keys:
+        _keeper_of(target.keys).give_up(target, error)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +74,15 @@ class _Grant:
     :param name: the name of its region
     :param until: when it is to be renewed, by :func:`time.monotonic`
     :param region: where its region is, once somebody had to know
+    :param refused: where it was not accepted: the portal, and accounts of the region. All copies share it. It is
+        kept here and not by token, because the platform may issue the same token again: that is worth another try
     """
 
     token: str = dataclasses.field(repr=False)
     name: str
     until: float
     region: Region | None = None
+    refused: set[str | tuple[str, str]] = dataclasses.field(default_factory=set)
 
     def complete(self, target: Target) -> Target:
         """Fill a target in; of the region only what it needs, so that it is the same whoever asked before."""
@@ -95,42 +111,66 @@ class _Keeper:
         self._keys = keys
         self._renewing = threading.Lock()
         self._grant: _Grant | None = None
-        # By path: what a request failed with, and until when it is not made again, by time.monotonic().
-        self._failed: dict[str, tuple[ScnetError, float]] = {}
+        # By path, or by the account that accepts no token: what a request failed with, and until when it is not
+        # made again, by time.monotonic().
+        self._failed: dict[str | tuple[str, str], tuple[ScnetError, float]] = {}
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is lost when it is forgotten."""
         now = time.monotonic()
-        in_use = self._renewing.locked() or self._is_fresh(self._grant, "")
+        in_use = self._renewing.locked() or self._is_fresh(self._grant)
         return not in_use and all(until <= now for _, until in list(self._failed.values()))
 
     def at_hand(self, target: Target, refused: str) -> Target | None:
+        self._refuse(target, refused)
         grant = self._grant
-        if grant is None or not self._is_fresh(grant, refused) or not grant.suffices(target):
+        if grant is None or not self._is_fresh(grant) or not grant.suffices(target):
             return None
-        return self._completed(grant, target)
+        done = self._completed(grant, target)
+        return None if done.account in grant.refused else done
 
     def complete(self, target: Target, refused: str) -> Target:
         if found := self.at_hand(target, refused):
             return found
         # Two requests' time: for as long may the one who asks already take.
-        if not self._renewing.acquire(timeout=2 * target.timeout):
+        if not self._renewing.acquire(timeout=target.at_most(2 * target.timeout)):
             error = ScnetConnectionError("there is no answer yet to an earlier request for a token")
             error.where = self._where(target, self._keys.platform)
             raise error
         try:
-            return self.at_hand(target, refused) or self._obtain(target, refused)
+            return self.at_hand(target, "") or self._obtain(target)
         finally:
             self._renewing.release()
 
-    def _obtain(self, target: Target, refused: str) -> Target:
-        kept = self._grant if self._is_fresh(self._grant, refused) else None
-        grant = kept or self._patiently(TOKENS_PATH, lambda: self._request_token(target))
-        self._grant = grant
+    def give_up(self, target: Target, error: ScnetError) -> None:
+        self._refuse(target, target.token)
+        self._remember(target.account, error)
+
+    def _refuse(self, target: Target, token: str) -> None:
+        grant = self._grant
+        if grant and grant.token == token:
+            grant.refused.add(target.account)
+
+    def _obtain(self, target: Target) -> Target:
+        kept = self._grant if self._is_fresh(self._grant) else None
+        if kept and self._keys.portal in kept.refused and not kept.suffices(target):
+            kept = None
+        grant = kept or self._renewed(target)
         if not grant.suffices(target):
-            self._grant = self._patiently(REGION_PATH, lambda: self._described(grant, target, is_new=not kept))
-        return self._completed(self._grant, target)
+            is_new = kept is None
+            described = self._patiently(REGION_PATH, target, lambda: self._described(grant, target, is_new=is_new))
+            self._grant = grant = described
+        done = self._completed(grant, target)
+        if done.account not in grant.refused:
+            return done
+        # Perhaps the one before it was refused as well, a moment ago.
+        self._recall(done.account)
+        return self._renewed(target).complete(done)
+
+    def _renewed(self, target: Target) -> _Grant:
+        self._grant = self._patiently(TOKENS_PATH, target, lambda: self._request_token(target))
+        return self._grant
 
     def _completed(self, grant: _Grant, target: Target) -> Target:
         try:
@@ -141,30 +181,36 @@ class _Keeper:
 
     def _described(self, grant: _Grant, target: Target, *, is_new: bool) -> _Grant:
         try:
-            return dataclasses.replace(grant, region=self._request_region(target, grant.token))
+            return dataclasses.replace(grant, region=self._request_region(target, grant))
         except ScnetError as error:
             if is_new or error.nature is not Nature.CREDENTIALS:
                 raise
         # The token was kept for too long: one fresh token and one more try, as for a look.
-        grant = self._request_token(target)
-        return dataclasses.replace(grant, region=self._request_region(target, grant.token))
+        grant = self._renewed(target)
+        return dataclasses.replace(grant, region=self._request_region(target, grant))
 
-    def _patiently(self, path: str, request: Callable[[], _Grant]) -> _Grant:
+    def _patiently(self, path: str, target: Target, request: Callable[[], _Grant]) -> _Grant:
         """Make a request, unless the last one failed a moment ago; gates that arrive by the hundred share that."""
-        failure, until = self._failed.get(path, (None, 0.0))
-        if failure and time.monotonic() < until:
-            raise failure
+        self._recall(path)
         try:
             grant = request()
         except ScnetError as error:
-            # Without its traceback: it is kept.
-            self._failed[path] = (
-                error.with_traceback(None),
-                time.monotonic() + max(PATIENCE, error.retry_after or 0.0),
-            )
+            # One that had less time than the connection grants says nothing to others.
+            if target.until is None:
+                self._remember(path, error)
             raise
         self._failed.pop(path, None)
         return grant
+
+    def _remember(self, what: str | tuple[str, str], error: ScnetError) -> None:
+        # Without its traceback: it is kept.
+        until = time.monotonic() + max(PATIENCE, error.retry_after or 0.0)
+        self._failed[what] = (error.with_traceback(None), until)
+
+    def _recall(self, what: str | tuple[str, str]) -> None:
+        failure, until = self._failed.get(what, (None, 0.0))
+        if failure and time.monotonic() < until:
+            raise failure
 
     def _request_token(self, target: Target) -> _Grant:
         keys, asked_at = self._keys, time.time()
@@ -182,13 +228,15 @@ class _Keeper:
             raise
         return _Grant(token, name, _until(token, answer.date))
 
-    def _request_region(self, target: Target, token: str) -> Region:
-        portal = self._keys.portal
+    def _request_region(self, target: Target, grant: _Grant) -> Region:
+        portal, token = self._keys.portal, grant.token
         request = wire.Request("GET", portal, REGION_PATH, {"token": token}, secrets=(token,))
         try:
             answer = wire.send(request, target)
             return Region.of(envelope.content(answer, token), token)
         except ScnetError as error:
+            if error.nature is Nature.CREDENTIALS:
+                grant.refused.add(portal)
             error.where = self._where(target, portal)
             raise
 
@@ -199,8 +247,8 @@ class _Keeper:
         )
 
     @staticmethod
-    def _is_fresh(grant: _Grant | None, refused: str) -> bool:
-        return grant is not None and grant.token != refused and time.monotonic() < grant.until
+    def _is_fresh(grant: _Grant | None) -> bool:
+        return grant is not None and time.monotonic() < grant.until
 
 
 _keepers: dict[AccessKeys, _Keeper] = {}

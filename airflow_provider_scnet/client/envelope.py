@@ -25,8 +25,9 @@ class Answer:
     """
 
     status: int
-    body: bytes
-    location: str = ""
+    # A server may put a token into either.
+    body: bytes = dataclasses.field(repr=False)
+    location: str = dataclasses.field(default="", repr=False)
     retry_after: float | None = None
     date: datetime | None = None
 
@@ -55,19 +56,20 @@ def parse(body: bytes) -> Any:
         raise ScnetResponseError("the answer is not the documented JSON") from None
 
 
-def code_of(body: Any) -> str | None:
+def code_of(body: Any, *secrets: str) -> str | None:
     """
     Return an answer's ``code`` as text, or None where there is none.
 
     The code is documented as a string; some deployments were seen to send the integer.
 
     :param body: the decoded answer
+    :param secrets: texts that must not appear in it
     """
     if not isinstance(body, Mapping):
         return None
     code = body.get("code")
     if isinstance(code, str) or (isinstance(code, int) and not isinstance(code, bool)):
-        return shown(code)
+        return shown(code, *secrets)
     return None
 
 
@@ -93,11 +95,11 @@ def data_of(body: Any, *secrets: str) -> Any:
     """
     if not isinstance(body, Mapping):
         raise ScnetResponseError("the answer is not a JSON object")
-    code = code_of(body)
+    code = code_of(body, *secrets)
     if code is None:
         raise ScnetResponseError("the answer has no code: is the address right?")
     if code != "0":
-        raise api_error(shown(code, *secrets), msg_of(body, *secrets))
+        raise api_error(code, msg_of(body, *secrets))
     return body.get("data")
 
 
@@ -120,7 +122,7 @@ def content(answer: Answer, *secrets: str) -> Any:
         body = parse(answer.body)
     except ScnetResponseError:
         body = None
-    code, msg = code_of(body), msg_of(body, *secrets)
+    code, msg = code_of(body, *secrets), msg_of(body, *secrets)
     status, nature = f"HTTP {answer.status}", _nature_of_status(answer.status)
     # A code that the documentation does not list (gateways repeat the status there) adds nothing to the status.
     if code in CODES and CODES[code][1] >= nature:

@@ -113,7 +113,11 @@ def token_of(data: Any, cluster_id: str, *secrets: str) -> tuple[str, str]:
     """
     if not isinstance(data, list) or not data:
         raise ScnetResponseError("the answer lists no tokens")
-    entries = [_entry(entry, *secrets) for entry in data]
+    # Each entry is shown without the tokens of the others, too.
+    issued = [
+        entry["token"] for entry in data if isinstance(entry, Mapping) and isinstance(entry.get("token"), str)
+    ]
+    entries = [_entry(entry, *secrets, *issued) for entry in data]
     regions = [entry for entry in entries if entry.cluster_id != NO_REGION]
     found = [entry for entry in regions if entry.cluster_id == cluster_id]
     if len(found) > 1:
@@ -139,10 +143,9 @@ def _entry(entry: Any, *secrets: str) -> RegionToken:
         raise ScnetResponseError("the answer lists a token without its clusterId")
     if token is not None and (not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token)):
         raise ScnetResponseError(f"the answer's token for the region {shown(cluster_id, *secrets)} is no token")
-    hidden = (*secrets, token or "")
     return RegionToken(
-        cluster_id=shown(cluster_id, *hidden),
-        name=shown(name, *hidden) if isinstance(name, str) else "",
+        cluster_id=shown(cluster_id, *secrets),
+        name=shown(name, *secrets) if isinstance(name, str) else "",
         token=token,
     )
 
@@ -182,7 +185,7 @@ class Region:
                 raise ScnetResponseError("the answer's hpcUrls hold something else")
             addresses[entry.get("enable") == "true"].append(shown(entry["url"], *secrets))
         name = (user or {}).get("userName")
-        if name is not None and (not isinstance(name, str) or not name.strip() or not name.isprintable()):
+        if name is not None and not _is_name(name, *secrets):
             raise ScnetResponseError("the answer's name of the cluster user is no name")
         return cls(
             user_name=name.strip() if name else None,
@@ -212,6 +215,13 @@ class Region:
         raise ScnetConfigError(
             f"the region has no HPC address in use; {_listed('others', self.others)}: fill in the field 'host'"
         )
+
+
+def _is_name(name: Any, *secrets: str) -> bool:
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        return False
+    # It will be in each message and record as it is.
+    return not any(secret in name for secret in secrets)
 
 
 def _listed(what: str, things: Iterable[object]) -> str:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import re
+import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -64,6 +65,7 @@ class Target:
     :param token_ends: when the token says that it ends, or None
     :param keys: what tokens are obtained with, or None where the token was pasted
     :param region: the name of the region that the token was obtained for
+    :param until: when all requests together have to be over, by :func:`time.monotonic`; None: each has its time
     """
 
     conn_id: str
@@ -79,6 +81,7 @@ class Target:
     token_ends: datetime | None = None
     keys: AccessKeys | None = None
     region: str = ""
+    until: float | None = None
 
     @classmethod
     def from_connection(cls, conn_id: str, conn: ConnectionFields, user_name: str | None = None) -> Target:
@@ -172,6 +175,14 @@ class Target:
             error.advice = self.advice
             raise error
         return self
+
+    def at_most(self, seconds: float) -> float:
+        """
+        Return how many seconds something may take.
+
+        :param seconds: what it may take where there is time enough
+        """
+        return seconds if self.until is None else max(min(seconds, self.until - time.monotonic()), 0.0)
 
     @property
     def advice(self) -> str:

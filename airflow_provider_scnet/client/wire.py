@@ -180,10 +180,13 @@ def send(request: Request, target: Target) -> Answer:
 
     :param request: what to ask
     :param target: the connection's time-outs, authorities and proxies
-    :raises ScnetConnectionError: where no answer came
+    :raises ScnetConnectionError: where no answer came, or there is no time left to ask
     :raises ScnetResponseError: where it was too large or cannot be decompressed
     :raises ScnetConfigError: where the connection's settings do not allow a request
     """
+    target = dataclasses.replace(target, timeout=target.at_most(target.timeout))
+    if not target.timeout:
+        raise ScnetConnectionError("there was no time left to ask")
     adapter = _CuttableAdapter()
     with (
         OneOriginSession(request.base, request.headers, target, adapter) as session,
@@ -202,14 +205,14 @@ def send(request: Request, target: Target) -> Answer:
             ) as response:
                 return Answer(
                     status=response.status_code,
-                    body=_read(response),
+                    body=_read(response, *request.secrets),
                     location=response.headers.get("Location", ""),
                     retry_after=_retry_after(response.headers.get("Retry-After")),
                     date=_date(response.headers.get("Date")),
                 )
         except (requests.RequestException, OSError, ValueError) as error:
             if time_is_up.is_set():
-                raise ScnetConnectionError(f"no whole answer within {target.timeout:g} s") from None
+                raise ScnetConnectionError(f"no whole answer within {target.timeout:.3g} s") from None
             raise _in_words(error, target, request.secrets) from None
 
 
@@ -255,10 +258,10 @@ _discretion = _Discretion()
 logging.getLogger("urllib3.connection").addFilter(_discretion)
 
 
-def _read(response: requests.Response) -> bytes:
-    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding not in ("", "identity", "gzip", "deflate"):
-        raise ScnetResponseError(f"the answer is encoded as {shown(encoding)}")
+def _read(response: requests.Response, *secrets: str) -> bytes:
+    encoding = response.headers.get("Content-Encoding", "identity").strip()
+    if encoding.lower() not in ("", "identity", "gzip", "deflate"):
+        raise ScnetResponseError(f"the answer is encoded as {shown(encoding, *secrets)}")
     body = bytearray()
     for piece in response.iter_content(_PIECE):
         body += piece
@@ -287,7 +290,9 @@ def _date(value: str | None) -> datetime | None:
 def _in_words(error: Exception, target: Target, secrets: tuple[str, ...]) -> ScnetError:
     causes = list(_causes(error))
     root = causes[-1]
-    reason = shown(getattr(root, "strerror", None) or root, *secrets)
+    # Python's own message quotes what came and cuts it, perhaps in the midst of a secret, which is not found then.
+    said = "what came is not HTTP" if isinstance(root, ValueError) else getattr(root, "strerror", None) or root
+    reason = shown(said, *secrets)
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return ScnetConnectionError(
@@ -298,7 +303,7 @@ def _in_words(error: Exception, target: Target, secrets: tuple[str, ...]) -> Scn
     if isinstance(error, requests.exceptions.ContentDecodingError):
         return ScnetResponseError("the answer cannot be decompressed")
     if isinstance(error, requests.Timeout):
-        return ScnetConnectionError(f"no answer within {target.timeout:g} s")
+        return ScnetConnectionError(f"no answer within {target.timeout:.3g} s")
     if isinstance(error, requests.exceptions.SSLError) and not isinstance(root, (ssl.SSLEOFError, OSError)):
         return ScnetConnectionError(f"TLS failed: {reason}", nature=Nature.UNCLEAR)
     if isinstance(root, ssl.SSLError) and not isinstance(root, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):

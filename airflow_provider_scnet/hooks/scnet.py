@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 import time
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as TimeoutOfFuture
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +36,9 @@ if TYPE_CHECKING:
 #: Source: SCnet OpenAPI v2, "query job state data".
 JOB_STATE_PATH = "/hpc/openapi/v2/view/jobs/state"
 
-# The Test button waits in the API server.
+# The Test button waits in the API server: so long for all requests together, the last of it to tell the result.
 _TEST_TIMEOUT = 10.0
+_TEST_MARGIN = 0.5
 
 # Seconds on top of the connection's own time-out before a thread is left to itself.
 _GRACE = 2.0
@@ -92,6 +96,8 @@ class ScnetHook(BaseHook):
         :raises ScnetError: where access keys obtain no token
         """
         target = self.complete(self.resolve())
+        # Whoever uses the session may log its headers.
+        mask(target.secrets)
         return wire.OneOriginSession(target.endpoint, {"token": target.token}, target)
 
     def get_job_counts(self, user_name: str | None = None) -> JobCounts:
@@ -113,15 +119,15 @@ class ScnetHook(BaseHook):
         return self._counts_of(await self.alook(await self.acomplete(await self.aresolve(user_name))))
 
     def test_connection(self) -> tuple[bool, str]:
-        """Ask once and tell what was found, or why not."""
+        """Ask once and tell what was found, or why not; in ten seconds, however many requests it takes."""
+        until = time.monotonic() + _TEST_TIMEOUT - _TEST_MARGIN
         try:
-            target = self.resolve()
-            target = self.complete(dataclasses.replace(target, timeout=min(target.timeout, _TEST_TIMEOUT)))
-            look = self._look_twice(target)
+            target, look = self._try_out(dataclasses.replace(self.resolve(), until=until))
             counts = self._counts_of(look)
             counts.require(("total",))
         except ScnetError as error:
-            return False, str(error)
+            late = f"; a test has {_TEST_TIMEOUT:g} s in all" if time.monotonic() >= until else ""
+            return False, f"{error}{late}"
         if look.doubt:
             return False, look.doubt
         if counts.all_zero:
@@ -132,6 +138,28 @@ class ScnetHook(BaseHook):
             if state in ("running", "queued") or getattr(counts, state)
         )
         return True, f"user {target.user_name}: {found}; {_way(target)}"
+
+    def _try_out(self, target: Target) -> tuple[Target, Look]:
+        found: Future[tuple[Target, Look]] = Future()
+
+        def try_out() -> None:
+            try:
+                done = credentials.complete(target)
+                found.set_result((done, self._look_twice(done)))
+            except Exception as error:
+                found.set_exception(error)
+
+        # A name server can hold a thread for longer than any time-out: neither the answer nor the end of the
+        # process is to wait for that.
+        threading.Thread(target=try_out, name="scnet-test-connection", daemon=True).start()
+        try:
+            return found.result(target.at_most(_TEST_TIMEOUT) + _TEST_MARGIN)
+        except TimeoutOfFuture:
+            error = ScnetConnectionError(
+                "nothing was found out in time: does the host, or a proxy, have an address?"
+            )
+            error.where = f"connection '{target.conn_id}'"
+            raise error from None
 
     def resolve(self, user_name: str | None = None) -> Target:
         """
@@ -167,20 +195,21 @@ class ScnetHook(BaseHook):
         """
         Obtain what the connection leaves to SCnet's platform: with access keys, the token and perhaps the region.
 
+        Airflow is not told to mask such a token. It keeps what it masks for ever, and compiles all of it anew for
+        each new one, so a triggerer that renews for weeks would stall. No text of this package holds one.
+
         :param target: what the connection says
-        :param refused: a token that the region did not accept: any other will do
+        :param refused: a token that the region has just not accepted: another is asked for
         :raises ScnetError: where the platform does not issue a token, or does not say where the region is
         """
-        target = credentials.complete(target, refused)
-        mask(target.secrets)
-        return target
+        return credentials.complete(target, refused)
 
     async def acomplete(self, target: Target, refused: str = "") -> Target:
         """
         Obtain it without blocking the event loop, in a thread that is given plain values only.
 
         :param target: what the connection says
-        :param refused: a token that the region did not accept: any other will do
+        :param refused: a token that the region has just not accepted: another is asked for
         :raises ScnetError: where the platform does not issue a token, or does not say where the region is
         """
         done = credentials.at_hand(target, refused)
@@ -193,7 +222,6 @@ class ScnetHook(BaseHook):
                 error = ScnetConnectionError(f"the platform issued no token within {seconds:g} s")
                 error.where = f"connection '{target.conn_id}'"
                 raise error from None
-        await amask(done.secrets)
         return done
 
     def _unreadable(self, error: Exception) -> ScnetError:
@@ -226,9 +254,10 @@ class ScnetHook(BaseHook):
         if not (target.keys and look.is_refused):
             return look
         try:
-            return self.look(self.complete(target, refused=target.token))
+            target = self.complete(target, refused=target.token)
         except ScnetError as error:
             return Look(error=error, account=target.account, where=target.where)
+        return _last(self.look(target), target)
 
     async def alook(self, target: Target) -> Look:
         """
@@ -240,9 +269,10 @@ class ScnetHook(BaseHook):
         if not (target.keys and look.is_refused):
             return look
         try:
-            return await self._alook_once(await self.acomplete(target, refused=target.token))
+            target = await self.acomplete(target, refused=target.token)
         except ScnetError as error:
             return Look(error=error, account=target.account, where=target.where)
+        return _last(await self._alook_once(target), target)
 
     async def _alook_once(self, target: Target) -> Look:
         # A name server, or many addresses that do not answer, can hold a thread for longer than the connection's
@@ -289,6 +319,13 @@ class ScnetHook(BaseHook):
         if look.error:
             raise look.error
         return look.counts or JobCounts()
+
+
+def _last(look: Look, target: Target) -> Look:
+    """Return the last look with a token; where that was refused too, nobody asks with it again."""
+    if look.error and look.is_refused:
+        credentials.give_up(target, look.error)
+    return look
 
 
 def read(answer: envelope.Answer, *secrets: str) -> JobCounts:
