@@ -20,6 +20,7 @@ import psutil
 
 from airflow_provider_scnet.testing import ScnetSimulator
 from airflow_provider_scnet.testing.cluster import Job
+from benchmarks import pictures
 from demo.engine import Engine
 
 DAGS = Path(__file__).parent / "dags"
@@ -33,9 +34,18 @@ WINDOW = 2 * INTERVAL
 MOST_QUEUED = 5
 #: Jobs that run at once.
 SLOTS = 4
-#: Seconds until the cluster counts a job, and for which a claim stands for it.
+#: Submissions, and seconds that each job runs.
+SUBMISSIONS = 60
+RUN_FOR = 15
+#: Seconds until the cluster counts a job.
 COUNTED_AFTER = 5
-CLAIM_TTL = 20
+#: Seconds between two looks.
+ADMISSION_INTERVAL = 8
+#: A run with two triggerers that share nothing but Airflow may fall out well by chance.
+UNPINNED_RUNS = 3
+
+#: Where Airflow's API is asked about tasks.
+TASK_STATES = "/execution/task-instances/states"
 
 #: Seconds after which something is wrong.
 TOO_LONG = 1800
@@ -161,7 +171,6 @@ def running(
             "SCNET_SIMULATOR_URL": scnet.url,
             "BENCH_TASKS": str(tasks),
             "BENCH_INTERVAL": str(interval),
-            "BENCH_CLAIM_TTL": str(CLAIM_TTL),
             "BENCH_TOKEN": scnet.token("alice"),
         }
         with Engine(DAGS, variables | dict(env or {}), triggerers=triggerers) as engine:
@@ -199,44 +208,128 @@ def _row(name: str, used: Usage) -> dict[str, object]:
 
 
 def admission() -> list[dict[str, object]]:
-    """Submit 60 jobs, each behind `queued < 5`, asking every 8 s; a job is counted 5 s after its submission."""
-    tasks = 60
+    """Submit 60 jobs of 15 s to four slots, each behind `queued < 5`, asking every 8 s; counted after 5 s."""
     queues = {"AIRFLOW__TRIGGERER__QUEUES_ENABLED": "True", "BENCH_QUEUE": "cluster"}
     pinned = (("--queues", "cluster"), ("--queues", "default"))
-    halves = (("--capacity", str(tasks // 2)),) * 2
-    return [
-        _admit(tasks, "gates", "admission_scnet"),
-        _admit(tasks, "gates, two triggerers, pinned to one", "admission_scnet", queues, pinned),
-        _admit(tasks, "gates, two triggerers, half on each", "admission_scnet", None, halves),
-        _admit(tasks, "HttpSensors, rescheduled", "admission_http"),
+    halves = (("--capacity", str(SUBMISSIONS // 2)),) * 2
+    gates, http = Admission("gates", "admission_scnet"), Admission("HttpSensors, rescheduled", "admission_http")
+    rows = [
+        gates.row(),
+        Admission("gates, triggerer killed and started again", "admission_scnet", kill=True).row(),
+        Admission("gates, two triggerers, pinned to one", "admission_scnet", queues, pinned).row(),
     ]
+    for number in range(1, UNPINNED_RUNS + 1):
+        name = f"gates, two triggerers, half on each, run {number}"
+        rows.append(Admission(name, "admission_scnet", None, halves).row())
+    rows.append(http.row())
+    pictures.queues({"ScnetJobStateSensor": gates.queue, "HttpSensor": http.queue}, limit=MOST_QUEUED)
+    return rows
 
 
-def _admit(
-    tasks: int,
-    name: str,
-    dag_id: str,
-    env: Mapping[str, str] | None = None,
-    triggerers: Sequence[Sequence[str]] = ((),),
-) -> dict[str, object]:
-    cluster = {"slots": SLOTS, "run_for": 15, "counted_after": COUNTED_AFTER}
-    with running(dag_id, tasks, interval=8, cluster=cluster, env=env, triggerers=triggerers) as run:
-        run.begin()
-        # All compete for the queue at once, and what gets in stays there for a while: earlier jobs run.
-        earlier = run.scnet.submit("alice", SLOTS)
-        run.scnet.set_counts("alice", queued=None)
-        start = time.monotonic()
-        run.engine.wait_until(lambda: run.engine.run_state(dag_id) in ("success", "failed"), TOO_LONG, "the run")
-        seconds = time.monotonic() - start
-        jobs = [job for job in run.scnet.jobs("alice") if job.id not in earlier]
-        return {
-            "admission": f"{tasks} {name}",
-            "highest queue": run.scnet.totals("alice").highest_queued,
-            "over-admitted": sum(_queued_before(job, jobs) >= MOST_QUEUED for job in jobs),
-            "submitted": len(jobs),
-            "failed": run.states().count("failed"),
-            "time, s": f"{seconds:.0f}",
-        }
+class Admission:
+    """
+    One run of the submissions.
+
+    :param name: what it is called in the table
+    :param dag_id: the DAG
+    :param env: more of the environment
+    :param triggerers: arguments of each triggerer
+    :param kill: whether to kill the triggerer in the middle, and start it again
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dag_id: str,
+        env: Mapping[str, str] | None = None,
+        triggerers: Sequence[Sequence[str]] = ((),),
+        kill: bool = False,
+    ) -> None:
+        self.name = name
+        self.dag_id = dag_id
+        self.env = env
+        self.triggerers = triggerers
+        self.kill = kill
+        #: Moments, in seconds since there was room, and how many jobs were in the queue from then on.
+        self.queue: list[tuple[float, int]] = []
+
+    def row(self) -> dict[str, object]:
+        """Let it run, and return what came of it."""
+        cluster = {"slots": SLOTS, "run_for": RUN_FOR, "counted_after": COUNTED_AFTER}
+        with running(
+            self.dag_id,
+            SUBMISSIONS,
+            interval=ADMISSION_INTERVAL,
+            cluster=cluster,
+            env=self.env,
+            triggerers=self.triggerers,
+        ) as run:
+            run.begin()
+            # All compete for the queue at once, and what gets in stays there for a while: earlier jobs run.
+            earlier = run.scnet.submit("alice", SLOTS)
+            run.scnet.set_counts("alice", queued=None)
+            start = run.scnet.clock.now()
+            last_waited = self._let_run(run, start)
+            seconds = run.scnet.clock.now() - start
+            every_job = run.scnet.jobs("alice")
+            jobs = [job for job in every_job if job.id not in earlier]
+            self.queue = _queue(jobs, start)
+            return {
+                "admission": f"{SUBMISSIONS} {self.name}",
+                "highest queue": run.scnet.totals("alice").highest_queued,
+                "over-admitted": sum(_queued_before(job, jobs) >= MOST_QUEUED for job in jobs),
+                "submitted": len(jobs),
+                "failed": run.states().count("failed"),
+                "time, s": f"{seconds:.0f}",
+                "slots idle while gates wait, %": f"{_idle(every_job, start, last_waited):.0f}",
+            }
+
+    def _let_run(self, run: Run, start: float) -> float:
+        """Wait for the end of the run, and return when a gate waited last."""
+        last_waited = start
+        to_be_killed = self.kill
+
+        def has_ended() -> bool:
+            nonlocal last_waited, to_be_killed
+            left = sum(state not in ("success", "failed") for state in run.states())
+            if left:
+                last_waited = run.scnet.clock.now()
+            if to_be_killed and left <= SUBMISSIONS // 2:
+                to_be_killed = False
+                run.engine.kill("triggerer")
+                run.engine.start_component("triggerer")
+            return run.engine.run_state(self.dag_id) in ("success", "failed")
+
+        run.engine.wait_until(has_ended, TOO_LONG, "the run")
+        return last_waited
+
+
+def least() -> list[dict[str, object]]:
+    """Say what no admission can be faster than: the slots are never idle, and the last job waits in the queue."""
+    seconds = (SUBMISSIONS - MOST_QUEUED) / SLOTS * RUN_FOR
+    return [{"least": f"{SUBMISSIONS} submissions, slots busy at first", "time, s": f"{seconds:.0f}"}]
+
+
+def _queue(jobs: list[Job], start: float) -> list[tuple[float, int]]:
+    steps = [(job.submitted_at, 1) for job in jobs]
+    steps += [(job.started_at, -1) for job in jobs if job.started_at is not None]
+    found, queued = [(0.0, 0)], 0
+    for at, step in sorted(steps):
+        queued += step
+        found.append((at - start, queued))
+    return found
+
+
+def _idle(jobs: list[Job], start: float, end: float) -> float:
+    """Return the share of the slots' time that no job used, in percent."""
+    if end <= start:
+        return 0.0
+    used = 0.0
+    for job in jobs:
+        if job.started_at is not None:
+            ended_at = end if job.ended_at is None else job.ended_at
+            used += max(0.0, min(ended_at, end) - max(job.started_at, start))
+    return 100 * (1 - used / (SLOTS * (end - start)))
 
 
 def _queued_before(job: Job, jobs: list[Job]) -> int:
@@ -244,6 +337,33 @@ def _queued_before(job: Job, jobs: list[Job]) -> int:
     return sum(
         other.id < job.id and (other.started_at is None or other.started_at > job.submitted_at) for other in jobs
     )
+
+
+def claims() -> list[dict[str, object]]:
+    """Let 500 of 1,000 gates of one run pass, whose submissions do not start, asking every 60 s."""
+    passed, tasks = 500, 1000
+    env = {"BENCH_CONDITION": f"queued < {passed}", "BENCH_POOL": "none"}
+    with running("admission_scnet", tasks, env=env) as run:
+        run.engine.airflow("pools", "set", "none", "0", "nothing starts")
+        run.begin()
+        run.scnet.set_counts("alice", queued=0)
+        run.engine.wait_until(
+            lambda: run.states().count("success") == passed, TOO_LONG, "the passing of half of them"
+        )
+        # What their passing left behind is no part of the waiting.
+        run.used_in(INTERVAL)
+        asked = run.engine.log("api-server").count(TASK_STATES)
+        used = run.used_in(WINDOW, "triggerer")
+        asked = run.engine.log("api-server").count(TASK_STATES) - asked
+        return [
+            {
+                "with claims out": f"{tasks - passed} gates wait, {passed} have passed",
+                "requests to the cluster a minute": f"{used.requests * 60 / WINDOW:.0f}",
+                "requests to Airflow a minute": f"{asked * 60 / WINDOW:.0f}",
+                "triggerer's CPU, % of a core": f"{used.cpu / WINDOW * 100:.1f}",
+                "passed meanwhile": run.states().count("success") - passed,
+            }
+        ]
 
 
 def scale() -> list[dict[str, object]]:

@@ -25,6 +25,8 @@ PARTS: dict[str, Callable[[], list[dict[str, object]]]] = {
     "looks": process.looks,
     "waiting": engine.waiting,
     "admission": engine.admission,
+    "least": engine.least,
+    "claims": engine.claims,
     "scale": engine.scale,
 }
 

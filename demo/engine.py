@@ -241,6 +241,14 @@ class Engine:
         files = self.home.glob(f"logs/dag_id={dag_id}/run_id=*/task_id={task_id}/{mapped}attempt=*.log*")
         return "".join(file.read_text(errors="replace") for file in sorted(files))
 
+    def log(self, component: str) -> str:
+        """
+        Return what a component has logged so far.
+
+        :param component: the component
+        """
+        return self._log_file(component).read_text(errors="replace")
+
     def wait_until(self, predicate: Callable[[], bool], timeout: float, what: str = "the condition") -> None:
         """
         Look again and again until the predicate holds.

@@ -12,6 +12,7 @@ from airflow.providers.common.compat.sdk import DAG, task, task_group
 from airflow.providers.http.sensors.http import HttpSensor
 
 from airflow_provider_scnet.sensors import scnet as sensor
+from airflow_provider_scnet.sensors import ways
 
 TASKS = int(os.environ["BENCH_TASKS"])
 FLAT = int(os.environ.get("BENCH_FLAT", 0))
@@ -21,9 +22,8 @@ INTERVAL = float(os.environ["BENCH_INTERVAL"])  # seconds
 def scnet_gate(task_id="gate", **kwargs):
     return sensor.ScnetJobStateSensor(
         task_id=task_id,
-        condition="queued < 5",
+        condition=os.environ.get("BENCH_CONDITION", "queued < 5"),
         poke_interval=INTERVAL,
-        claim_ttl=float(os.environ["BENCH_CLAIM_TTL"]),
         timeout=6 * 3600,
         queue=os.environ.get("BENCH_QUEUE", "default"),
         **kwargs,
@@ -48,7 +48,7 @@ def has_room(response):
     return {state["name"]: state["y"] for state in response.json()["data"]}["排队"] < 5
 
 
-@task
+@task(pool=os.environ.get("BENCH_POOL", "default_pool"))
 def submit():
     job = {"user": "alice", "jobs": 1}
     with urlopen(
@@ -71,7 +71,7 @@ with new("waiting_scnet"):
 
 with new("waiting_flat"):
     # Gates of a DAG with many tasks start on workers. What this spares can be seen only where they do not.
-    sensor._LARGEST_DAG = FLAT
+    ways._LARGEST_DAG = FLAT
     for number in range(FLAT):
         scnet_gate(f"gate_{number}", submits=0)
 

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pictures beside the tables, for the READMEs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parents[1] / "docs" / "pictures"
+
+
+def queues(over_time: Mapping[str, Sequence[tuple[float, int]]], limit: int) -> None:
+    """
+    Draw how many jobs were in the queue.
+
+    :param over_time: by name, moments in seconds, and how many jobs were in the queue from then on
+    :param limit: how many there may be
+    """
+    figure, axes = _axes()
+    for (name, steps), colour in zip(over_time.items(), ("tab:green", "tab:red"), strict=True):
+        axes.step(*zip(*steps, strict=True), where="post", color=colour, label=name)
+    axes.axhline(limit, color="black", linestyle="--", linewidth=1, label=f"limit: {limit}")
+    axes.set_xlabel("seconds since there was room")
+    axes.set_ylabel("jobs in the queue")
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    _save(figure, "admission")
+
+
+def _axes() -> tuple[Any, Any]:
+    import matplotlib
+
+    matplotlib.use("svg")
+    # The same picture from the same figures; text as text.
+    matplotlib.rcParams.update({"svg.hashsalt": "scnet", "svg.fonttype": "none"})
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=(7, 3.2), layout="constrained")
+
+
+def _save(figure: Any, name: str) -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    figure.savefig(FOLDER / f"{name}.svg", metadata={"Date": None})
