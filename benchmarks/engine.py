@@ -274,7 +274,7 @@ class Admission:
             every_job = run.scnet.jobs("alice")
             jobs = [job for job in every_job if job.id not in earlier]
             self.queue = _queue(jobs, start)
-            return {
+            row: dict[str, object] = {
                 "admission": f"{SUBMISSIONS} {self.name}",
                 "highest queue": run.scnet.totals("alice").highest_queued,
                 "over-admitted": sum(_queued_before(job, jobs) >= MOST_QUEUED for job in jobs),
@@ -283,6 +283,8 @@ class Admission:
                 "time, s": f"{seconds:.0f}",
                 "slots idle while gates wait, %": f"{_idle(every_job, start, last_waited):.0f}",
             }
+            print(row, file=sys.stderr, flush=True)
+            return row
 
     def _let_run(self, run: Run, start: float) -> float:
         """Wait for the end of the run, and return when a gate waited last."""

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from airflow_provider_scnet.testing import ScnetSimulator
@@ -21,19 +20,43 @@ GATES = 50
 MANY = 1000
 RUNS = 200
 
-# Seconds after which a triggerer that was killed is missed. 30, the default, would only be waited for.
-ENV = {"AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "15", "AIRFLOW__CORE__MAX_MAP_LENGTH": str(MANY)}
+#: What becomes of a submission, and the arguments of its gate and of its task; each with an account of its own.
+FATES = {
+    "pooled": ("claim_ttl=3", "pool='scarce'"),
+    "retried": ("", "retries=1"),
+    "failing": ("", "retries=1"),
+    "skipped": ("", ""),
+    "cleared": ("", ""),
+    "marked_failed": ("", ""),
+    "marked_success": ("", ""),
+    "again": ("", ""),
+    "deleted": ("", ""),
+    "given_up": ("", ""),
+}
+#: Those whose run is ended meanwhile.
+DOOMED = ("deleted", "given_up")
+#: DAGs whose submissions do not start.
+HELD = ("held_killed", "held_away")
+
+ENV = {
+    # Seconds after which a triggerer that was killed is missed. 30, the default, would only be waited for.
+    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "15",
+    "AIRFLOW__CORE__MAX_MAP_LENGTH": str(MANY),
+    # Submissions wait for their orders.
+    "AIRFLOW__CORE__PARALLELISM": str(2 * len(FATES)),
+}
 
 DAGS = {
-    # One gate and its submission, which does as it is told by a file; and a gate that waits until nothing is claimed.
-    "fate": """
+    # A gate and its submission, which does as it is told by a file; and a gate that waits until nothing is claimed.
+    "fates": f"""
         import os, time
         from datetime import timedelta
         from pathlib import Path
         from airflow.providers.common.compat.sdk import AirflowSkipException
 
-        def obey(run_id, task_id):
-            order = Path(os.environ["SCNET_TEST_ORDERS"], f"{run_id}.{task_id}")
+        @task(retry_delay=timedelta(seconds=5))
+        def submit(name):
+            order = Path(os.environ["SCNET_TEST_ORDERS"], name)
             while not order.exists():
                 time.sleep(0.1)
             said = order.read_text()
@@ -43,19 +66,27 @@ DAGS = {
             if said == "skip":
                 raise AirflowSkipException("as ordered")
 
-        for dag_id, ttl in (("fate", 600), ("fate_short", 3)):
-            with new(dag_id) as dag:
-                @task(pool="fate", retries=1, retry_delay=timedelta(seconds=5))
-                def submit(run_id=None, ti=None):
-                    obey(run_id, "submit")
+        def account(name, given, submission):
+            first = gate(f"{{name}}_gate", scnet_conn_id=f"scnet_{{name}}", **given)
+            first >> submission
+            gate(f"{{name}}_witness", scnet_conn_id=f"scnet_{{name}}", condition="queued < 1", submits=0)
 
-                gate(claim_ttl=ttl) >> submit()
-                gate("witness", condition="queued < 1", submits=0)
-
-        with new("waits_for_its_job") as dag:
-            gate(claim_ttl=3) >> gate("submit", condition="running == 99", submits=0)
-            gate("witness", condition="queued < 1", submits=0)
-
+        fates = {{{", ".join(f"{name!r}: (dict({gate}), dict({task}))" for name, (gate, task) in FATES.items())}}}
+        with new("fates") as dag:
+            for name, (given, told) in fates.items():
+                if name not in {DOOMED!r}:
+                    account(name, given, submit.override(task_id=f"{{name}}_submit", **told)(name))
+            job = gate("job_submit", scnet_conn_id="scnet_job", condition="running == 99", submits=0)
+            account("job", dict(claim_ttl=20), job)
+        for name in {DOOMED!r}:
+            with new(name):
+                first = gate(f"{{name}}_gate", scnet_conn_id=f"scnet_{{name}}")
+                first >> submit.override(task_id=f"{{name}}_submit")(name)
+        with new("doomed") as dag:
+            for name in {DOOMED!r}:
+                gate(f"{{name}}_witness", scnet_conn_id=f"scnet_{{name}}", condition="queued < 1", submits=0)
+    """,
+    "shapes": """
         with new("shapes") as dag:
             @task(pool="held")
             def submit(number=None): ...
@@ -72,13 +103,14 @@ DAGS = {
             gate("like_an_index") >> submit.override(task_id="submit_1")()
     """,
     "held": f"""
-        with new("held") as dag:
-            @task(pool="held")
-            def submit(): ...
-            @task_group
-            def group(number):
-                gate(condition="queued < {ROOM}") >> submit()
-            group.expand(number=list(range({GATES})))
+        for dag_id in {HELD!r}:
+            with new(dag_id) as dag:
+                @task(pool="held")
+                def submit(): ...
+                @task_group
+                def group(number):
+                    gate(condition="queued < {ROOM}") >> submit()
+                group.expand(number=list(range({GATES})))
     """,
     "many": f"""
         with new("many") as dag:
@@ -101,6 +133,10 @@ DAGS = {
 }
 
 
+# The job first: its claim does not wait for anybody.
+ACCOUNTS = ["job", *FATES]
+
+
 @pytest.fixture(scope="module")
 def orders(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("orders")
@@ -109,15 +145,17 @@ def orders(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def scnet() -> Iterator[ScnetSimulator]:
     with ScnetSimulator(counted_after=1) as simulator:
-        simulator.add_user("alice")
+        for name in ("alice", *ACCOUNTS):
+            simulator.add_user(name)
         yield simulator
 
 
 @pytest.fixture(scope="module")
 def engine(scnet: ScnetSimulator, orders: Path, tmp_path_factory) -> Iterator[Engine]:
     env = ENV | {"SCNET_TEST_ORDERS": str(orders)}
+    env |= {f"AIRFLOW_CONN_SCNET_{name.upper()}": scnet.connection_json(name) for name in ACCOUNTS}
     with engine_for(scnet, tmp_path_factory.mktemp("dags"), DAGS, env) as running:
-        slots(running, "fate", 4)
+        slots(running, "scarce", 0)
         slots(running, "held", 0)
         yield running
 
@@ -126,185 +164,177 @@ def slots(engine: Engine, pool: str, number: int) -> None:
     engine.airflow("pools", "set", pool, str(number), "of the tests")
 
 
-def looks(engine: Engine, scnet: ScnetSimulator, more: int = 2) -> None:
-    before = len(scnet.requests)
-    engine.wait_until(lambda: len(scnet.requests) > before + more, 120, "further looks")
+def looks(engine: Engine, scnet: ScnetSimulator, more: int = 2, user: str = "alice") -> None:
+    def made() -> int:
+        return sum(request.query.get("userName") == user for request in list(scnet.requests))
+
+    before = made()
+    engine.wait_until(lambda: made() > before + more, 120, "further looks")
 
 
 class Fate:
-    """One run of a gate, its submission, and the gate that waits until nothing is claimed."""
+    """A gate that has passed, its submission, and the gate that waits until nothing of its account is claimed."""
 
-    def __init__(self, engine: Engine, scnet: ScnetSimulator, orders: Path, dag_id: str) -> None:
-        self.engine, self.scnet, self.orders, self.dag_id = engine, scnet, orders, dag_id
-        # Room for the gate, none for the witness.
-        scnet.set_counts("alice", queued=1)
-        self.run_id = engine.trigger_dag(dag_id)
-        self.wait("gate", "success")
-        self.wait("witness", "deferred")
-        # From here on only claims keep the witness waiting.
-        scnet.set_counts("alice", queued=0)
+    def __init__(self, engine: Engine, scnet: ScnetSimulator, orders: Path, name: str) -> None:
+        self.engine, self.scnet, self.orders, self.name = engine, scnet, orders, name
+        self.dag_id, self.witness_dag_id = (name, "doomed") if name in DOOMED else ("fates", "fates")
 
-    def state(self, task_id: str) -> str | None:
-        return self.engine.task_states(self.dag_id).get((task_id, -1))
+    def state(self, task: str) -> str | None:
+        dag_id = self.witness_dag_id if task == "witness" else self.dag_id
+        return self.engine.task_states(dag_id).get((f"{self.name}_{task}", -1))
 
-    def wait(self, task_id: str, *states: str) -> None:
-        self.engine.wait_until(
-            lambda: self.state(task_id) in states, 120, f"{task_id} to be {' or '.join(states)}"
-        )
+    def wait(self, task: str, state: str) -> None:
+        self.engine.wait_until(lambda: self.state(task) == state, 120, f"{self.name}_{task} to be {state}")
 
     def order(self, what: str) -> None:
-        partial = self.orders / "order"
+        partial = self.orders / f"{self.name}.partial"
         partial.write_text(what)
-        partial.rename(self.orders / f"{self.run_id}.submit")
+        partial.rename(self.orders / self.name)
+
+    def counts(self, **counts: int) -> None:
+        self.scnet.set_counts(self.name, **counts)
 
     def still_waits(self) -> None:
-        looks(self.engine, self.scnet)
+        looks(self.engine, self.scnet, user=self.name)
         assert self.state("witness") == "deferred"
 
     def passes(self) -> None:
         self.wait("witness", "success")
 
-    def mark(self, state: str) -> None:
-        """Do what Airflow's pages do when somebody marks the submission."""
-        self.engine.execute(
-            "UPDATE task_instance SET state = :state WHERE dag_id = :dag_id AND run_id = :run_id"
-            " AND task_id = 'submit'",
-            state=state,
-            dag_id=self.dag_id,
-            run_id=self.run_id,
-        )
-
     @property
     def said(self) -> str:
-        return self.engine.log_of(self.dag_id, "witness")
+        return self.engine.log_of(self.witness_dag_id, f"{self.name}_witness")
 
 
-@pytest.fixture
-def fate(engine: Engine, scnet: ScnetSimulator, orders: Path):
-    made = []
+@pytest.fixture(scope="module")
+def fates(engine: Engine, scnet: ScnetSimulator, orders: Path) -> dict[str, Fate]:
+    """Let each gate pass, and only claims keep its witness waiting."""
+    found = {name: Fate(engine, scnet, orders, name) for name in ACCOUNTS}
+    for fate in found.values():
+        fate.counts(queued=1)
+    for dag_id in ("doomed", "fates", *DOOMED):
+        engine.trigger_dag(dag_id)
+    for fate in found.values():
+        fate.wait("gate", "success")
+        fate.wait("witness", "deferred")
+        fate.counts(queued=0)
+    return found
 
-    def make(dag_id: str = "fate") -> Fate:
-        made.append(Fate(engine, scnet, orders, dag_id))
-        return made[-1]
 
-    yield make
-    for each in made:
-        engine.wait_until(
-            lambda each=each: engine.run_state(each.dag_id) in ("success", "failed"), 120, "the end of the run"
-        )
-
-
-def test_no_claim_expires_before_a_submission_has_started_that_waits_for_its_pool(engine: Engine, fate):
-    slots(engine, "fate", 0)
-    held = fate("fate_short")
-    held.wait("submit", "scheduled")
-    since = time.monotonic()
+def test_no_claim_expires_before_a_submission_has_started_that_waits_for_its_pool(engine: Engine, fates):
+    fate = fates["pooled"]
+    fate.wait("submit", "scheduled")
     # Much longer than its claim_ttl of 3 s.
-    engine.wait_until(lambda: time.monotonic() - since > 12, 60, "the end of what its claim_ttl would be")
-    held.still_waits()
-    assert "queued 0 (+1 claimed: submit has not ended): waiting, needs queued < 1; only claims" in held.said
-    slots(engine, "fate", 4)
-    held.order("succeed")
-    held.passes()
+    looks(engine, fate.scnet, 6, "pooled")
+    fate.still_waits()
+    assert (
+        "queued 0 (+1 claimed: pooled_submit has not ended): waiting, needs queued < 1; only claims" in fate.said
+    )
+    slots(engine, "scarce", 1)
+    fate.order("succeed")
+    fate.passes()
 
 
-def test_a_submission_that_is_retried_is_awaited_until_it_ends(fate):
-    retried = fate()
-    retried.wait("submit", "running")
-    retried.order("fail")
-    retried.wait("submit", "up_for_retry")
-    retried.still_waits()
-    retried.order("succeed")
-    retried.passes()
-    assert retried.state("submit") == "success"
+def test_a_submission_that_is_retried_is_awaited_until_it_ends(fates):
+    fate = fates["retried"]
+    fate.wait("submit", "running")
+    fate.order("fail")
+    fate.wait("submit", "up_for_retry")
+    fate.still_waits()
+    fate.order("succeed")
+    fate.passes()
+    assert fate.state("submit") == "success"
 
 
-def test_a_submission_that_fails_for_good_may_have_submitted(fate):
-    failing = fate()
-    failing.wait("submit", "running")
-    failing.order("fail")
-    failing.wait("submit", "up_for_retry")
-    failing.order("fail")
-    failing.passes()
-    assert failing.state("submit") == "failed"
+def test_a_submission_that_fails_for_good_may_have_submitted(fates):
+    fate = fates["failing"]
+    fate.wait("submit", "running")
+    fate.order("fail")
+    fate.wait("submit", "up_for_retry")
+    fate.order("fail")
+    fate.passes()
+    assert fate.state("submit") == "failed"
+    assert "failing_submit has not ended" in fate.said
 
 
-def test_a_submission_that_is_skipped_claims_nothing(fate):
-    skipped = fate()
-    skipped.wait("submit", "running")
-    skipped.still_waits()
-    skipped.order("skip")
-    skipped.passes()
+def test_a_submission_that_is_skipped_claims_nothing(fates):
+    fate = fates["skipped"]
+    fate.wait("submit", "running")
+    fate.still_waits()
+    fate.order("skip")
+    fate.passes()
 
 
-def test_a_submission_that_is_cleared_while_it_runs_is_awaited_anew(engine: Engine, fate):
-    cleared = fate()
-    cleared.wait("submit", "running")
-    engine.airflow("tasks", "clear", "fate", "--task-regex", "submit", "--yes")
-    cleared.wait("submit", "running")
-    cleared.still_waits()
-    cleared.order("succeed")
-    cleared.passes()
+def test_a_submission_that_is_cleared_while_it_runs_is_awaited_anew(engine: Engine, fates):
+    fate = fates["cleared"]
+    fate.wait("submit", "running")
+    before = tries(engine, "cleared_submit")
+    engine.airflow("tasks", "clear", "fates", "--task-regex", "cleared_submit", "--yes")
+    engine.wait_until(lambda: tries(engine, "cleared_submit") > before, 120, "the next try")
+    fate.wait("submit", "running")
+    fate.still_waits()
+    fate.order("succeed")
+    fate.passes()
+
+
+def tries(engine: Engine, task_id: str) -> int:
+    rows = engine.rows("SELECT try_number FROM task_instance WHERE task_id = :task_id", task_id=task_id)
+    return int(rows[0].try_number)
 
 
 @pytest.mark.parametrize("state", ["failed", "success"])
-def test_a_submission_that_somebody_marks_is_over(fate, state):
-    marked = fate()
-    marked.wait("submit", "running")
-    marked.still_waits()
-    marked.mark(state)
-    marked.passes()
-
-
-def test_a_submission_that_waits_for_its_job_claims_for_its_ttl(fate):
-    waiting = fate("waits_for_its_job")
-    waiting.wait("submit", "deferred")
-    waiting.passes()
-    assert waiting.state("submit") == "deferred"
-    waiting.scnet.set_counts("alice", running=99)
-    waiting.wait("submit", "success")
-    waiting.scnet.set_counts("alice", running=0)
-
-
-def test_a_gate_that_is_cleared_and_passes_again_claims_again(engine: Engine, fate):
-    again = fate()
-    again.wait("submit", "running")
-    again.scnet.set_counts("alice", queued=9)
-    engine.airflow("tasks", "clear", "fate", "--task-regex", "gate", "--downstream", "--yes")
-    again.wait("gate", "deferred")
-    again.scnet.set_counts("alice", queued=1)
-    again.wait("gate", "success")
-    again.scnet.set_counts("alice", queued=0)
-    again.wait("submit", "running")
-    again.still_waits()
-    again.order("succeed")
-    again.passes()
-
-
-def test_a_run_that_is_deleted_takes_its_claims_along(engine: Engine, scnet: ScnetSimulator, fate):
-    gone, other = fate(), fate("fate_short")
-    gone.wait("submit", "running")
-    other.wait("submit", "running")
-    scnet.set_counts("alice", queued=0)
-    engine.execute("DELETE FROM dag_run WHERE dag_id = 'fate' AND run_id = :run_id", run_id=gone.run_id)
-    other.order("succeed")
-    other.passes()
-    # The run is gone: there is nothing of it to wait for at the end of the test.
-    gone.dag_id = other.dag_id
-
-
-def test_a_run_that_is_marked_failed_takes_its_claims_along(engine: Engine, fate):
-    failed, other = fate(), fate("fate_short")
-    failed.wait("submit", "running")
-    other.wait("submit", "running")
+def test_a_submission_that_somebody_marks_is_over(engine: Engine, fates, state):
+    fate = fates[f"marked_{state}"]
+    fate.wait("submit", "running")
+    fate.still_waits()
+    # What Airflow's pages do.
     engine.execute(
-        "UPDATE task_instance SET state = CASE state WHEN 'success' THEN 'success' ELSE 'failed' END, trigger_id = NULL"
-        " WHERE dag_id = 'fate' AND run_id = :run_id",
-        run_id=failed.run_id,
+        "UPDATE task_instance SET state = :state WHERE task_id = :task_id",
+        state=state,
+        task_id=f"marked_{state}_submit",
     )
-    engine.execute("UPDATE dag_run SET state = 'failed' WHERE dag_id = 'fate' AND run_id = :r", r=failed.run_id)
-    other.order("succeed")
-    other.passes()
+    fate.passes()
+
+
+def test_a_submission_that_waits_for_its_job_claims_for_its_ttl(fates):
+    fate = fates["job"]
+    fate.passes()
+    assert fate.state("submit") == "deferred"
+    assert "job_submit has not ended" in fate.said
+
+
+def test_a_gate_that_is_cleared_and_passes_again_claims_again(engine: Engine, fates):
+    fate = fates["again"]
+    fate.wait("submit", "running")
+    fate.counts(queued=9)
+    engine.airflow("tasks", "clear", "fates", "--task-regex", "again_gate", "--downstream", "--yes")
+    fate.wait("gate", "deferred")
+    fate.counts(queued=1)
+    fate.wait("gate", "success")
+    fate.counts(queued=0)
+    fate.wait("submit", "running")
+    fate.still_waits()
+    fate.order("succeed")
+    fate.passes()
+
+
+def test_a_run_that_is_deleted_takes_its_claims_along(engine: Engine, fates):
+    fate = fates["deleted"]
+    # The scheduler of 3.3.2 dies of a run that is deleted while it looks at it.
+    engine.execute("UPDATE dag_run SET state = 'failed' WHERE dag_id = 'deleted'")
+    fate.still_waits()
+    for table in ("task_instance", "dag_run"):
+        engine.execute(f"DELETE FROM {table} WHERE dag_id = 'deleted'")
+    fate.passes()
+
+
+def test_a_run_that_is_marked_failed_takes_its_claims_along(engine: Engine, fates):
+    fate = fates["given_up"]
+    fate.still_waits()
+    # What Airflow's pages do: tasks that run fail, and those that have not started are skipped.
+    engine.execute("UPDATE task_instance SET state = 'failed' WHERE task_id = 'given_up_submit'")
+    engine.execute("UPDATE dag_run SET state = 'failed' WHERE dag_id = 'given_up'")
+    fate.passes()
 
 
 def test_what_stands_behind_a_gate_may_have_any_shape(engine: Engine, scnet: ScnetSimulator):
@@ -349,59 +379,57 @@ def end(engine: Engine, dag_id: str) -> None:
     engine.execute("UPDATE dag_run SET state = 'failed' WHERE dag_id = :d", d=dag_id)
 
 
-@pytest.fixture
-def room_was_taken(engine: Engine, scnet: ScnetSimulator) -> Iterator[Engine]:
-    """An engine in which twenty gates have passed whose submissions have not started, and thirty wait."""
+@contextlib.contextmanager
+def room_taken(engine: Engine, scnet: ScnetSimulator, dag_id: str) -> Iterator[None]:
+    """Let twenty gates pass whose submissions do not start, while thirty wait."""
     scnet.set_counts("alice", queued=0)
-    engine.trigger_dag("held")
-    engine.wait_until(lambda: passed(engine, "held") == ROOM, 120, "the passing of as many as there is room for")
-    engine.wait_until(lambda: waits(engine, "held") == GATES - ROOM, 120, "the waiting of the others")
-    yield engine
-    end(engine, "held")
-    engine.execute("DELETE FROM dag_run WHERE dag_id = 'held'")
+    engine.trigger_dag(dag_id)
+    engine.wait_until(lambda: passed(engine, dag_id) == ROOM, 120, "the passing of as many as there is room for")
+    engine.wait_until(lambda: waits(engine, dag_id) == GATES - ROOM, 120, "the waiting of the others")
+    yield
+    end(engine, dag_id)
 
 
 def test_a_triggerer_that_is_killed_with_claims_out_knows_them_when_it_is_back(
-    room_was_taken: Engine, scnet: ScnetSimulator
+    engine: Engine, scnet: ScnetSimulator
 ):
-    room_was_taken.kill("triggerer")
-    before = len(scnet.requests)
-    room_was_taken.start_component("triggerer")
-    room_was_taken.wait_until(lambda: len(scnet.requests) > before + 3, 120, "looks of the new triggerer")
-    assert passed(room_was_taken, "held") == ROOM
-    said = "".join(room_was_taken.log_of("held", "group.gate", index) for index in range(GATES))
-    assert re.search(rf"\+{ROOM} claimed: submit\[\d+\], submit\[\d+\] and {ROOM - 2} more have not ended", said)
+    with room_taken(engine, scnet, "held_killed"):
+        engine.kill("triggerer")
+        before = len(scnet.requests)
+        engine.start_component("triggerer")
+        engine.wait_until(lambda: len(scnet.requests) > before + 3, 120, "looks of the new triggerer")
+        assert passed(engine, "held_killed") == ROOM
+        said = "".join(engine.log_of("held_killed", "group.gate", index) for index in range(GATES))
+        assert re.search(
+            rf"\+{ROOM} claimed: submit\[\d+\], submit\[\d+\] and {ROOM - 2} more have not ended", said
+        )
 
 
 @pytest.mark.skipif(AIRFLOW < (3, 0), reason="Airflow 2's triggers ask the database, which is in no server here")
 def test_while_the_api_server_is_away_or_slow_gates_stay_as_shut_as_they_were(
-    room_was_taken: Engine, scnet: ScnetSimulator
+    engine: Engine, scnet: ScnetSimulator
 ):
-    engine = room_was_taken
-    engine.kill("api-server")
-    looks(engine, scnet, 3)
-    assert passed(engine, "held") == ROOM
-    engine.start_component("api-server")
-    looks(engine, scnet, 3)
-    assert passed(engine, "held") == ROOM
-    slow = [process for process in engine.processes("api-server") if process.status() != psutil.STATUS_ZOMBIE]
-    for process in slow:
-        process.suspend()
-    try:
-        before = len(scnet.requests)
-        since = time.monotonic()
-        engine.wait_until(
-            lambda: len(scnet.requests) > before + 1 or time.monotonic() - since > 45, 60, "a look meanwhile"
-        )
-    finally:
-        for process in slow:
-            process.resume()
-    looks(engine, scnet, 2)
-    assert passed(engine, "held") == ROOM
-    slots(engine, "held", 4)
-    # All is well again: what has been submitted makes room.
-    engine.wait_until(lambda: passed(engine, "held") > ROOM, 120, "more gates to pass")
-    slots(engine, "held", 0)
+    with room_taken(engine, scnet, "held_away"):
+        engine.kill("api-server")
+        looks(engine, scnet, 3)
+        assert passed(engine, "held_away") == ROOM
+        engine.start_component("api-server")
+        looks(engine, scnet, 3)
+        assert passed(engine, "held_away") == ROOM
+        servers = engine.processes("api-server")
+        for process in servers:
+            process.suspend()
+        try:
+            looks(engine, scnet, 1)
+        finally:
+            for process in servers:
+                process.resume()
+        looks(engine, scnet, 2)
+        assert passed(engine, "held_away") == ROOM
+        slots(engine, "held", 4)
+        # All is well again: what has been submitted makes room.
+        engine.wait_until(lambda: passed(engine, "held_away") > ROOM, 120, "more gates to pass")
+        slots(engine, "held", 0)
 
 
 def test_a_thousand_gates_of_one_run_share_one_room(engine: Engine, scnet: ScnetSimulator):
