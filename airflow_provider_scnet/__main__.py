@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -46,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     :param argv: the arguments; None: those of the process
     """
     try:
-        # What Airflow logs while it is loaded is not part of an answer.
+        # What Airflow logs while it is loaded is no part of an answer. The commands themselves are quiet.
+        logging.disable(logging.INFO)
         with contextlib.redirect_stdout(sys.stderr):
             parser = _parser()
             import airflow_provider_scnet.cli.commands  # noqa: F401

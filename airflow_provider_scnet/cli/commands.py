@@ -70,14 +70,14 @@ def jobs(args: Namespace) -> int:
     console = _Console()
     seen = _look(asked)
     # As for a gate: what is wrong at the first look will hardly heal, what goes wrong later may.
-    if args.watch is None or all(look.fails_gates for _, look in seen):
+    if args.watch is None or all(look.fails_gates for *_, look in seen):
         _show(seen, args.output, console)
-        return COULD_NOT_TELL if any(_trouble(look) for _, look in seen) else YES
+        return COULD_NOT_TELL if any(_trouble(look) for *_, look in seen) else YES
     in_place = args.output == "table" and sys.stdout.isatty() and console.is_interactive
     with Live(console=console, auto_refresh=False) if in_place else contextlib.nullcontext() as live:
         while True:
             _show(seen, args.output, console, live)
-            time.sleep(max(args.watch, *(look.pause for _, look in seen)))
+            time.sleep(max(args.watch, *(look.pause for *_, look in seen)))
             seen = _look(asked)
 
 
@@ -105,7 +105,7 @@ def explain(args: Namespace) -> int:
     except ValueError as error:
         _say(str(error), error=True)
         return COULD_NOT_TELL
-    [(_, look)] = _look([(args.conn_id, args.user)])
+    [(*_, look)] = _look([(args.conn_id, args.user)])
     if trouble := _trouble(look, gate.states):
         _say(trouble, error=True)
         return COULD_NOT_TELL
@@ -114,7 +114,8 @@ def explain(args: Namespace) -> int:
     return YES if decision.verdict is Verdict.OPEN else NO
 
 
-_Seen = Sequence[tuple[str, Look]]
+# A connection, the user that was asked for, and what was seen.
+_Seen = Sequence[tuple[str, str | None, Look]]
 
 
 class _Console(AirflowConsole):  # type: ignore[misc]
@@ -124,7 +125,7 @@ class _Console(AirflowConsole):  # type: ignore[misc]
 
 
 def _look(asked: Iterable[tuple[str, str | None]]) -> _Seen:
-    return [(conn_id, ScnetHook(conn_id).look_at(user)) for conn_id, user in asked]
+    return [(conn_id, user, ScnetHook(conn_id).look_at(user)) for conn_id, user in asked]
 
 
 def _trouble(look: Look, states: Iterable[str] = ("total",)) -> str:
@@ -145,13 +146,13 @@ def _say(line: str, *, error: bool = False) -> None:
 
 def _show(seen: _Seen, output: str, console: _Console, live: Live | None = None) -> None:
     """Show what was seen, and what was wrong with it: on stderr, or in place below the table."""
-    remarks = [line for _, look in seen for line in (_trouble(look), *look.notes) if line]
+    remarks = [line for *_, look in seen for line in (_trouble(look), *look.notes) if line]
     if live:
         live.update(Group(_table(seen), *map(Text, remarks)), refresh=True)
         return
     if output == "json":
-        _say(json.dumps([_record(conn_id, look) for conn_id, look in seen]))
-    elif any(look.counts for _, look in seen):
+        _say(json.dumps([_record(*each) for each in seen]))
+    elif any(look.counts for *_, look in seen):
         console.print(_table(seen))
     sys.stdout.flush()
     for line in remarks:
@@ -161,22 +162,23 @@ def _show(seen: _Seen, output: str, console: _Console, live: Live | None = None)
 def _table(seen: _Seen) -> SimpleTable:
     states = list(JobCounts().as_dict())
     table = SimpleTable(show_header=True)
-    for heading in ("connection", "user", *states, "at"):
+    for heading in ("connection", "user", *states):
         table.add_column(heading, justify="right" if heading in states else "left")
-    for conn_id, look in seen:
+    for conn_id, _, look in seen:
         if look.counts:
             counts = ("?" if number is None else str(number) for number in look.counts.as_dict().values())
             # A Text, because rich would take brackets in a name for its own.
             names = Text(conn_id), Text(look.user_name or "")
-            table.add_row(*names, *counts, look.observed_at.astimezone().strftime("%H:%M:%S"))
+            table.add_row(*names, *counts)
+            table.caption = f"at {look.observed_at.astimezone():%H:%M:%S}"
     return table
 
 
-def _record(conn_id: str, look: Look) -> dict[str, Any]:
+def _record(conn_id: str, user: str | None, look: Look) -> dict[str, Any]:
     """Return what was seen as JSON, in the words of a gate's decision."""
     return {
         "scnet_conn_id": conn_id,
-        "user_name": look.user_name,
+        "user_name": look.user_name or user,
         "counts": look.counts.as_dict() if look.counts else None,
         "observed_at": look.observed_at.isoformat(),
         "trouble": _trouble(look) or None,
