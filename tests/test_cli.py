@@ -28,6 +28,10 @@ since_3_2 = pytest.mark.skipif(
     reason="Airflow takes commands from providers since 3.2",
 )
 
+#: An answer that says nothing of jobs that are held.
+REPORTED = {"运行": 4, "排队": 2, "挂起": 0, "其他": 0}
+WITHOUT_HELD = Fault.api("0", "success", [{"name": name, "y": number} for name, number in REPORTED.items()])
+
 #: Both ways to say the same.
 ways = pytest.mark.parametrize("way", [MODULE, pytest.param(AIRFLOW, marks=since_3_2)], ids=["python", "airflow"])
 
@@ -91,7 +95,7 @@ class TestJobs:
         assert in_one_line(done.stderr).startswith("connection 'nowhere': is not defined")
 
     def test_a_state_that_was_not_reported_is_no_zero(self, scnet):
-        scnet.set_counts("alice", held=None)
+        scnet.order(WITHOUT_HELD, times=None)
         done = run("jobs", "-o", "json")
         assert done.returncode == 2
         (row,) = json.loads(done.stdout)
@@ -139,6 +143,12 @@ class TestExplain:
         assert (done.returncode, done.stderr) == (status, "")
         assert says in in_one_line(done.stdout)
 
+    def test_what_a_gate_would_note_in_its_log_is_on_stderr(self, scnet, connect):
+        connect(verify=False)
+        done = run("explain", "queued < 5")
+        assert done.returncode == 0
+        assert "certificates are not verified" in in_one_line(done.stderr)
+
     @since_3_2
     @pytest.mark.parametrize(("condition", "status"), [("queued < 5", 0), ("queued > 5", 1), ("pending < 5", 2)])
     def test_airflow_ends_with_the_same_status(self, scnet, condition, status):
@@ -172,7 +182,7 @@ class TestExplain:
         assert "connection 'scnet_default'" in in_one_line(done.stderr)
 
     def test_a_state_that_was_not_reported_matters_only_where_it_is_mentioned(self, scnet):
-        scnet.set_counts("alice", held=None)
+        scnet.order(WITHOUT_HELD, times=None)
         assert run("explain", "queued < 5").returncode == 0
         done = run("explain", "held < 5")
         assert done.returncode == 2

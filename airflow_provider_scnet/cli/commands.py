@@ -106,6 +106,8 @@ def explain(args: Namespace) -> int:
         _say(str(error), error=True)
         return COULD_NOT_TELL
     [(*_, look)] = _look([(args.conn_id, args.user)])
+    for note in look.notes:
+        _say(note, error=True)
     if trouble := _trouble(look, gate.states):
         _say(trouble, error=True)
         return COULD_NOT_TELL
@@ -161,7 +163,7 @@ def _show(seen: _Seen, output: str, console: _Console, live: Live | None = None)
 
 def _table(seen: _Seen) -> SimpleTable:
     states = list(JobCounts().as_dict())
-    table = SimpleTable(show_header=True)
+    table = SimpleTable(show_header=True, caption_justify="left")
     for heading in ("connection", "user", *states):
         table.add_column(heading, justify="right" if heading in states else "left")
     for conn_id, _, look in seen:
