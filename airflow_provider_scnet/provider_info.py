@@ -123,4 +123,5 @@ def get_provider_info() -> dict[str, Any]:
                 "conn-fields": copy.deepcopy(CONN_FIELDS),
             }
         ],
+        "cli": ["airflow_provider_scnet.cli.definition.get_scnet_commands"],
     }

@@ -16,7 +16,7 @@ import airflow_provider_scnet
 PACKAGE = Path(airflow_provider_scnet.__file__).parent
 
 #: From the top down.
-ROOMS = ("sensors", "triggers", "gate", "hooks", "client")
+ROOMS = ("cli", "sensors", "triggers", "gate", "hooks", "client")
 
 
 def modules(room: str) -> list[Path]:
@@ -49,7 +49,12 @@ def test_no_room_imports_one_above_it(room):
 
 def test_every_module_of_the_package_has_a_room():
     beside = {path.name for path in PACKAGE.iterdir() if path.suffix == ".py"}
-    assert beside == {"__init__.py", "provider_info.py"}
+    assert beside == {"__init__.py", "__main__.py", "provider_info.py"}
+
+
+def test_who_asks_from_the_terminal_knows_nothing_of_who_waits_in_a_dag():
+    for path in modules("cli"):
+        assert rooms_of(imports(path)) <= {"cli", "gate", "hooks", "client"}, path
 
 
 def test_the_client_imports_nothing_of_airflow():

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the commands do, and how they end."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import json
+import os
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from airflow.cli.simple_table import AirflowConsole, SimpleTable
+from airflow.utils.cli import suppress_logs_and_warning
+from airflow.utils.providers_configuration_loader import providers_configuration_loaded
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from airflow_provider_scnet.client.errors import ScnetError
+from airflow_provider_scnet.client.job_counts import JobCounts
+from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.gate.decision import Gate, Verdict
+from airflow_provider_scnet.hooks.scnet import ScnetHook
+
+#: How a command ends; those from 128 on as a shell names the signals.
+YES, NO, COULD_NOT_TELL, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141
+
+
+def _command(function: Callable[[Namespace], int]) -> Callable[[Namespace], None]:
+    """Make a command end as its users expect: with a status of its own, and never with a traceback."""
+
+    @suppress_logs_and_warning
+    @providers_configuration_loaded
+    def quietly(args: Namespace) -> None:
+        status = function(args)
+        sys.stdout.flush()
+        raise SystemExit(status)
+
+    @functools.wraps(function)
+    def run(args: Namespace) -> None:
+        # As Airflow's own commands do: without it Airflow 3 does not look for connections in its database.
+        os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "server"
+        args.verbose = False  # Airflow's decorator wants to know
+        try:
+            quietly(args)
+        except KeyboardInterrupt:
+            raise SystemExit(INTERRUPTED) from None
+        except BrokenPipeError:
+            # What is left in the buffer goes nowhere, or Python would complain when it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(READER_GONE) from None
+
+    return run
+
+
+@_command
+def jobs(args: Namespace) -> int:
+    """
+    Show how many jobs are in which state.
+
+    :param args: ``conn_ids``, ``users``, ``output``, ``watch``
+    """
+    # The same one twice would be asked more often than the interval says.
+    asked = list(itertools.product(dict.fromkeys(args.conn_ids), dict.fromkeys(args.users or [None])))
+    console = _Console()
+    seen = _look(asked)
+    # As for a gate: what is wrong at the first look will hardly heal, what goes wrong later may.
+    if args.watch is None or all(look.fails_gates for *_, look in seen):
+        _show(seen, args.output, console)
+        return COULD_NOT_TELL if any(_trouble(look) for *_, look in seen) else YES
+    in_place = args.output == "table" and sys.stdout.isatty() and console.is_interactive
+    with Live(console=console, auto_refresh=False) if in_place else contextlib.nullcontext() as live:
+        while True:
+            _show(seen, args.output, console, live)
+            time.sleep(max(args.watch, *(look.pause for *_, look in seen)))
+            seen = _look(asked)
+
+
+@_command
+def check(args: Namespace) -> int:
+    """
+    Say what the Test button says.
+
+    :param args: ``conn_id``
+    """
+    works, message = ScnetHook(args.conn_id).test_connection()
+    _say(message, error=not works)
+    return YES if works else NO
+
+
+@_command
+def explain(args: Namespace) -> int:
+    """
+    Say whether a gate would open now, and why not.
+
+    :param args: ``condition``, ``conn_id``, ``user``, ``submits``, ``fail_when``
+    """
+    try:
+        gate = Gate.of(args.condition, args.fail_when, args.submits).checked()
+    except ValueError as error:
+        _say(str(error), error=True)
+        return COULD_NOT_TELL
+    [(*_, look)] = _look([(args.conn_id, args.user)])
+    for note in look.notes:
+        _say(note, error=True)
+    if trouble := _trouble(look, gate.states):
+        _say(trouble, error=True)
+        return COULD_NOT_TELL
+    decision = gate.judge(look.counts or JobCounts())
+    _say(decision.reason)
+    return YES if decision.verdict is Verdict.OPEN else NO
+
+
+# A connection, the user that was asked for, and what was seen.
+_Seen = Sequence[tuple[str, str | None, Look]]
+
+
+class _Console(AirflowConsole):  # type: ignore[misc]
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command: rich would end it with the status of another answer."""
+        raise BrokenPipeError
+
+
+def _look(asked: Iterable[tuple[str, str | None]]) -> _Seen:
+    return [(conn_id, user, ScnetHook(conn_id).look_at(user)) for conn_id, user in asked]
+
+
+def _trouble(look: Look, states: Iterable[str] = ("total",)) -> str:
+    """Return why a look does not tell what was asked; empty where it does."""
+    if look.error:
+        return str(look.error)
+    try:
+        (look.counts or JobCounts()).require(states)
+    except ScnetError as error:
+        error.where = look.where
+        return str(error)
+    return look.doubt
+
+
+def _say(line: str, *, error: bool = False) -> None:
+    print(line, file=sys.stderr if error else sys.stdout)
+
+
+def _show(seen: _Seen, output: str, console: _Console, live: Live | None = None) -> None:
+    """Show what was seen, and what was wrong with it: on stderr, or in place below the table."""
+    remarks = [line for *_, look in seen for line in (_trouble(look), *look.notes) if line]
+    if live:
+        live.update(Group(_table(seen), *map(Text, remarks)), refresh=True)
+        return
+    if output == "json":
+        _say(json.dumps([_record(*each) for each in seen]))
+    elif any(look.counts for *_, look in seen):
+        console.print(_table(seen))
+    sys.stdout.flush()
+    for line in remarks:
+        _say(line, error=True)
+
+
+def _table(seen: _Seen) -> SimpleTable:
+    states = list(JobCounts().as_dict())
+    table = SimpleTable(show_header=True, caption_justify="left")
+    for heading in ("connection", "user", *states):
+        table.add_column(heading, justify="right" if heading in states else "left")
+    for conn_id, _, look in seen:
+        if look.counts:
+            counts = ("?" if number is None else str(number) for number in look.counts.as_dict().values())
+            # A Text, because rich would take brackets in a name for its own.
+            names = Text(conn_id), Text(look.user_name or "")
+            table.add_row(*names, *counts)
+            table.caption = f"at {look.observed_at.astimezone():%H:%M:%S}"
+    return table
+
+
+def _record(conn_id: str, user: str | None, look: Look) -> dict[str, Any]:
+    """Return what was seen as JSON, in the words of a gate's decision."""
+    return {
+        "scnet_conn_id": conn_id,
+        "user_name": look.user_name or user,
+        "counts": look.counts.as_dict() if look.counts else None,
+        "observed_at": look.observed_at.isoformat(),
+        "trouble": _trouble(look) or None,
+    }

@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line, in processes of its own and against a simulator: what it says, where, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+from argparse import Namespace
+from types import SimpleNamespace
+
+import pytest
+from airflow import __version__ as airflow_version
+
+from airflow_provider_scnet.cli import commands, definition
+from airflow_provider_scnet.hooks.scnet import ScnetHook
+from airflow_provider_scnet.testing import Fault
+
+MODULE = [sys.executable, "-m", "airflow_provider_scnet"]
+AIRFLOW = [sys.executable, "-m", "airflow", "scnet"]
+since_3_2 = pytest.mark.skipif(
+    tuple(int(part) for part in airflow_version.split(".")[:2]) < (3, 2),
+    reason="Airflow takes commands from providers since 3.2",
+)
+
+#: An answer that says nothing of jobs that are held.
+REPORTED = {"运行": 4, "排队": 2, "挂起": 0, "其他": 0}
+WITHOUT_HELD = Fault.api("0", "success", [{"name": name, "y": number} for name, number in REPORTED.items()])
+
+#: Both ways to say the same.
+ways = pytest.mark.parametrize("way", [MODULE, pytest.param(AIRFLOW, marks=since_3_2)], ids=["python", "airflow"])
+
+
+def run(*args: str, way: list[str] = MODULE) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*way, *args], capture_output=True, text=True, timeout=100, check=False)
+
+
+def in_one_line(text: str) -> str:
+    (line,) = text.splitlines()
+    return line
+
+
+class TestJobs:
+    @ways
+    def test_a_table_tells_the_counts_of_a_user(self, scnet, way):
+        scnet.submit("alice", jobs=6)
+        done = run("jobs", way=way)
+        assert (done.returncode, done.stderr) == (0, "")
+        heading, _, row, *_ = done.stdout.splitlines()
+        assert [cell.strip() for cell in heading.split("|")][:4] == ["connection", "user", "running", "queued"]
+        assert [cell.strip() for cell in row.split("|")] == [
+            "scnet_default",
+            "alice",
+            "4",
+            "2",
+            "0",
+            "0",
+            "0",
+            "6",
+        ]
+
+    @ways
+    def test_json_is_all_that_stdout_holds_and_numbers_are_numbers(self, scnet, way):
+        scnet.submit("alice", jobs=6)
+        done = run("jobs", "--output", "json", way=way)
+        assert (done.returncode, done.stderr) == (0, "")
+        (row,) = json.loads(done.stdout)
+        assert row.pop("observed_at")
+        assert row == {
+            "scnet_conn_id": "scnet_default",
+            "user_name": "alice",
+            "counts": {"running": 4, "queued": 2, "held": 0, "suspended": 0, "other": 0, "total": 6},
+            "trouble": None,
+        }
+
+    def test_several_connections_and_users_are_asked_one_by_one_and_the_same_one_once(self, scnet, connect):
+        scnet.add_user("bob")
+        connect("scnet_free", "alice", allow_foreign_user=True)
+        done = run(
+            "jobs", "scnet_default", "scnet_free", "scnet_free", "--user", "alice", "--user", "bob", "-o", "json"
+        )
+        rows = [(row["scnet_conn_id"], row["user_name"]) for row in json.loads(done.stdout)]
+        assert rows == [(conn, user) for conn in ("scnet_default", "scnet_free") for user in ("alice", "bob")]
+        assert len(scnet.job_state_requests) == 4
+
+    def test_a_connection_that_fails_spoils_no_other(self, scnet):
+        done = run("jobs", "nowhere", "scnet_default")
+        assert done.returncode == 2
+        assert "alice" in done.stdout
+        assert in_one_line(done.stderr).startswith("connection 'nowhere': is not defined")
+
+    def test_a_state_that_was_not_reported_is_no_zero(self, scnet):
+        scnet.order(WITHOUT_HELD, times=None)
+        done = run("jobs", "-o", "json")
+        assert done.returncode == 2
+        (row,) = json.loads(done.stdout)
+        assert row["counts"]["held"] is row["counts"]["total"] is None
+        assert "'held' is missing" in in_one_line(done.stderr)
+        assert "'held' is missing" in row["trouble"]
+
+    def test_brackets_in_a_name_are_shown_as_they_are(self, scnet, capsys):
+        look = ScnetHook().look_at()
+        commands._show([("[red]a", None, look)], "table", commands._Console())
+        assert "[red]a" in capsys.readouterr().out
+
+
+class TestCheck:
+    @ways
+    def test_it_says_what_the_test_button_says(self, scnet, way):
+        scnet.submit("alice", jobs=6)
+        done = run("check", way=way)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert in_one_line(done.stdout) == ScnetHook().test_connection()[1]
+
+    @ways
+    def test_a_refused_token_is_one_line_and_never_shown(self, scnet, way):
+        scnet.reject_token("alice")
+        done = run("check", way=way)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "paste a fresh token" in in_one_line(done.stderr)
+        assert scnet.token("alice") not in done.stderr
+
+
+class TestExplain:
+    @pytest.mark.parametrize(
+        ("args", "status", "says"),
+        [
+            (["queued < 5"], 0, "running 4, queued 2: passes, queued < 5"),
+            (["queued < 2"], 1, "running 4, queued 2: waiting, needs queued < 2"),
+            (["queued < 5", "--submits", "4"], 1, "needs queued < 5 with room for 4"),
+            (["queued < 5", "--fail-when", "running > 3"], 1, "failed, because fail_when running > 3 holds"),
+            (["queued < 5", "scnet_default", "--user", "alice"], 0, "passes"),
+        ],
+    )
+    def test_it_says_whether_a_gate_would_open_now_and_why_not(self, scnet, args, status, says):
+        scnet.submit("alice", jobs=6)
+        done = run("explain", *args)
+        assert (done.returncode, done.stderr) == (status, "")
+        assert says in in_one_line(done.stdout)
+
+    def test_what_a_gate_would_note_in_its_log_is_on_stderr(self, scnet, connect):
+        connect(verify=False)
+        done = run("explain", "queued < 5")
+        assert done.returncode == 0
+        assert "certificates are not verified" in in_one_line(done.stderr)
+
+    @since_3_2
+    @pytest.mark.parametrize(("condition", "status"), [("queued < 5", 0), ("queued > 5", 1), ("pending < 5", 2)])
+    def test_airflow_ends_with_the_same_status(self, scnet, condition, status):
+        assert run("explain", condition, way=AIRFLOW).returncode == status
+
+    @pytest.mark.parametrize(
+        ("args", "says"),
+        [
+            (["pending < 5"], "did you mean 'queued'?"),
+            (["queued"], "is no comparison"),
+            (["queued < 5", "--fail-when", "held >"], "condition 'held >'"),
+            (["queued < 5", "--submits", "some"], "no number of jobs"),
+            (["queued < 5", "--submits", "6"], "could never hold with the 6 jobs"),
+            (["queued < 5", "nowhere"], "connection 'nowhere': is not defined"),
+            (["queued < 5", "--user", ""], "user_name is given but empty"),
+            (["queued < 5", "--user", "mallory"], "correct the user name"),
+            (["queued", "<", "5"], "unrecognized arguments"),
+            ([], "required: CONDITION"),
+        ],
+    )
+    def test_what_cannot_be_told_is_one_line_on_stderr(self, scnet, args, says):
+        done = run("explain", *args)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert says in in_one_line(done.stderr)
+
+    @pytest.mark.parametrize("fault", [Fault(status=503), Fault(drop="before"), Fault.api("10001", "broken")])
+    def test_a_cluster_that_gives_no_counts_leaves_it_untold(self, scnet, fault):
+        scnet.order(fault)
+        done = run("explain", "queued < 5")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "connection 'scnet_default'" in in_one_line(done.stderr)
+
+    def test_a_state_that_was_not_reported_matters_only_where_it_is_mentioned(self, scnet):
+        scnet.order(WITHOUT_HELD, times=None)
+        assert run("explain", "queued < 5").returncode == 0
+        done = run("explain", "held < 5")
+        assert done.returncode == 2
+        assert "'held' is missing" in in_one_line(done.stderr)
+
+
+class TestMistakes:
+    @ways
+    @pytest.mark.parametrize(
+        ("args", "says"),
+        [
+            (["jobs", "--output", "xml"], "invalid choice: 'xml'"),
+            (["jobs", "--watch", "soon"], "'soon' is no number of seconds from 5 to 86400"),
+            (["jobs", "--watch", "nan"], "'nan' is no number of seconds"),
+            (["jobs", "--watch", "0.1"], "'0.1' is no number of seconds"),
+            (["jobs", "scnet://alice:s3cret@host"], "an address is no id of a connection"),
+            (["frobnicate"], "invalid choice: 'frobnicate'"),
+        ],
+    )
+    def test_a_wrong_command_line_is_one_line(self, way, args, says):
+        done = run(*args, way=way)
+        assert done.returncode == 2
+        # Airflow's own parser prints its help on stdout, and an empty line before the error.
+        assert says in in_one_line(done.stderr.strip())
+        assert "s3cret" not in done.stdout + done.stderr
+
+    @pytest.mark.parametrize("command", ["jobs", "check"])
+    def test_an_unknown_connection_is_one_line_with_and_without_a_database(self, command, tmp_path, monkeypatch):
+        monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
+        monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", f"sqlite:///{tmp_path / 'none.db'}")
+        done = run(command, "nowhere")
+        assert (done.returncode, done.stdout) == ({"jobs": 2, "check": 1}[command], "")
+        assert in_one_line(done.stderr).startswith("connection 'nowhere': is not defined")
+
+    def test_a_cluster_that_nobody_serves_is_one_line(self, monkeypatch):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))  # and does not listen
+            address = f"http://127.0.0.1:{taken.getsockname()[1]}"
+            conn = {"conn_type": "scnet", "host": address, "login": "alice", "password": "token"}
+            monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", json.dumps(conn))
+            done = run("jobs")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "the connection failed: Connection refused" in in_one_line(done.stderr)
+
+    @pytest.mark.parametrize("args", [["jobs"], ["jobs", "-o", "json"], ["explain", "queued < 5"]])
+    def test_a_reader_that_went_away_is_no_error_to_talk_about(self, scnet, args):
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run([*MODULE, *args], stdout=write, stderr=subprocess.PIPE, check=False)
+        os.close(write)
+        assert (done.returncode, done.stderr) == (commands.READER_GONE, b"")
+
+
+class TestConnections:
+    def test_a_connection_in_the_database_is_found(self, airflow_db, scnet, monkeypatch):
+        monkeypatch.delenv("AIRFLOW_CONN_SCNET_DEFAULT")
+        connections = [sys.executable, "-m", "airflow", "connections"]
+        fields = {"conn-type": "scnet", "conn-host": scnet.url, "conn-login": "alice"}
+        fields["conn-password"] = scnet.token("alice")
+        options = [part for name, value in fields.items() for part in (f"--{name}", value)]
+        subprocess.run([*connections, "add", "scnet_stored", *options], check=True, capture_output=True)
+        try:
+            for args in (["jobs", "-o", "json"], ["check"], ["explain", "queued < 5"]):
+                done = run(*args, "scnet_stored")
+                assert (done.returncode, done.stderr) == (0, "")
+        finally:
+            subprocess.run([*connections, "delete", "scnet_stored"], check=True, capture_output=True)
+
+    def test_the_default_is_the_hooks_own(self):
+        assert ScnetHook.default_conn_name == definition._DEFAULT_CONNECTION
+
+
+class TestWatch:
+    @pytest.fixture
+    def pauses(self, monkeypatch):
+        """How long a watch waited; the third time it is ended as by Ctrl-C."""
+        made = []
+
+        def sleep(seconds):
+            made.append(seconds)
+            if len(made) == 3:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(commands, "time", SimpleNamespace(sleep=sleep))
+        monkeypatch.setenv("_AIRFLOW_PROCESS_CONTEXT", "server")
+        return made
+
+    def watch(self, output: str = "table") -> int:
+        args = Namespace(conn_ids=["scnet_default"], users=None, output=output, watch=30.0)
+        with pytest.raises(SystemExit) as end:
+            commands.jobs(args)
+        return end.value.code
+
+    def test_it_looks_once_an_interval(self, scnet, pauses, capsys):
+        assert self.watch("json") == commands.INTERRUPTED
+        assert pauses == [30, 30, 30]
+        assert len(scnet.job_state_requests) == 3
+        assert [len(json.loads(line)) for line in capsys.readouterr().out.splitlines()] == [1, 1, 1]
+
+    def test_the_cluster_may_ask_for_a_longer_pause(self, scnet, pauses):
+        scnet.order(Fault(status=429, headers={"Retry-After": "77"}))
+        assert self.watch() == commands.INTERRUPTED
+        assert pauses == [77, 30, 30]
+
+    def test_a_fault_that_comes_later_does_not_end_it(self, scnet, pauses, monkeypatch, capsys):
+        sleep = commands.time.sleep
+
+        def refuse_and_sleep(seconds):
+            scnet.reject_token("alice")
+            sleep(seconds)
+
+        monkeypatch.setattr(commands.time, "sleep", refuse_and_sleep)
+        assert self.watch() == commands.INTERRUPTED
+        assert len(capsys.readouterr().err.splitlines()) == 2
+
+    def test_what_is_wrong_from_the_start_ends_it(self, scnet, pauses):
+        scnet.reject_token("alice")
+        assert self.watch() == commands.COULD_NOT_TELL
+        assert not pauses
+
+    def test_without_a_terminal_it_prints_one_table_after_another_until_ctrl_c(self, scnet):
+        command = [*MODULE, "jobs", "--watch", "5"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            scnet.wait_for_requests(2)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate()
+        assert (process.returncode, err) == (commands.INTERRUPTED, "")
+        assert "\x1b" not in out
+        assert out.count("scnet_default") >= 1
+
+    def test_on_a_terminal_it_repeats_in_place_and_leaves_the_cursor_visible(self, scnet, monkeypatch):
+        monkeypatch.setenv("TERM", "xterm")
+        ours, theirs = pty.openpty()
+        with subprocess.Popen(
+            [*MODULE, "jobs", "--watch", "5"], stdin=theirs, stdout=theirs, stderr=theirs
+        ) as process:
+            os.close(theirs)
+            scnet.wait_for_requests(2)
+            said = os.read(ours, 10_000)
+            while b"\x1b[1A" not in said:
+                said += os.read(ours, 10_000)
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(OSError):  # the terminal ends with its last process
+                while more := os.read(ours, 10_000):
+                    said += more
+        os.close(ours)
+        assert process.returncode == commands.INTERRUPTED
+        assert b"scnet_default" in said, "a connection's name has its place in 80 columns"
+        hide, show = b"\x1b[?25l", b"\x1b[?25h"
+        assert said.index(hide) < said.rindex(show)
+        assert b"Traceback" not in said
+
+
+class TestStart:
+    def test_the_definition_loads_nothing_that_airflows_own_command_line_has_not_loaded(self):
+        code = (
+            "import sys, airflow.cli.cli_config, airflow_provider_scnet.provider_info; before = set(sys.modules);"
+            "import airflow_provider_scnet.cli.definition as d; d.get_scnet_commands();"
+            "print(sorted(set(sys.modules) - before))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == (
+            "['airflow_provider_scnet.cli', 'airflow_provider_scnet.cli.definition']"
+        )
+
+    @since_3_2
+    def test_airflow_lists_the_commands(self):
+        done = run("--help", way=AIRFLOW)
+        assert done.returncode == 0
+        for command in definition.COMMANDS:
+            assert command.name in done.stdout
