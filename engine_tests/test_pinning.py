@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several triggerers: gates of one queue wait in one of them and share one room; else each gives out a room."""
+"""
+Several triggerers: what passes in one of them claims in the others, too; gates of one queue wait in one of them.
+
+Two that look in the same second can both give out the same room. Nothing but a queue excludes that.
+"""
 
 from __future__ import annotations
 
@@ -84,12 +88,12 @@ def admit(engine: Engine, scnet: ScnetSimulator) -> list[int]:
     return [held.count(each) for each in where]
 
 
-def test_gates_without_a_queue_spread_over_two_triggerers_and_each_gives_out_one_room(
+def test_gates_without_a_queue_spread_over_two_triggerers_that_give_out_one_room_each_at_most(
     tmp_path: Path, record_property
 ):
     # Each takes half: it has no place for more.
     half = ["--capacity", str(GATES // 2)]
-    dags = {"admission": ADMISSION.replace("**GIVEN", "claim_ttl=30")}
+    dags = {"admission": ADMISSION.replace("**GIVEN", "")}
     with cluster() as scnet, engine_for(scnet, tmp_path, dags, triggerers=[half, half]) as engine:
         held = admit(engine, scnet)
         totals = scnet.totals("alice")
@@ -97,6 +101,46 @@ def test_gates_without_a_queue_spread_over_two_triggerers_and_each_gives_out_one
     assert held == [GATES // 2, GATES // 2]
     assert totals.submitted == GATES
     assert totals.highest_queued <= 2 * ROOM
+
+
+HELD = f"""
+    with new("held") as dag:
+        @task(pool="held")
+        def submit(): ...
+
+        @task_group
+        def group(number):
+            gate(condition="queued < {ROOM}") >> submit()
+
+        group.expand(number=list(range({GATES})))
+"""
+
+
+def test_gates_that_move_to_another_triggerer_meet_the_claims_of_those_that_passed(tmp_path: Path):
+    def passed() -> int:
+        return list(engine.task_states("held").values()).count("success")
+
+    env = {"AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "15"}
+    with cluster() as scnet, engine_for(scnet, tmp_path, {"held": HELD}, env, triggerers=[[], []]) as engine:
+        engine.airflow("pools", "set", "held", "0", "nothing starts")
+        engine.kill("triggerer-2")
+        engine.trigger_dag("held")
+        engine.wait_until(lambda: passed() == ROOM, 240, "the passing of as many as there is room for")
+        engine.wait_until(lambda: all_wait(engine, "held", GATES - ROOM), 120, "the waiting of the others")
+        (former,) = set(holders(engine, "held").values())
+        engine.start_component("triggerer-2")
+        engine.kill("triggerer")
+        engine.wait_until(
+            lambda: all_wait(engine, "held", GATES - ROOM) and former not in holders(engine, "held").values(),
+            120,
+            "the moving of all gates",
+        )
+        before = len(scnet.requests)
+        engine.wait_until(lambda: len(scnet.requests) > before + 3, 120, "looks of the other triggerer")
+        assert passed() == ROOM
+        engine.airflow("pools", "set", "held", "8", "all may start")
+        engine.wait_until(lambda: engine.run_state("held") in ("success", "failed"), 240, "the end of the run")
+        assert passed() == 2 * GATES
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +153,7 @@ def scnet() -> Iterator[ScnetSimulator]:
 def queues(scnet: ScnetSimulator, tmp_path_factory) -> Iterator[Engine]:
     """An engine whose triggerers have queues: one is for the gates of the cluster, one for all the rest."""
     dags: Mapping[str, str] = {
-        "admission": ADMISSION.replace("**GIVEN", "claim_ttl=20, queue='cluster'"),
+        "admission": ADMISSION.replace("**GIVEN", "queue='cluster'"),
         "watching": WATCHING,
     }
     env = {"AIRFLOW__TRIGGERER__QUEUES_ENABLED": "True"}

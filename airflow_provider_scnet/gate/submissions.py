@@ -14,6 +14,7 @@ import dataclasses
 import enum
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 
+from airflow_provider_scnet.client.errors import shown
 from airflow_provider_scnet.gate import clock
 from airflow_provider_scnet.gate.asking import Asking
 from airflow_provider_scnet.gate.claims import Claim, Claims
@@ -286,7 +287,7 @@ class Submissions:
                     break
         except Exception as error:  # whatever it is, the gates stay as shut as they were
             self.trouble = (
-                f"Airflow does not say what became of submissions ({type(error).__name__}: {str(error)[:200]}): "
+                f"Airflow does not say what became of submissions ({type(error).__name__}: {shown(error)}): "
                 "gates stay as shut as they were, and claims of which nothing is heard expire"
             )
             return
