@@ -17,7 +17,7 @@ from demo.engine import Engine
 from engine_tests.conftest import AIRFLOW, engine_for
 
 GATES = 50
-ROUNDS = 4
+ROUNDS = 2
 
 DAGS = {
     # Each gate has a connection of its own, in Airflow's database, so that each asks for it and for its submission.

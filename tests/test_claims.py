@@ -29,6 +29,8 @@ def test_what_no_look_can_weigh_any_more_is_dropped():
     assert claims.weigh(0.0).jobs == 3
     claims.forget(1070.0)
     assert not claims
+    claims.put("a", Claim(2, 1060.0))
+    assert not claims
 
 
 def test_a_claim_that_is_dropped_weighs_nothing_at_once():

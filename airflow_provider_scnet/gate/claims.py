@@ -96,6 +96,7 @@ class Claims:
         self._claims: dict[Hashable, Claim] = {}
         # What was weighed last: with hundreds of gates on one look, only the first one weighs every claim.
         self._weighed: tuple[float, Claimed] | None = None
+        self._oldest_look = 0.0
 
     def put(self, name: Hashable, claim: Claim) -> None:
         """
@@ -104,6 +105,9 @@ class Claims:
         :param name: whose claim it is
         :param claim: the claim
         """
+        if claim.expires <= self._oldest_look:
+            self.drop(name)
+            return
         if self._weighed and name not in self._claims and claim.jobs and claim.expires > self._weighed[0]:
             self._weighed = (self._weighed[0], self._weighed[1].plus(claim))
         elif self._claims.get(name) != claim:
@@ -139,6 +143,7 @@ class Claims:
 
         :param before: when the oldest look that is still kept was made
         """
+        self._oldest_look = max(self._oldest_look, before)
         self._claims = {name: claim for name, claim in self._claims.items() if claim.expires > before}
 
     def __bool__(self) -> bool:
