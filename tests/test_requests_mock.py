@@ -73,7 +73,7 @@ def test_errors_are_what_they_are_on_the_wire(requests_mock: rm.Mocker, given, e
 
 
 def test_an_address_without_an_answer_ends_the_wait_and_is_named(requests_mock: rm.Mocker, wait: Wait):
-    with pytest.raises(Exception, match="NoMockAddress|No mock address"):
+    with pytest.raises(Exception, match=r"NoMockAddress|No mock address"):
         wait()
     assert requests_mock.call_count == 1
 
