@@ -78,7 +78,7 @@ class Drawing:
     def __init__(self, width: int, height: int, title: str) -> None:
         self._parts = [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
-            'font-family="Helvetica, Arial, \'Noto Sans CJK SC\', \'Microsoft YaHei\', sans-serif" font-size="13">',
+            "font-family=\"Arial, 'Noto Sans CJK SC', 'Microsoft YaHei', sans-serif\" font-size=\"13\">",
             f"<title>{escape(title)}</title>",
             '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
             'orient="auto"><path d="M0 0 8 4 0 8z" fill="#455a64"/></marker></defs>',
