@@ -75,7 +75,8 @@ wheel: .venv/$(AIRFLOW)/.made ## build sdist and wheel into dist/, and check the
 # The pages need nothing from elsewhere, neither to be built nor to be read.
 .PHONY: docs
 docs: .venv/docs/.made ## build the pages, in both languages, into site/, and check their links
-	NO_MKDOCS_2_WARNING=1 .venv/docs/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 .venv/docs/bin/mkdocs build --strict
+	! grep -rE '<(script|link|img|iframe)[^>]+(src|href)="?(https?:)?//' site --include='*.html'
 	@echo 'Built: site/index.html'
 
 .PHONY: bench
