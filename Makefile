@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Needs make and Python 3.11; other Pythons serve the tests where they are found. Everything it makes lies below
-# .venv/ and dist/.
+# .venv/, dist/ and site/.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -60,10 +60,11 @@ test-pythons: ## the test suite without whole DAGs on the other Pythons, where t
 test-engine: test-engine-$(AIRFLOW) ## what only a whole Airflow shows: ways through it, killed components; minutes
 
 .PHONY: check
-check: .venv/$(AIRFLOW)/.made ## ruff and mypy
+check: .venv/$(AIRFLOW)/.made ## ruff, mypy, and the workflows
 	$(MAIN)/ruff check
 	$(MAIN)/ruff format --check
 	$(MAIN)/mypy
+	$(MAIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 .PHONY: wheel
 wheel: .venv/$(AIRFLOW)/.made ## build sdist and wheel into dist/, and check them
@@ -71,13 +72,20 @@ wheel: .venv/$(AIRFLOW)/.made ## build sdist and wheel into dist/, and check the
 	$(MAIN)/python -m build --no-isolation
 	$(MAIN)/python scripts/check_wheel.py dist --uv $(UV) --constraint requirements/airflow-$(AIRFLOW).txt
 
+# The pages need nothing from elsewhere, neither to be built nor to be read.
+.PHONY: docs
+docs: .venv/docs/.made ## build the pages, in both languages, into site/, and check their links
+	NO_MKDOCS_2_WARNING=1 .venv/docs/bin/mkdocs build --strict
+	! grep -rE '<(script|link|img|iframe)[^>]+(src|href)="?(https?:)?//' site --include='*.html'
+	@echo 'Built: site/index.html'
+
 .PHONY: bench
 bench: .venv/$(AIRFLOW)/.made ## what gates cost, beside what people use today; idle machine, 45 minutes
 	@$(MAIN)/python -m benchmarks.run $(PARTS)
 
 .PHONY: clean
 clean: ## remove everything that was made
-	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf .venv dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: $(VERSIONS:%=test-%)
@@ -98,6 +106,7 @@ $(VERSIONS:%=demo-%): demo-%: .venv/%/.made
 	@.venv/$*/bin/python -m demo.run
 
 $(VERSIONS:%=.venv/%/.made) .venv/lowest/.made: .venv/%/.made: requirements/airflow-%.txt
+.venv/docs/.made: requirements/docs.txt
 $(PYTHONS:%=.venv/python-%/.made): requirements/airflow-$(AIRFLOW).txt
 
 INTERPRETER = $(PYTHON)
@@ -124,3 +133,4 @@ pins: $(UV) ## renew requirements/*.txt from requirements/*.in
 	  $(PIN) --upgrade requirements/airflow-$$version.in -o requirements/airflow-$$version.txt; done
 	$(PIN) --resolution lowest-direct --no-deps pyproject.toml | \
 	  $(PIN) --upgrade requirements/airflow-lowest.in - -o requirements/airflow-lowest.txt
+	$(PIN) --upgrade requirements/docs.in -o requirements/docs.txt

@@ -44,6 +44,8 @@ def main() -> None:
     wrong = wrong_in_wheel(wheel) + wrong_in_sdist(sdist)
     if wrong:
         sys.exit("\n".join(wrong))
+    # What a package index would refuse, or show as plain text.
+    subprocess.run([sys.executable, "-m", "twine", "check", "--strict", wheel, sdist], check=True)
     install(wheel, args.uv.absolute(), args.constraint.absolute())
     print(f"{wheel.name} and {sdist.name} are as they should be")
 
@@ -77,8 +79,10 @@ def wrong_in_sdist(sdist: Path) -> list[str]:
     needed = {
         "pyproject.toml",
         "README.md",
+        "CHANGELOG.md",
         "LICENSE",
         "PKG-INFO",
+        "tests/conftest.py",
         f"{PACKAGE}/__init__.py",
         f"{PACKAGE}/py.typed",
     }

@@ -16,13 +16,14 @@ import pytest
 from airflow_provider_scnet.client.regions import TOKENS_PATH
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
 
+from pages import ROOT, blocks
+
 EXAMPLES = sorted((Path(__file__).parent.parent / "example_dags").glob("*.py"))
 
 # Airflow reads its configuration once, when it is imported, and keeps a DAG's runs: each test has a process.
-RUNNER = """
-import asyncio, functools, json, sys, importlib.util
+AIRFLOW_MENDED = """
+import asyncio, functools
 import airflow
-from airflow.providers.common.compat.sdk import DAG
 
 if airflow.__version__.startswith(("3.1.", "3.2.")):
     # Before 3.3 nothing waits until the API inside dag.test() has started, and its first request may be lost.
@@ -40,6 +41,13 @@ if airflow.__version__.startswith(("3.1.", "3.2.")):
     from airflow.sdk.execution_time import supervisor
 
     supervisor.in_process_api_server = functools.lru_cache(maxsize=1)(supervisor.in_process_api_server)
+"""
+
+RUNNER = (
+    AIRFLOW_MENDED
+    + """
+import json, sys, importlib.util
+from airflow.providers.common.compat.sdk import DAG
 
 path, dag_id, conf = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 spec = importlib.util.spec_from_file_location(dag_id, path)
@@ -54,6 +62,7 @@ print("RESULT " + json.dumps({
     "tasks": {f"{ti.task_id}[{ti.map_index}]": str(ti.state.value if hasattr(ti.state, "value") else ti.state) for ti in tis},
 }))
 """
+)
 
 
 @pytest.fixture
@@ -228,3 +237,31 @@ def test_keys_and_tokens_are_in_nothing_that_a_failing_and_a_passing_run_wrote(
     for secret in (keys["access_key"], keys["secret_key"], token):
         assert secret not in printed
         assert files_with(secret, airflow_db.parent) == []
+
+
+def test_the_tests_of_a_dag_that_the_page_shows_pass(airflow_db: Path, tmp_path: Path):
+    folder = airflow_db / "shown"
+    folder.mkdir()
+    files = {}
+    for block in blocks(ROOT / "docs" / "en" / "testing.md"):
+        if block.language == "python":
+            files[block.text.splitlines()[0].removeprefix("# ")] = block.text
+    assert files.keys() == {"conftest.py", "my_dag.py", "test_my_dag.py", "test_my_dag_with_requests_mock.py"}
+    files["conftest.py"] = AIRFLOW_MENDED + files["conftest.py"]
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-c",
+        str(tmp_path / "none.ini"),
+        "--rootdir",
+        str(folder),
+        str(folder),
+    ]
+    (tmp_path / "none.ini").touch()
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    shutil.rmtree(folder)
+    assert done.returncode == 0, done.stdout
+    assert "3 passed" in done.stdout

@@ -1,0 +1,376 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The READMEs and the pages: the same in both languages, true of the code, and their code runs."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import json
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from airflow.models.connection import Connection
+
+from airflow_provider_scnet.client.errors import CODES, Nature
+from airflow_provider_scnet.client.job_counts import STATES, JobCounts
+from airflow_provider_scnet.client.target import EXTRAS, Target
+from airflow_provider_scnet.gate.claims import Claim, Claims
+from airflow_provider_scnet.gate.decision import Gate
+from airflow_provider_scnet.hooks.scnet import ScnetHook
+from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
+from airflow_provider_scnet.testing import ScnetSimulator
+from airflow_provider_scnet.testing import __main__ as simulator_command
+
+from pages import PAGES, PAIRS, ROOT, Block, anchors, blocks, codes, headings, inline, links, tables, tokens
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def of(*languages: str) -> pytest.MarkDecorator:
+    found = [block for block in BLOCKS if block.language in languages]
+    assert found
+    return pytest.mark.parametrize("block", found, ids=str)
+
+
+def pairs() -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("page", "other"), PAIRS.items(), ids=lambda page: page.name)
+
+
+# The two languages
+
+
+def test_every_page_is_there_in_both_languages():
+    for language in ("en", "zh"):
+        names = {path.name for path in (ROOT / "docs" / language).iterdir()}
+        assert names == {page.name for page in PAIRS if page.parent.name == "en"}
+    nav = re.search(r"^nav:\n((?:  - .+\n)+)", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert nav
+    assert sorted(nav[1].replace("  - ", "").split()) == sorted(names)
+
+
+@pairs()
+def test_headings_have_the_same_levels_in_the_same_order(page: Path, other: Path):
+    assert [level for level, _ in headings(page)] == [level for level, _ in headings(other)]
+
+
+@pairs()
+def test_blocks_of_code_are_the_same_but_for_their_comments(page: Path, other: Path):
+    ours, theirs = blocks(page), blocks(other)
+    assert [block.language for block in ours] == [block.language for block in theirs]
+    assert [block.without_comments for block in ours] == [block.without_comments for block in theirs]
+
+
+@pairs()
+def test_tables_have_the_same_rows_about_the_same_names_and_figures(page: Path, other: Path):
+    ours, theirs = tables(page), tables(other)
+    assert [[len(row) for row in table] for table in ours] == [[len(row) for row in table] for table in theirs]
+    for table, same in zip(ours, theirs, strict=True):
+        for row, twin in zip(table[1:], same[1:], strict=True):
+            assert [sorted(codes(cell)) for cell in row] == [sorted(codes(cell)) for cell in twin], row
+            figures = [
+                re.findall(r"\d[\d.,]*\d|\d", re.sub(r"\(\S+\.md\S*\)", "", " ".join(cells)))
+                for cells in (row, twin)
+            ]
+            assert Counter(figures[0]) == Counter(figures[1]), row
+
+
+@pairs()
+def test_lists_lines_of_comment_and_links_are_the_same(page: Path, other: Path):
+    def outline(path: Path) -> list[str]:
+        return [
+            t.type for t in tokens(path) if t.type in ("list_item_open", "fence", "table_open", "heading_open")
+        ]
+
+    def comments(path: Path) -> list[str]:
+        return re.findall(r"<!--.*?-->", path.read_text())
+
+    def leads(path: Path) -> Counter[str]:
+        own = (".zh-CN.md", ".md"), ("/zh/", "/en/"), (".zh.", ".en.")
+        found = []
+        for link in links(path):
+            for theirs, ours in own:
+                link = link.replace(theirs, ours)
+            found.append(link.partition("#")[0])
+        return Counter(found)
+
+    assert outline(page) == outline(other)
+    assert comments(page) == comments(other)
+    assert leads(page) == leads(other)
+
+
+@pairs()
+def test_names_in_code_are_the_same(page: Path, other: Path):
+    ours, theirs = ({token.content for token in inline(path, "code_inline")} for path in (page, other))
+    assert ours == theirs
+
+
+# Links
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_within_the_repository_lead_somewhere(page: Path):
+    for link in links(page):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = unquote(link).partition("#")
+        target = (page.parent / path) if path else page
+        assert target.exists(), link
+        # What is built from docs/ alone cannot lead out of it.
+        assert page.parent == ROOT or target.resolve().is_relative_to(ROOT / "docs"), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_a_visitor_reads_the_readme_in_five_minutes():
+    for name in ("README.md", "README.zh-CN.md"):
+        assert len((ROOT / name).read_text().splitlines()) <= 170
+
+
+# Code
+
+
+@of("python")
+def test_python_compiles(block: Block):
+    compile(block.text, str(block), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+# A page's piece of a DAG stands in one; what it takes for granted stands before it.
+DAG_PIECES = """
+import json, sys, warnings
+from datetime import datetime
+from airflow.providers.common.compat.sdk import DAG, task, task_group
+from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
+
+warnings.simplefilter("error")
+
+def submitting():
+    pass
+
+found = {}
+for where, text in json.load(sys.stdin).items():
+    with DAG("page", schedule=None, start_date=datetime(2026, 1, 1)) as around:
+        names = {"task_group": task_group, "ScnetJobStateSensor": ScnetJobStateSensor, "samples": ["a", "b"]}
+        if "@dag(" not in text:
+            names["submit"] = task(lambda sample: sample, task_id="submit") if "submit(" in text else task(submitting)()
+        exec(compile(text, where, "exec"), names)
+    if "@dag(" in text:
+        (around,) = [made for made in names["made"]]
+    found[where] = sorted(around.task_ids)
+print(json.dumps(found))
+"""
+
+
+def test_every_piece_of_a_dag_is_one_that_airflow_takes():
+    pieces = {
+        str(block): block.text
+        for block in BLOCKS
+        if block.language == "python" and "ScnetJobStateSensor(" in block.text
+    }
+    # A whole file makes its DAG in its last line.
+    whole = {
+        where: re.sub(r"\n(?:\w+ = )?(\w+\(\))\n$", r"\nmade = [\1]\n", text) for where, text in pieces.items()
+    }
+    assert all("made = [" in text for text in whole.values() if "@dag(" in text)
+    done = subprocess.run(
+        [sys.executable, "-c", DAG_PIECES],
+        input=json.dumps({**pieces, **{k: v for k, v in whole.items() if "@dag(" in v}}),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found.keys() == pieces.keys()
+    assert len(found) >= 6
+    for where, tasks in found.items():
+        names = {task.rpartition(".")[2] for task in tasks}
+        assert "wait_for_room" in names, where
+        assert len(names) == 2, where
+
+
+def test_the_hook_alone_does_what_the_page_shows(scnet: ScnetSimulator):
+    scnet.set_counts("alice", running=12, queued=4)
+    pieces = [block for block in BLOCKS if block.page.name == "connection.md" and block.language == "python"]
+    assert len(pieces) == 2
+    for block in pieces:
+        names: dict[str, object] = {}
+        code = compile(block.text, str(block), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        asyncio.run(eval(code, names))
+        (comment,) = re.findall(r"# (JobCounts\(.*\))", block.text)
+        assert repr(names["counts"]) == comment
+        assert names["session"].headers["token"] == scnet.token("alice")
+
+
+def commands(block: Block) -> list[str]:
+    """Return the commands of a block, without the prompts of a terminal."""
+    if block.language == "bash":
+        return [block.text]
+    lines = block.text.splitlines()
+    assert all(line.startswith("$ ") for line in lines), block
+    return [line.removeprefix("$ ") for line in lines]
+
+
+@of("console", "bash")
+def test_commands_are_ones_that_a_shell_takes(block: Block):
+    for command in commands(block):
+        done = subprocess.run(["bash", "-n"], input=command, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, ""), command
+        match shlex.split(command.replace("\\\n", ""), comments=True):
+            case ["make", target]:
+                assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), command
+            case ["python", "-c", program]:
+                compile(program, str(block), "exec")
+            case ["python", "-m", "airflow_provider_scnet.testing", *arguments]:
+                simulator_command._parser().parse_args(arguments)
+            case ["airflow", "triggerer", "--queues", _] | ["pip", "install", "."]:
+                pass
+            case ["airflow", "connections", "add", *_] | ["export", _]:
+                assert connection_of(command)
+            case other:
+                raise AssertionError(f"{block}: nothing is known of {other}")
+
+
+def connection_of(command: str) -> Connection:
+    """Return the connection that a shell would make."""
+    if command.startswith("export "):
+        printed = subprocess.run(
+            ["bash", "-c", f'{command}\nprintf %s "$AIRFLOW_CONN_SCNET_DEFAULT"'],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        return (
+            Connection.from_json(printed, conn_id="scnet_default")
+            if printed[0] == "{"
+            else Connection("scnet_default", uri=printed)
+        )
+    words = shlex.split(command.replace("\\\n", ""))
+    assert words[3] == "scnet_default"
+    given = dict(zip(words[4::2], words[5::2], strict=True))
+    return Connection(
+        "scnet_default",
+        **{name.removeprefix("--conn-").replace("type", "conn_type"): given[name] for name in given},
+    )
+
+
+@of("bash")
+def test_a_connection_that_a_page_shows_is_one_that_the_hook_takes(block: Block):
+    connection = connection_of(block.text)
+    assert connection.conn_type == "scnet"
+    target = Target.from_connection("scnet_default", connection)
+    if target.keys:
+        assert (target.keys.user, target.keys.cluster_id) == ("alice@example.com", "11112")
+    else:
+        assert (target.endpoint, target.user_name, target.token) == ("https://host:65051", "alice", "TOKEN")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_json_is_json(page: Path):
+    written = [token.content for token in inline(page, "code_inline") if token.content.startswith(("{", "["))]
+    written = [text for text in written if not re.match(r"\[\w+\]", text)]
+    for text in written + [block.text for block in blocks(page) if block.language == "json"]:
+        json.loads(text)
+
+
+def test_there_is_no_code_of_a_kind_that_nobody_checks():
+    assert {block.language for block in BLOCKS} <= {"python", "console", "bash", "json", "text"}
+
+
+# What the pages say of the code
+
+
+def table_of(page: Path, heading: str) -> list[list[str]]:
+    """Return the rows of the one table of a page whose first cell of the heading is this."""
+    (table,) = [table for table in tables(page) if table[0][0] == heading]
+    return table[1:]
+
+
+EN = ROOT / "docs" / "en"
+
+
+def test_the_parameters_of_the_gate_are_all_there_with_their_defaults():
+    signature = inspect.signature(ScnetJobStateSensor.__init__).parameters
+    own = {name: each.default for name, each in signature.items() if name not in ("self", "kwargs")}
+    rows = {codes(name)[0]: default for name, _, default in table_of(EN / "gate.md", "parameter")}
+    assert rows.keys() == own.keys()
+    for name, default in own.items():
+        if default is inspect.Parameter.empty:
+            assert rows[name] == "required"
+        elif default is not None:
+            assert rows[name].strip("`") == str(default)
+    templated = {
+        codes(name)[0] for name, meaning, _ in table_of(EN / "gate.md", "parameter") if "(templated)" in meaning
+    }
+    assert templated == set(ScnetJobStateSensor.template_fields)
+
+
+def test_the_extras_are_all_there():
+    rows = table_of(EN / "connection.md", "extra")
+    assert [name for row in rows for name in codes(row[0])] == list(EXTRAS)
+
+
+def test_the_names_of_a_condition_are_all_there():
+    assert [codes(row[0])[0] for row in table_of(EN / "gate.md", "name")] == [*STATES, "total"]
+
+
+def test_every_code_is_there_with_its_meaning_and_its_nature():
+    rows = {
+        codes(code)[0]: (meaning, nature)
+        for code, meaning, nature, _ in table_of(EN / "troubleshooting.md", "code")
+    }
+    assert rows == {code: (meaning, nature.name.lower()) for code, (meaning, nature) in CODES.items()}
+    words = {"暂时": Nature.TRANSIENT, "凭据": Nature.CREDENTIALS, "永久": Nature.PERMANENT}
+    chinese = table_of(ROOT / "docs" / "zh" / "troubleshooting.md", "返回码")
+    assert {codes(code)[0]: words[nature] for code, _, nature, _ in chinese} == {
+        c: nature for c, (_, nature) in CODES.items()
+    }
+
+
+def test_a_waiting_gate_says_what_the_page_shows(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("airflow_provider_scnet.gate.clock.now", lambda: 1000.0)
+    gate = Gate.of("queued < 5")
+
+    def says(running: int, queued: int, *claims: Claim) -> str:
+        claimed = Claims()
+        for number, claim in enumerate(claims):
+            claimed.put(number, claim)
+        return str(gate.judge(JobCounts(running=running, queued=queued), claimed.weigh(1000.0)))
+
+    awaited = [Claim(1, 1180.0, holds=True, awaited=f"submit[{index}]") for index in (0, 3, 4, 5, 6)]
+    ended = [Claim(1, 1041.0, has_ended=True)] * 2
+    expected = [says(12, 7), says(4, 1, *awaited), says(4, 3, *ended), says(4, 4)]
+    (block,) = [block for block in blocks(EN / "many-gates.md") if block.language == "text"]
+    assert block.text.splitlines() == expected
+
+
+def test_the_versions_in_the_readme_are_those_that_are_tested():
+    (line,) = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("Tested with")]
+    variables = dict(re.findall(r"^(AIRFLOW|COMPAT|PYTHONS) := (.+)$", MAKEFILE, re.MULTILINE))
+    lowest = re.search(r'"apache-airflow>=([\d.]+)"', (ROOT / "pyproject.toml").read_text())
+    assert lowest
+    airflows = {lowest[1], variables["AIRFLOW"], *variables["COMPAT"].split()}
+    assert set(re.findall(r"\d+\.\d+(?:\.\d+)?", line)) == airflows | {"3.11", *variables["PYTHONS"].split()}
+
+
+def test_the_drawings_are_those_that_the_script_makes():
+    for name, svg in runpy.run_path(str(ROOT / "scripts" / "draw.py"))["drawings"]().items():
+        assert (ROOT / "docs" / "pictures" / name).read_text(encoding="utf-8") == svg, (
+            "python scripts/draw.py makes it anew"
+        )
+
+
+def test_the_hook_test_that_pages_show_says_what_they_say(scnet: ScnetSimulator):
+    scnet.set_counts("alice", running=3, queued=5)
+    ok, message = ScnetHook().test_connection()
+    (shown,) = [
+        t.content for t in inline(EN / "connection.md", "code_inline") if t.content.startswith("user alice")
+    ]
+    assert ok
+    assert message.startswith(shown.removesuffix("…"))
