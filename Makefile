@@ -96,10 +96,11 @@ $(VERSIONS:%=test-%) test-lowest: test-%: .venv/%/.made
 $(PYTHONS:%=test-python-%): test-python-%: .venv/python-%/.made
 	.venv/python-$*/bin/python -m pytest -n 2 --ignore tests/test_dags.py
 
-# A module has an Airflow of its own, which mostly waits: two at once take little more time than one.
+# A module has an Airflow of its own, which mostly waits: three at once take little more time than one.
+ENGINE_TESTS := engine_tests
 .PHONY: $(VERSIONS:%=test-engine-%)
 $(VERSIONS:%=test-engine-%): test-engine-%: .venv/%/.made
-	.venv/$*/bin/python -m pytest engine_tests -n 2 --dist loadfile --timeout 600 --durations 10
+	.venv/$*/bin/python -m pytest $(ENGINE_TESTS) -n 3 --dist loadfile --timeout 600 --durations 10
 
 .PHONY: $(VERSIONS:%=demo-%)
 $(VERSIONS:%=demo-%): demo-%: .venv/%/.made
