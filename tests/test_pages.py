@@ -19,6 +19,7 @@ from urllib.parse import unquote
 import pytest
 from airflow.models.connection import Connection
 
+from airflow_provider_scnet import __main__ as command_line
 from airflow_provider_scnet.client.errors import CODES, Nature
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
 from airflow_provider_scnet.client.target import EXTRAS, Target
@@ -209,12 +210,12 @@ def test_the_hook_alone_does_what_the_page_shows(scnet: ScnetSimulator):
 
 
 def commands(block: Block) -> list[str]:
-    """Return the commands of a block, without the prompts of a terminal."""
+    """Return the commands of a block, without the prompts of a terminal and what was answered."""
     if block.language == "bash":
         return [block.text]
     lines = block.text.splitlines()
-    assert all(line.startswith("$ ") for line in lines), block
-    return [line.removeprefix("$ ") for line in lines]
+    assert lines[0].startswith("$ "), block
+    return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
 
 
 @of("console", "bash")
@@ -229,6 +230,8 @@ def test_commands_are_ones_that_a_shell_takes(block: Block):
                 compile(program, str(block), "exec")
             case ["python", "-m", "airflow_provider_scnet.testing", *arguments]:
                 simulator_command._parser().parse_args(arguments)
+            case ["python", "-m", "airflow_provider_scnet", *arguments]:
+                command_line._parser().parse_args(arguments)
             case ["airflow", "triggerer", "--queues", _] | ["pip", "install", "."]:
                 pass
             case ["airflow", "connections", "add", *_] | ["export", _]:
