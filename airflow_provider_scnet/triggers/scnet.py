@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gate's wait in the triggerer."""
+"""
+The gate's wait in the triggerer.
+
+Users know the watcher of an asset by this module as well; it lives in :mod:`.events`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,10 @@ from airflow_provider_scnet.gate.claims import NOTHING
 from airflow_provider_scnet.gate.decision import Gate, GateKeeper, Verdict, record
 from airflow_provider_scnet.gate.submissions import GateId, Waiting
 from airflow_provider_scnet.hooks.scnet import ScnetHook
+from airflow_provider_scnet.triggers.events import ScnetJobStateEventTrigger
 from airflow_provider_scnet.triggers.task_states import task_states
+
+__all__ = ["ScnetJobStateEventTrigger", "ScnetJobStateTrigger"]
 
 #: Seconds before which no task is handed back to a worker: the scheduler may still see the worker's exit from
 #: the deferral, and take a task that is scheduled again by then for one that died.
