@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import types
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -13,8 +12,7 @@ import pytest
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_scnet.client.errors import Nature, ScnetError
-from airflow_provider_scnet.client.job_counts import STATES, JobCounts
-from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.gate import clock
 from airflow_provider_scnet.gate.account import Accounts
 from airflow_provider_scnet.gate.decision import REPEAT_AFTER
@@ -27,45 +25,13 @@ from airflow_provider_scnet.triggers.task_states import task_states
 
 import virtual_time
 from gates import INTERVAL, first_event
+from looks import HEALS, Cluster
 
 MINUTE = 60.0
 
 
 def watcher(condition: str = "queued < 5", **arguments: Any) -> ScnetJobStateEventTrigger:
     return ScnetJobStateEventTrigger(condition=condition, **arguments)
-
-
-class Cluster:
-    """
-    What looks see, one after another; the last again and again.
-
-    :param seen: jobs in the queue, or an error, or other counts, or a whole look
-    """
-
-    def __init__(self, *seen: Any) -> None:
-        self.seen = list(seen)
-        self.looks = 0
-
-    def __call__(self, scnet_conn_id: str) -> Cluster:
-        return self
-
-    async def aresolve(self, user_name: str | None = None) -> Any:
-        return types.SimpleNamespace(account=("https://h", user_name or "alice"))
-
-    async def acomplete(self, target: Any) -> Any:
-        return target
-
-    async def alook(self, target: Any) -> Look:
-        seen = self.seen[min(self.looks, len(self.seen) - 1)]
-        self.looks += 1
-        known: dict[str, Any] = {"account": target.account, "where": "connection 'x'", "at": clock.now()}
-        if isinstance(seen, ScnetError):
-            return Look(error=seen, **known)
-        if isinstance(seen, int):
-            seen = {"counts": JobCounts(**dict.fromkeys(STATES, 0) | {"queued": seen})}
-        elif isinstance(seen, JobCounts):
-            seen = {"counts": seen}
-        return Look(**seen, **known)
 
 
 class Store:
@@ -123,7 +89,6 @@ def lines(said: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in said.records if record.name == "gate"]
 
 
-HEALS = ScnetError("no answer", nature=Nature.TRANSIENT)
 FOR_GOOD = ScnetError("user frozen", nature=Nature.PERMANENT)
 
 

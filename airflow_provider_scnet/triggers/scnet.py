@@ -20,6 +20,7 @@ from airflow_provider_scnet.gate.decision import Gate, GateKeeper, Verdict, reco
 from airflow_provider_scnet.gate.submissions import GateId, Waiting
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.triggers.events import ScnetJobStateEventTrigger
+from airflow_provider_scnet.triggers.figures import AirflowStats
 from airflow_provider_scnet.triggers.task_states import task_states
 
 __all__ = ["ScnetJobStateEventTrigger", "ScnetJobStateTrigger"]
@@ -137,7 +138,7 @@ class ScnetJobStateTrigger(BaseTrigger):
             silent_fail=self.silent_fail,
             wait_for=left,
         )
-        accounts = Accounts.here(ScnetHook, task_states)
+        accounts = Accounts.here(ScnetHook, task_states, AirflowStats())
         watch, waiting = accounts.watch(self.scnet_conn_id, self.user_name), self._waiting(gate)
         with watch.seat(self.poke_interval, left, waiting) as seat:
             while look := await seat.next_look():
@@ -150,6 +151,7 @@ class ScnetJobStateTrigger(BaseTrigger):
                 event: dict[str, Any] = {"verdict": decision.verdict.value, "message": str(decision)}
                 if decision.verdict is Verdict.OPEN:
                     accounts.admit(look, gate.submits, self.claim_ttl, waiting)
+                    seat.has_passed = True
                     event["decision"] = record(gate, look, scnet_conn_id=self.scnet_conn_id, claimed=claimed.jobs)
                 return event
         seen = f"last seen: {keeper.last}" if keeper.last else ""
