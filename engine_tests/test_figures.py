@@ -17,8 +17,10 @@ from engine_tests.conftest import engine_for
 DAGS = {
     "figures": """
         with new("figures") as dag:
+            @task
+            def submit(): ...
             for number in range(3):
-                gate(f"gate_{number}", claim_ttl=600) >> task(lambda: None, task_id=f"submit_{number}")()
+                gate(f"gate_{number}", claim_ttl=600) >> submit.override(task_id=f"submit_{number}")()
     """
 }
 NAME = "airflow.scnet.scnet_default.alice."

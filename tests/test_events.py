@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -402,3 +404,14 @@ def test_an_event_is_stored_before_the_watcher_forgets_that_it_was_armed():
     assert fires([9, 4, 4], timed) == [2]
     armed, disarmed = times
     assert disarmed - armed >= MINUTE + events.STORED_AFTER - 1
+
+
+def test_parsing_a_dag_with_a_watcher_brings_neither_the_hook_nor_what_it_asks_with_along():
+    code = (
+        "import sys; import airflow_provider_scnet.triggers.scnet as t;"
+        "t.ScnetJobStateEventTrigger(condition='queued < 5').serialize();"
+        "print([m for m in sys.modules if m.startswith('airflow_provider_scnet.hooks')"
+        " or m == 'airflow_provider_scnet.client.wire'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]"

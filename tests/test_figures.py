@@ -187,6 +187,20 @@ def test_a_connection_that_cannot_be_read_is_a_failed_look_of_no_user_and_takes_
     assert sink.of(ALICE)["gates.waiting"] == 0
 
 
+def test_a_look_that_fails_as_nobody_expected_is_counted_too():
+    cluster = Cluster(9)
+
+    async def scenario() -> None:
+        watch()
+        await asyncio.sleep(0.5 * MINUTE)
+
+    async def fails(target: Any) -> Any:
+        raise ZeroDivisionError
+
+    cluster.alook = fails
+    assert told(cluster, scenario).counts == {("look.failed.unclear", Whom("scnet_default", None)): 1}
+
+
 @pytest.mark.parametrize(
     ("seen", "states"),
     [

@@ -374,7 +374,9 @@ class Watch:
         try:
             return await self._accounts.look(*self._name, interval, self._has_newcomers())
         except Exception as error:  # whatever it is, it must not end the waiting of everybody
-            return Look(error=ScnetError(f"unexpected {type(error).__name__} while looking at SCnet"))
+            look = Look(error=ScnetError(f"unexpected {type(error).__name__} while looking at SCnet"))
+            self._accounts.figures.looked(Whom(*self._name), look)
+            return look
 
 
 class Seat:

@@ -12,14 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_scnet.gate.account import Accounts
 from airflow_provider_scnet.gate.asking import Asking
 from airflow_provider_scnet.gate.condition import Condition
 from airflow_provider_scnet.gate.decision import REPEAT_AFTER, Reporter, Verdict, observed
 from airflow_provider_scnet.gate.rises import Rise, RiseKeeper
-from airflow_provider_scnet.hooks.scnet import ScnetHook
-from airflow_provider_scnet.triggers.figures import AirflowStats
-from airflow_provider_scnet.triggers.task_states import task_states
+from airflow_provider_scnet.triggers import here
 
 if TYPE_CHECKING:
     BaseEventTrigger = BaseTrigger
@@ -101,8 +98,7 @@ class ScnetJobStateEventTrigger(BaseEventTrigger):
         # In the triggerer's own log, beside all others.
         reporter = Reporter(self.log, name=f"watcher of '{self.condition}' ({self.scnet_conn_id})")
         keeper, memory = RiseKeeper(rise, reporter), self._memory()
-        accounts = Accounts.here(ScnetHook, task_states, AirflowStats())
-        watch = accounts.watch(self.scnet_conn_id, self.user_name)
+        watch = here.accounts().watch(self.scnet_conn_id, self.user_name)
         with watch.seat(self.poke_interval, is_gate=False) as seat:
             while look := await seat.next_look():
                 if memory and not memory.is_read:

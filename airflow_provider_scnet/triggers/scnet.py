@@ -14,14 +14,11 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
-from airflow_provider_scnet.gate.account import Accounts
 from airflow_provider_scnet.gate.claims import NOTHING
 from airflow_provider_scnet.gate.decision import Gate, GateKeeper, Verdict, record
 from airflow_provider_scnet.gate.submissions import GateId, Waiting
-from airflow_provider_scnet.hooks.scnet import ScnetHook
+from airflow_provider_scnet.triggers import here
 from airflow_provider_scnet.triggers.events import ScnetJobStateEventTrigger
-from airflow_provider_scnet.triggers.figures import AirflowStats
-from airflow_provider_scnet.triggers.task_states import task_states
 
 __all__ = ["ScnetJobStateEventTrigger", "ScnetJobStateTrigger"]
 
@@ -138,7 +135,7 @@ class ScnetJobStateTrigger(BaseTrigger):
             silent_fail=self.silent_fail,
             wait_for=left,
         )
-        accounts = Accounts.here(ScnetHook, task_states, AirflowStats())
+        accounts = here.accounts()
         watch, waiting = accounts.watch(self.scnet_conn_id, self.user_name), self._waiting(gate)
         with watch.seat(self.poke_interval, left, waiting) as seat:
             while look := await seat.next_look():
