@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +169,18 @@ def test_with_two_triggerers_a_rise_starts_one_run(tmp_path: Path):
             fall(engine, scnet)
             scnet.set_counts("alice", queued=3)
             has_run(engine, scnet, 2)
+
+
+def test_the_example_starts_a_run_that_submits(tmp_path: Path):
+    example = Path(__file__).parents[1] / "example_dags" / "scnet_room_appears.py"
+    shutil.copy(example, tmp_path)
+    with ScnetSimulator() as scnet:
+        scnet.add_user("alice")
+        scnet.set_counts("alice", queued=25)
+        with engine_for(scnet, tmp_path, {}, {"SCNET_POKE_INTERVAL": "1"}) as engine:
+            engine.wait_until(lambda: bool(said(engine, "armed, needs")), 120, "the first look")
+            scnet.set_counts("alice", queued=2)
+            engine.wait_until(lambda: engine.run_state(example.stem) == "success", 120, "the run")
+            looks(engine, scnet)
+            assert len(engine.rows("SELECT id FROM dag_run WHERE dag_id = :dag_id", dag_id=example.stem)) == 1
+        assert scnet.totals("alice").submitted == 1
