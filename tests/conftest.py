@@ -87,10 +87,10 @@ def connect(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch):
 def said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     """What gates say: Airflow's own loggers print, and in each version in another way."""
     from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
-    from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
+    from airflow_provider_scnet.triggers.scnet import ScnetJobStateEventTrigger, ScnetJobStateTrigger
 
     log = logging.getLogger("gate")
-    monkeypatch.setattr(ScnetJobStateSensor, "log", log)
-    monkeypatch.setattr(ScnetJobStateTrigger, "log", log)
+    for each in (ScnetJobStateSensor, ScnetJobStateTrigger, ScnetJobStateEventTrigger):
+        monkeypatch.setattr(each, "log", log)
     caplog.set_level("DEBUG")
     return caplog

@@ -143,7 +143,7 @@ def test_airflow_masks_the_token_and_the_keys_by_the_names_of_its_fields():
     [
         ("hooks.scnet", ["ScnetHook"]),
         ("sensors.scnet", ["ScnetJobStateSensor"]),
-        ("triggers.scnet", ["ScnetJobStateTrigger"]),
+        ("triggers.scnet", ["ScnetJobStateTrigger", "ScnetJobStateEventTrigger"]),
         ("client.job_counts", ["JobCounts"]),
         ("gate.condition", ["Condition", "ConditionError"]),
         (

@@ -17,6 +17,7 @@ from airflow_provider_scnet.client.target import Target
 from airflow_provider_scnet.gate import clock
 from airflow_provider_scnet.gate.asking import Asking
 from airflow_provider_scnet.gate.claims import Claim, Claims
+from airflow_provider_scnet.gate.figures import Figures, Sink, Whom
 from airflow_provider_scnet.gate.submissions import FORGET_AFTER, Ask, Submissions, Waiting
 
 #: Seconds between two looks at the least, whatever interval a gate asks for.
@@ -54,13 +55,16 @@ class Accounts:
 
     :param source: returns how one asks SCnet through a connection, by the connection's id
     :param ask: how one asks Airflow about tasks
+    :param sink: where figures go; None: nowhere
     """
 
     # Tasks and locks of asyncio belong to one loop: a second asyncio.run must not meet those of the first.
     _by_loop: ClassVar[dict[asyncio.AbstractEventLoop, Accounts]] = {}
 
-    def __init__(self, source: Callable[[str], Source], ask: Ask) -> None:
+    def __init__(self, source: Callable[[str], Source], ask: Ask, sink: Sink | None = None) -> None:
         self._source = source
+        #: What is told of looks and gates.
+        self.figures = Figures(sink)
         #: What becomes of the submissions behind gates that passed.
         self.submissions = Submissions(ask, self.claims)
         self._readings: dict[tuple[str, str | None], Asking[Target]] = {}
@@ -69,17 +73,18 @@ class Accounts:
         self._claims: dict[tuple[str, str], Claims] = {}
 
     @classmethod
-    def here(cls, source: Callable[[str], Source], ask: Ask) -> Accounts:
+    def here(cls, source: Callable[[str], Source], ask: Ask, sink: Sink | None = None) -> Accounts:
         """
         Return the accounts of the running event loop.
 
         :param source: returns how one asks SCnet through a connection, by the connection's id
         :param ask: how one asks Airflow about tasks
+        :param sink: where figures go; None: nowhere
         """
         loop = asyncio.get_running_loop()
         if loop not in cls._by_loop:
             cls._by_loop = {known: accounts for known, accounts in cls._by_loop.items() if not known.is_closed()}
-            cls._by_loop[loop] = cls(source, ask)
+            cls._by_loop[loop] = cls(source, ask, sink)
         return cls._by_loop[loop]
 
     def watch(self, scnet_conn_id: str, user_name: str | None) -> Watch:
@@ -132,16 +137,38 @@ class Accounts:
             # First, because only the region may know the account's endpoint and user.
             target = await source.acomplete(target)
         except ScnetError as error:
-            return Look(error=error)
+            look = Look(error=error)
+            self.figures.looked(Whom(scnet_conn_id, user_name), look)
+            return look
         # Gates that name the same user in different ways (or not at all) meet here.
         shared = self._shared.setdefault((scnet_conn_id, *target.account), _SharedLook())
         async with shared.lock:
             # Another token deserves another look: the last answer may have been about the old one.
             if shared.look is None or shared.target != target or shared.is_too_old(max_age, newcomers):
+                began = clock.now()
                 shared.look = await source.alook(target)
                 shared.target = target
+                self.figures.looked(Whom(scnet_conn_id, target.account[1]), shared.look, clock.now() - began)
                 self.claims(target.account).forget(self._oldest_look(target.account))
             return shared.look
+
+    def tell_of_gates(self, scnet_conn_id: str, account: tuple[str, str], look_at: float, passed: int) -> None:
+        """
+        Tell in figures what gates made of a look.
+
+        :param scnet_conn_id: the connection's id
+        :param account: the account that the gates ask about
+        :param look_at: when the look was made, by :mod:`.clock`
+        :param passed: how many gates have passed since this was told last
+        """
+        waiting = sum(
+            watch.gates
+            for (conn_id, _), watch in self._watches.items()
+            if conn_id == scnet_conn_id and watch.account == account
+        )
+        # Where nobody waits nobody looks: what is told last stands until somebody comes.
+        claimed = self.claims(account).weigh(look_at).jobs if waiting else 0
+        self.figures.judged(Whom(scnet_conn_id, account[1]), waiting, passed, claimed)
 
     def _oldest_look(self, account: tuple[str, str]) -> float:
         """Return when the oldest look at an account was made that a gate may still be judged on."""
@@ -218,11 +245,23 @@ class Watch:
         self._looking: asyncio.Task[None] | None = None
         self._note = ""
         self._drift = 0.0
+        self._passed = 0
         self.last: Look | None = None
+        #: The account that it is about, as far as that was known at any look.
+        self.account: tuple[str, str] | None = None
+
+    @property
+    def gates(self) -> int:
+        """How many gates wait; whoever else looks is none."""
+        return sum(seat.is_gate for seat in self._seats)
 
     @contextlib.contextmanager
     def seat(
-        self, interval: float, wait_for: float | None = None, waiting: Waiting | None = None
+        self,
+        interval: float,
+        wait_for: float | None = None,
+        waiting: Waiting | None = None,
+        is_gate: bool = True,
     ) -> Iterator[Seat]:
         """
         Take a place behind all gates that are here already.
@@ -230,8 +269,9 @@ class Watch:
         :param interval: seconds after which a look is too old for this gate
         :param wait_for: seconds after which the gate's time is up; None: never
         :param waiting: the gate, as Airflow knows it; None where Airflow does not
+        :param is_gate: whether it counts as a gate that waits
         """
-        seat = Seat(self, max(interval, SHORTEST_INTERVAL), waiting)
+        seat = Seat(self, max(interval, SHORTEST_INTERVAL), waiting, is_gate)
         timer = None
         if wait_for is not None:
             timer = asyncio.get_running_loop().call_later(max(wait_for, 0.0), seat.time_is_up)
@@ -241,6 +281,7 @@ class Watch:
                 yield seat
         finally:
             del self._seats[seat]
+            self._passed += seat.has_passed
             self._news.set()
             if timer:
                 timer.cancel()
@@ -285,12 +326,20 @@ class Watch:
             self._drift = await self._hear(look, seats, interval)
             notes = filter(None, (self._note, self._accounts.submissions.trouble))
             self.last = dataclasses.replace(look, notes=(*look.notes, *notes))
+            self.account = look.account or self.account
             self._note = ""
             for seat in seats:
                 if seat.seen is None or seat.seen.at != look.at:
                     seat.hand(self.last)
             # The gates judge before the next look, even where this one took longer than an interval.
             await asyncio.sleep(0)
+            self._tell()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.last and self.account:
+            passed, self._passed = self._passed, 0
+            self._accounts.tell_of_gates(self._name[0], self.account, self.last.at, passed)
 
     def _due(self, interval: float) -> float:
         # For a gate that has just arrived the connection is read at once; whether it comes to a request is another
@@ -325,15 +374,22 @@ class Watch:
         try:
             return await self._accounts.look(*self._name, interval, self._has_newcomers())
         except Exception as error:  # whatever it is, it must not end the waiting of everybody
-            return Look(error=ScnetError(f"unexpected {type(error).__name__} while looking at SCnet"))
+            look = Look(error=ScnetError(f"unexpected {type(error).__name__} while looking at SCnet"))
+            self._accounts.figures.looked(Whom(*self._name), look)
+            return look
 
 
 class Seat:
     """The place of one gate among those that share a watch."""
 
-    def __init__(self, watch: Watch, interval: float, waiting: Waiting | None = None) -> None:
+    def __init__(
+        self, watch: Watch, interval: float, waiting: Waiting | None = None, is_gate: bool = True
+    ) -> None:
         self.interval = interval
         self.waiting = waiting
+        self.is_gate = is_gate
+        #: Set by a gate that passes.
+        self.has_passed = False
         self.seen: Look | None = None
         self._watch = watch
         self._time_is_up = False

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Protocol
 
 from airflow_provider_scnet.client.errors import Nature, ScnetError
@@ -143,18 +143,28 @@ class Gate:
         return Decision(Verdict.WAIT, reason, shut_by=shut_by)
 
     def _seen(self, counts: JobCounts, claimed: str) -> str:
-        """List what was reported: the states that matter here, and every other one that holds jobs; and claims."""
-        matter = self.states | {"running", "queued"}
-        parts = []
-        for name, number in counts.as_dict().items():
-            if number is None or (name == "total" and name not in matter) or not (number or name in matter):
-                continue
-            parts.append(f"{name} {number}")
-            if name == "queued" and claimed:
-                parts[-1] += f" ({claimed})"
-        if claimed and counts.queued is None:
-            parts.append(claimed)
-        return ", ".join(parts)
+        return listed(counts, self.states, claimed)
+
+
+def listed(counts: JobCounts, states: Collection[str], claimed: str = "") -> str:
+    """
+    List what was reported: the states that matter, and every other one that holds jobs; and claims.
+
+    :param counts: what the cluster reported
+    :param states: the names that matter, besides ``running`` and ``queued``
+    :param claimed: what is claimed, as a person reads it; empty where nothing is
+    """
+    matter = {*states, "running", "queued"}
+    parts = []
+    for name, number in counts.as_dict().items():
+        if number is None or (name == "total" and name not in matter) or not (number or name in matter):
+            continue
+        parts.append(f"{name} {number}")
+        if name == "queued" and claimed:
+            parts[-1] += f" ({claimed})"
+    if claimed and counts.queued is None:
+        parts.append(claimed)
+    return ", ".join(parts)
 
 
 def number_of_jobs(submits: int | str) -> int:
@@ -169,6 +179,48 @@ def number_of_jobs(submits: int | str) -> int:
     if isinstance(submits, bool) or not isinstance(submits, int) or not 0 <= submits <= 10**9:
         raise ValueError(f"submits is no number of jobs from 0 to 10⁹: {str(submits)[:80]!r}")
     return submits
+
+
+class Reporter:
+    """
+    Says what is new, and once in a while what is not.
+
+    :param log: where it is said
+    :param clock: seconds that never jump
+    :param name: who says it, where others use the log as well; empty where it is one's own
+    """
+
+    def __init__(self, log: Log, clock: Callable[[], float] = now, name: str = ""):
+        self._log = log
+        self._clock = clock
+        self._name = f"{name}: " if name else ""
+        self._said_at = 0.0
+        self._noted: set[str] = set()
+        #: The decision that was said last.
+        self.last: Decision | None = None
+
+    def note(self, notes: Iterable[str]) -> None:
+        """
+        Say what a reader should know once.
+
+        :param notes: each of them
+        """
+        for note in notes:
+            if note not in self._noted:
+                self._noted.add(note)
+                self._log.warning("%s%s", self._name, note)
+
+    def report(self, decision: Decision) -> None:
+        """
+        Say a decision where it is another than the last one, or that is long ago.
+
+        :param decision: the decision
+        """
+        at = self._clock()
+        if decision != self.last or at - self._said_at >= REPEAT_AFTER:
+            self.last, self._said_at = decision, at
+            say = self._log.warning if decision.trouble else self._log.info
+            say("%s%s", self._name, decision)
 
 
 class GateKeeper:
@@ -194,14 +246,16 @@ class GateKeeper:
         clock: Callable[[], float] = now,
     ):
         self.gate = gate
-        self.log = log
         self.answered = answered
         self.silent_fail = silent_fail
         self.clock = clock
-        self.last: Decision | None = None
         self._end = None if wait_for is None else clock() + wait_for
-        self._said_at = 0.0
-        self._noted: set[str] = set()
+        self._reporter = Reporter(log, clock)
+
+    @property
+    def last(self) -> Decision | None:
+        """The decision that was said last."""
+        return self._reporter.last
 
     def judge(self, look: Look, claimed: Claimed = NOTHING, hold: str = "") -> Decision:
         """
@@ -215,15 +269,8 @@ class GateKeeper:
         notes = look.notes
         if decision.verdict is Verdict.WAIT and self._end is not None:
             notes += look.ends_within(self._end - self.clock())
-        for note in notes:
-            if note not in self._noted:
-                self._noted.add(note)
-                self.log.warning("%s", note)
-        at = self.clock()
-        if decision != self.last or at - self._said_at >= REPEAT_AFTER:
-            self.last, self._said_at = decision, at
-            say = self.log.warning if decision.trouble else self.log.info
-            say("%s", decision)
+        self._reporter.note(notes)
+        self._reporter.report(decision)
         return decision
 
     def _decide(self, look: Look, claimed: Claimed, hold: str) -> Decision:
@@ -259,11 +306,21 @@ def record(gate: Gate, look: Look, *, scnet_conn_id: str, claimed: int) -> dict[
     :param scnet_conn_id: the connection it asked through
     :param claimed: jobs of other gates that were counted on top
     """
+    return {**observed(gate.condition, look, scnet_conn_id=scnet_conn_id), "claimed": claimed}
+
+
+def observed(condition: Condition, look: Look, *, scnet_conn_id: str) -> dict[str, Any]:
+    """
+    Return what a condition was found to hold on as a JSON-native record.
+
+    :param condition: the condition
+    :param look: what it holds on
+    :param scnet_conn_id: the connection that was asked through
+    """
     return {
-        "condition": gate.condition.text,
+        "condition": condition.text,
         "user_name": look.user_name,
         "scnet_conn_id": scnet_conn_id,
         "counts": look.counts.as_dict() if look.counts else None,
-        "claimed": claimed,
         "observed_at": look.observed_at.isoformat(),
     }

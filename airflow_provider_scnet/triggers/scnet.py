@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gate's wait in the triggerer."""
+"""
+The gate's wait in the triggerer.
+
+Users know the watcher of an asset by this module as well; it lives in :mod:`.events`.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,13 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
-from airflow_provider_scnet.gate.account import Accounts
 from airflow_provider_scnet.gate.claims import NOTHING
 from airflow_provider_scnet.gate.decision import Gate, GateKeeper, Verdict, record
 from airflow_provider_scnet.gate.submissions import GateId, Waiting
-from airflow_provider_scnet.hooks.scnet import ScnetHook
-from airflow_provider_scnet.triggers.task_states import task_states
+from airflow_provider_scnet.triggers import here
+from airflow_provider_scnet.triggers.events import ScnetJobStateEventTrigger
+
+__all__ = ["ScnetJobStateEventTrigger", "ScnetJobStateTrigger"]
 
 #: Seconds before which no task is handed back to a worker: the scheduler may still see the worker's exit from
 #: the deferral, and take a task that is scheduled again by then for one that died.
@@ -130,7 +135,7 @@ class ScnetJobStateTrigger(BaseTrigger):
             silent_fail=self.silent_fail,
             wait_for=left,
         )
-        accounts = Accounts.here(ScnetHook, task_states)
+        accounts = here.accounts()
         watch, waiting = accounts.watch(self.scnet_conn_id, self.user_name), self._waiting(gate)
         with watch.seat(self.poke_interval, left, waiting) as seat:
             while look := await seat.next_look():
@@ -143,6 +148,7 @@ class ScnetJobStateTrigger(BaseTrigger):
                 event: dict[str, Any] = {"verdict": decision.verdict.value, "message": str(decision)}
                 if decision.verdict is Verdict.OPEN:
                     accounts.admit(look, gate.submits, self.claim_ttl, waiting)
+                    seat.has_passed = True
                     event["decision"] = record(gate, look, scnet_conn_id=self.scnet_conn_id, claimed=claimed.jobs)
                 return event
         seen = f"last seen: {keeper.last}" if keeper.last else ""

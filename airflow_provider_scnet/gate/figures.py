@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one triggerer tells of its accounts in figures, for people who watch them."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from airflow_provider_scnet.client.job_counts import STATES
+from airflow_provider_scnet.client.look import Look
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Whom:
+    """
+    Whom figures are about.
+
+    :param scnet_conn_id: the connection's id
+    :param user_name: the cluster user; None where it came to no account
+    """
+
+    scnet_conn_id: str
+    user_name: str | None
+
+
+class Sink(Protocol):
+    """Where figures go."""
+
+    def gauge(self, name: str, whom: Whom, value: int) -> None:
+        """Send what is so many by now."""
+
+    def count(self, name: str, whom: Whom, number: int) -> None:
+        """Send how often something has happened since it was sent last."""
+
+    def duration(self, name: str, whom: Whom, seconds: float) -> None:
+        """Send how long something took."""
+
+
+class Figures:
+    """
+    The figures of one event loop. A sink that fails disturbs nobody; it is logged once.
+
+    :param sink: where they go; None: nowhere
+    """
+
+    def __init__(self, sink: Sink | None = None) -> None:
+        self._sink = sink
+        self._has_failed = False
+
+    def looked(self, whom: Whom, look: Look, seconds: float | None = None) -> None:
+        """
+        Tell what a look saw.
+
+        :param whom: whom it was about
+        :param look: the look
+        :param seconds: how long it took; None where it came to no request
+        """
+
+        def send(sink: Sink) -> None:
+            if seconds is not None:
+                sink.duration("look.duration", whom, seconds)
+            if look.error:
+                sink.count(f"look.failed.{look.error.nature.name.lower()}", whom, 1)
+            # What proves nothing to a gate must not look like an empty cluster either.
+            if look.counts and not look.doubt:
+                for state in STATES:
+                    if (number := getattr(look.counts, state)) is not None:
+                        sink.gauge(f"jobs.{state}", whom, number)
+
+        self._send(send)
+
+    def judged(self, whom: Whom, waiting: int, passed: int, claimed: int) -> None:
+        """
+        Tell what the gates made of a look.
+
+        :param whom: whom it was about
+        :param waiting: how many wait on
+        :param passed: how many have passed since this was told last
+        :param claimed: jobs that are counted on top of what the cluster reports
+        """
+
+        def send(sink: Sink) -> None:
+            sink.gauge("gates.waiting", whom, waiting)
+            sink.gauge("jobs.claimed", whom, claimed)
+            if passed:
+                sink.count("gates.passed", whom, passed)
+
+        self._send(send)
+
+    def _send(self, send: Callable[[Sink], None]) -> None:
+        if self._sink is None:
+            return
+        try:
+            send(self._sink)
+        except Exception as error:
+            if not self._has_failed:
+                self._has_failed = True
+                log.warning("figures get lost (%s: %s); gates go on", type(error).__name__, str(error)[:200])

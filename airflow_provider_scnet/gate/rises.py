@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The moment at which a condition becomes true: once, and again only after it was seen false."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from airflow_provider_scnet.client.errors import ScnetError
+from airflow_provider_scnet.client.job_counts import JobCounts
+from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.gate.condition import Condition
+from airflow_provider_scnet.gate.decision import Decision, Reporter, Verdict, listed
+
+
+@dataclasses.dataclass(frozen=True)
+class Rise:
+    """
+    What the author of a watcher asked.
+
+    :param condition: fires when it becomes true
+    :param rearm_when: what has to hold, with the condition false, before it fires again; None: nothing more
+    """
+
+    condition: Condition
+    rearm_when: Condition | None = None
+
+    @property
+    def states(self) -> frozenset[str]:
+        """The names that have to be reported before anything counts as seen."""
+        return self.condition.states | (self.rearm_when.states if self.rearm_when else frozenset())
+
+    def judge(self, counts: JobCounts, armed: bool | None) -> tuple[Decision, bool]:
+        """
+        Decide on reported counts alone. Claims of gates are no jobs yet, and end without any fall of the queue.
+
+        :param counts: what the cluster reported
+        :param armed: whether it fires when the condition holds; None: no counts were seen before
+        :return: what comes of it, and whether it is armed from now on
+        :raises ScnetResponseError: where a state that it needs was not reported
+        """
+        counts.require(self.states)
+        seen, text = listed(counts, self.states), self.condition.text
+        if not self.condition.holds(counts):
+            if armed is False and self.rearm_when and not self.rearm_when.holds(counts):
+                return _wait(f"{seen}: not armed again yet, needs {self.rearm_when.unmet(counts)}"), False
+            return _wait(f"{seen}: armed, needs {self.condition.unmet(counts)}"), True
+        if armed:
+            return Decision(Verdict.OPEN, f"{seen}: fires, {text}"), False
+        rearm = f" while '{self.rearm_when.text}'" if self.rearm_when else ""
+        return _wait(f"{seen}: '{text}' holds already, fires only after it was seen false{rearm}"), False
+
+
+class RiseKeeper:
+    """
+    Stands watch for one rise: judges each look, remembers whether it is armed, and says why it does not fire.
+
+    What it cannot see is neither true nor false, and changes nothing.
+
+    :param rise: what the author asked
+    :param reporter: where it is said
+    """
+
+    def __init__(self, rise: Rise, reporter: Reporter):
+        self.rise = rise
+        #: Whether it fires when the condition holds; None: nothing was seen yet.
+        self.armed: bool | None = None
+        self._reporter = reporter
+
+    def judge(self, look: Look) -> Decision:
+        """
+        Decide on a look, and log what is new.
+
+        :param look: what was seen
+        """
+        decision = self._decide(look)
+        self._reporter.note(look.notes)
+        self._reporter.report(decision)
+        return decision
+
+    def _decide(self, look: Look) -> Decision:
+        if look.error:
+            return _wait(f"sees nothing, and looks again: {look.error}", trouble=True)
+        if look.doubt:
+            return _wait(f"sees nothing, and looks again: {look.doubt}", trouble=True)
+        try:
+            decision, self.armed = self.rise.judge(look.counts or JobCounts(), self.armed)
+        except ScnetError as error:
+            error.where = look.where
+            return _wait(f"sees nothing, and looks again: {error}", trouble=True)
+        return decision
+
+
+def _wait(reason: str, trouble: bool = False) -> Decision:
+    return Decision(Verdict.WAIT, reason, trouble=trouble)

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The watcher of an asset: DAGs that start when the queue has come to a state."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import math
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_provider_scnet.gate.asking import Asking
+from airflow_provider_scnet.gate.condition import Condition
+from airflow_provider_scnet.gate.decision import REPEAT_AFTER, Reporter, Verdict, observed
+from airflow_provider_scnet.gate.rises import Rise, RiseKeeper
+from airflow_provider_scnet.triggers import here
+
+if TYPE_CHECKING:
+    BaseEventTrigger = BaseTrigger
+else:
+    try:
+        from airflow.triggers.base import BaseEventTrigger
+    except ImportError:
+        # Airflow 2.11 has no watchers; what imports this module there wants something else of it.
+        BaseEventTrigger = BaseTrigger
+
+#: Seconds after which an event is surely in Airflow's database, once it was handed to the triggerer.
+STORED_AFTER = 5.0
+#: Seconds that Airflow's state store may take to answer.
+LONGEST_ANSWER = 30.0
+
+
+class ScnetJobStateEventTrigger(BaseEventTrigger):
+    """
+    Fires when a cluster user's job counts come to meet a condition: for an ``AssetWatcher`` (Airflow 3).
+
+    It fires once when the condition *becomes* true, and again only after it was seen false. What happened
+    before its first look it cannot know: that look only arms it, or finds the condition true already. From
+    Airflow 3.3 on it remembers across restarts whether it is armed, in its asset's state store. It never ends:
+    what heals is waited out, and what does not may be mended. Claims of gates are not counted, and none are made.
+
+    A mistake in its parameters is an import error of the DAG file: they are checked where Airflow serializes it.
+
+    :param condition: the state of the queue that fires
+    :param rearm_when: a second water mark, e.g. ``queued > 20``: once it has fired, it fires again only after
+        the condition was seen false while this held; None: after the condition was seen false
+    :param user_name: the cluster user; default: the connection's login, else the token's own user
+    :param scnet_conn_id: the connection's id
+    :param poke_interval: seconds after which a look is too old
+    """
+
+    def __init__(
+        self,
+        *,
+        condition: str,
+        rearm_when: str | None = None,
+        user_name: str | None = None,
+        scnet_conn_id: str = "scnet_default",
+        poke_interval: float = 60.0,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        # Nothing is checked here: a trigger whose constructor raises ends the whole triggerer.
+        self.condition = condition
+        self.rearm_when = rearm_when
+        self.user_name = user_name
+        self.scnet_conn_id = scnet_conn_id
+        self.poke_interval = poke_interval
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """
+        Return what a triggerer needs to watch. Airflow knows the watcher by it, and asks where a DAG is parsed.
+
+        :raises ValueError: where a parameter is not what it has to be
+        """
+        self._checked()
+        return (
+            "airflow_provider_scnet.triggers.scnet.ScnetJobStateEventTrigger",
+            {
+                "condition": self.condition,
+                "rearm_when": self.rearm_when,
+                "user_name": self.user_name,
+                "scnet_conn_id": self.scnet_conn_id,
+                "poke_interval": self.poke_interval,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Watch for ever: a watcher that ends is started again at once."""
+        try:
+            rise = self._checked()
+        except ValueError as error:
+            while True:
+                self.log.error("a watcher never fires: %s", error)
+                await asyncio.sleep(REPEAT_AFTER)
+        # In the triggerer's own log, beside all others.
+        reporter = Reporter(self.log, name=f"watcher of '{self.condition}' ({self.scnet_conn_id})")
+        keeper, memory = RiseKeeper(rise, reporter), self._memory()
+        watch = here.accounts().watch(self.scnet_conn_id, self.user_name)
+        with watch.seat(self.poke_interval, is_gate=False) as seat:
+            while look := await seat.next_look():
+                if memory and not memory.is_read:
+                    keeper.armed = await memory.read()
+                if memory is None or memory.is_read:
+                    if keeper.judge(look).verdict is Verdict.OPEN:
+                        seen = observed(rise.condition, look, scnet_conn_id=self.scnet_conn_id)
+                        yield TriggerEvent(seen)  # type: ignore[no-untyped-call]
+                        if memory:
+                            # Whoever dies in between fires twice: better than a run that never starts.
+                            await asyncio.sleep(STORED_AFTER)
+                    if memory and keeper.armed is not None:
+                        await memory.write(keeper.armed)
+                if memory and memory.trouble:
+                    reporter.note([memory.trouble])
+
+    def _checked(self) -> Rise:
+        """
+        Read the parameters, strictly.
+
+        :raises ValueError: where one is not what it has to be
+        """
+        rise = Rise(Condition(self.condition), None if self.rearm_when is None else Condition(self.rearm_when))
+        interval = self.poke_interval
+        if isinstance(interval, bool) or not isinstance(interval, (int, float)) or not 0 < interval < math.inf:
+            raise ValueError(f"poke_interval is no number of seconds above 0: {str(interval)[:80]!r}")
+        for name, value in (("user_name", self.user_name), ("scnet_conn_id", self.scnet_conn_id)):
+            if not isinstance(value, str) and not (name == "user_name" and value is None):
+                raise ValueError(f"{name} is no text but {type(value).__name__}")
+        return rise
+
+    def _memory(self) -> _Memory | None:
+        """Return where it remembers; None where Airflow has no such place."""
+        store = getattr(self, "asset_state_store", None)
+        if store is None:
+            return None
+        return _Memory(
+            store,
+            {
+                "condition": self.condition,
+                "rearm_when": self.rearm_when,
+                "user_name": self.user_name,
+                "scnet_conn_id": self.scnet_conn_id,
+            },
+        )
+
+
+class _Memory:
+    """
+    Whether a watcher is armed, in the state store of its asset.
+
+    :param store: Airflow's accessor of the store
+    :param watched: what tells this watcher from others of the asset; a person reads it beside the answer
+    """
+
+    def __init__(self, store: Any, watched: dict[str, Any]) -> None:
+        self._store = store
+        self._watched = watched
+        digest = hashlib.sha256(json.dumps(watched, sort_keys=True).encode()).hexdigest()
+        self._key = f"scnet-watcher-{digest[:16]}"
+        self._written: bool | None = None
+        self.is_read = False
+        #: Why the store does not do what it is for; empty where it does.
+        self.trouble = ""
+
+    async def read(self) -> bool | None:
+        """Return whether the watcher was armed; None where nobody knows, or cannot be asked now."""
+        try:
+            stored = await Asking(self._store.aget(self._key), LONGEST_ANSWER).answer()
+        except Exception as error:
+            if type(error) is not ValueError:
+                self._troubled(error, "it does not fire before it knows what it saw last")
+                return None
+            # Airflow runs what is the same for several assets once, and then has no store to choose.
+            self.trouble = (
+                "several assets have this very watcher, so it remembers nothing across restarts; "
+                "give each an interval of its own to tell them apart"
+            )
+            self.is_read, self._store = True, None
+            return None
+        armed = stored.get("armed") if isinstance(stored, dict) else None
+        self._written = armed if isinstance(armed, bool) else None
+        self.is_read, self.trouble = True, ""
+        return self._written
+
+    async def write(self, armed: bool) -> None:
+        """
+        Keep whether the watcher is armed; what could not be kept is tried again with the next look.
+
+        :param armed: whether it is
+        """
+        if armed == self._written or self._store is None:
+            return
+        try:
+            await Asking(self._store.aset(self._key, {**self._watched, "armed": armed}), LONGEST_ANSWER).answer()
+        except Exception as error:
+            self._troubled(error, "after a restart it goes by what was kept last")
+            return
+        self._written, self.trouble = armed, ""
+
+    def _troubled(self, error: Exception, so: str) -> None:
+        self.trouble = f"Airflow's state store does not answer ({type(error).__name__}: {str(error)[:200]}): {so}"

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the running triggerer knows of its accounts, and how it asks Airflow and SCnet about them."""
+
+from __future__ import annotations
+
+from airflow_provider_scnet.gate.account import Accounts
+from airflow_provider_scnet.triggers.figures import AirflowStats
+from airflow_provider_scnet.triggers.task_states import task_states
+
+
+def accounts() -> Accounts:
+    """Return the accounts of the running event loop."""
+    # Not before something waits: a DAG file that names a trigger is parsed again and again, and asks nobody.
+    from airflow_provider_scnet.hooks.scnet import ScnetHook
+
+    return Accounts.here(ScnetHook, task_states, AirflowStats())
