@@ -86,8 +86,8 @@ class ScnetSimulator:
 
     - ``POST /simulator/jobs`` with ``{"user": "alice", "jobs": 1, "run_for": 30}`` submits;
       it answers ``{"ids": [1]}``, HTTP 429 when the queue is full, HTTP 400 when the call makes no sense.
-    - ``DELETE /simulator/jobs?user=alice`` ends all queued and running jobs of a user; it answers with what is left,
-      as :meth:`counts` does, HTTP 400 for an unknown user.
+    - ``DELETE /simulator/jobs?user=alice`` ends all queued and running jobs of a user;
+      it answers with what is left, as :meth:`counts` does, and HTTP 400 for an unknown user.
     - ``GET /simulator/state`` tells what :meth:`state` returns.
 
     :param port: the port on 127.0.0.1; 0: any free one
