@@ -84,7 +84,7 @@ UI_FIELD_BEHAVIOUR: dict[str, Any] = {
         "password": "Token",
     },
     "placeholders": {
-        "host": "https://host.example, as SCnet shows it for your region; with access keys it may be empty",
+        "host": "https://host.example; with access keys it may be empty",
         "login": "the cluster user whose jobs are counted; empty: the token's own",
         "password": "the token of that region; empty with access keys (below)",
         # 3.3.2's page sends 0 for an empty field, which its API takes for another endpoint: "Bad Request".

@@ -63,11 +63,12 @@ def fill_in_connection(page: Page, conn_id: str, **fields: str) -> None:
     labels = {"host": "HPC endpoint", "login": "Cluster user", "password": "Token", "port": "Port"}
     page.goto("/connections")
     page.get_by_role("button", name="Add Connection").click()
-    page.get_by_label("Connection ID").fill(conn_id)
-    page.get_by_role("combobox").last.fill("SCnet")
+    form = page.get_by_role("dialog")
+    form.get_by_label("Connection ID").fill(conn_id)
+    form.get_by_role("combobox").fill("SCnet")
     page.get_by_role("option", name="SCnet", exact=True).click()
     for name, text in fields.items():
-        page.get_by_label(labels[name], exact=True).fill(text)
+        form.get_by_label(labels[name], exact=True).fill(text)
 
 
 def save_connection(page: Page) -> None:
@@ -80,13 +81,14 @@ def save_connection(page: Page) -> None:
     page.get_by_role("dialog").wait_for(state="hidden")
 
 
-def test_connection(page: Page, conn_id: str) -> str:
+def press_test(page: Page, conn_id: str) -> str:
     """
     Press the Test button of a connection, and return the title and the text of the answer.
 
     :param page: the browser's page
     :param conn_id: the connection's id
     """
+    # Anew: what was said before is gone, and no help text lies over the button.
     page.goto("/connections")
     page.get_by_role("row").filter(has_text=conn_id).get_by_label("Test Connection").click()
     answer = page.get_by_role("status").filter(has_text="Test Connection")

@@ -10,9 +10,9 @@ import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
+from playwright.sync_api import Locator, Page, expect
 
 from airflow_provider_scnet.testing import ScnetSimulator
 from demo import browser
@@ -20,9 +20,6 @@ from demo.ending import Ended, ignore_signals, raise_on_signals
 from demo.engine import Engine, EngineError
 from demo.play import FOR_LONG, airflow_with_pages
 from demo.run import DAG, GATE, MOST_QUEUED, SLOTS, USER
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Locator, Page
 
 FOLDER = Path(__file__).parents[1] / "docs" / "pictures"
 #: A page has few colours.
@@ -33,12 +30,14 @@ GATES = 8
 RUN = 180
 
 
-def connection_form(page: Page) -> Locator:
+def connection_form(page: Page, run: str) -> Locator:
     """
     Show the form of a connection, filled in.
 
     :param page: the browser's page
+    :param run: the path of the run that waits
     """
+    page.set_viewport_size({"width": 960, "height": 900})
     browser.fill_in_connection(
         page,
         "scnet_default",
@@ -50,41 +49,53 @@ def connection_form(page: Page) -> Locator:
     return page.get_by_role("dialog")
 
 
-def waiting_gates(page: Page) -> Locator:
+def waiting_gates(page: Page, run: str) -> Locator:
     """
-    Show the grid of a DAG in which gates wait.
+    Show the grid of a DAG, and the gates of its last run, which wait.
 
     :param page: the browser's page
+    :param run: the path of that run
     """
-    page.goto(f"/dags/{DAG}")
+    page.set_viewport_size({"width": 1080, "height": 600})
+    page.goto(f"{run}/tasks/{GATE}/mapped")
+    page.get_by_role("button", name="Expand all task groups").click()
+    page.get_by_text("submit [ ]").wait_for()
+    page.get_by_role("link", name=str(GATES - 1), exact=True).wait_for()
     return page.locator("body")
 
 
-def log_of_a_gate(page: Page) -> Locator:
+def log_of_a_gate(page: Page, run: str) -> Locator:
     """
     Show the log of a gate that waits.
 
     :param page: the browser's page
+    :param run: the path of the run that waits
     """
-    page.goto(f"/dags/{DAG}")
+    page.set_viewport_size({"width": 1080, "height": 440})
+    page.goto(f"{run}/tasks/{GATE}/mapped/{GATES - 1}")
+    page.get_by_text("waiting, needs").first.wait_for()
     return page.locator("body")
 
 
-def _make(picture: Callable[[Page], Locator], page: Page) -> None:
+def _make(picture: Callable[[Page, str], Locator], page: Page, run: str) -> None:
     file = FOLDER / f"{picture.__name__}.png"
-    shown = Image.open(io.BytesIO(picture(page).screenshot(animations="disabled")))
+    subject = picture(page, run)
+    # Whatever is still being loaded is shown in grey.
+    page.wait_for_load_state("networkidle")
+    expect(page.locator(".chakra-skeleton")).to_have_count(0)
+    shown = Image.open(io.BytesIO(subject.screenshot(animations="disabled")))
     shown.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)
     print(f"{file.relative_to(FOLDER.parents[1])}: {file.stat().st_size / 1000:.0f} kB", flush=True)
 
 
-def _let_gates_wait(engine: Engine, scnet: ScnetSimulator) -> None:
-    """Two runs go through an empty cluster; then it is full, and the gates of a third wait."""
+def _let_gates_wait(engine: Engine, scnet: ScnetSimulator) -> str:
+    """Two runs go through an empty cluster; then it is full, and the gates of a third wait: return its path."""
     scnet.cancel(USER)
     for _ in range(2):
         engine.trigger_dag(DAG, {"inputs": 3})
         engine.wait_until(lambda: engine.run_state(DAG) == "success", RUN, "a run")
     scnet.submit(USER, SLOTS + MOST_QUEUED, FOR_LONG)
-    engine.trigger_dag(DAG, {"inputs": GATES})
+    run_id = engine.trigger_dag(DAG, {"inputs": GATES})
     engine.wait_until(
         lambda: (
             list(engine.task_states(DAG).values()).count("deferred") == GATES
@@ -93,6 +104,7 @@ def _let_gates_wait(engine: Engine, scnet: ScnetSimulator) -> None:
         RUN,
         "the gates",
     )
+    return f"/dags/{DAG}/runs/{run_id}"
 
 
 def main() -> int:
@@ -106,10 +118,10 @@ def main() -> int:
         with contextlib.ExitStack() as stack:
             engine, scnet = stack.enter_context(airflow_with_pages())
             stack.callback(ignore_signals)
-            _let_gates_wait(engine, scnet)
+            run = _let_gates_wait(engine, scnet)
             with browser.new_page(engine.url) as page:
                 for picture in (connection_form, waiting_gates, log_of_a_gate):
-                    _make(picture, page)
+                    _make(picture, page, run)
     except EngineError as error:
         print(f"\nFAILED: {error}", file=sys.stderr)
         return 1
