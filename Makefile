@@ -40,6 +40,14 @@ demo: demo-$(AIRFLOW) ## gated submissions in a real Airflow against a simulated
 demo-keys: .venv/$(AIRFLOW)/.made ## the same with access keys: tokens that end during the wait
 	@$(MAIN)/python -m demo.run --access-keys
 
+.PHONY: play
+play: .venv/$(AIRFLOW)/.made ## the demo with Airflow's pages, to click through, until Ctrl-C; PORT=8080
+	@$(MAIN)/python -m demo.play $(if $(PORT),--port $(PORT))
+
+.PHONY: pictures
+pictures: .venv/$(AIRFLOW)/.made ## make docs/pictures anew, from those pages; needs a Chromium
+	@$(MAIN)/python -m demo.pictures
+
 .PHONY: test
 test: .venv/$(AIRFLOW)/.made ## the test suite with branch coverage
 	$(MAIN)/python -m pytest -n 2 --cov

@@ -43,7 +43,8 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
         "label": "Access key",
         "description": (
             "Instead of a token: access key, secret key, cluster id and platform user obtain one, and renew it. "
-            "Fill in all four and leave Token empty, or fill in Token and leave all four empty."
+            "Fill in all four and leave Token empty, or fill in Token and leave all four empty. "
+            "With an empty endpoint too the Test button needs a Port, e.g. 443, which is not used otherwise."
         ),
         "schema": {"type": ["string", "null"], "format": "password"},
     },
@@ -83,10 +84,11 @@ UI_FIELD_BEHAVIOUR: dict[str, Any] = {
         "password": "Token",
     },
     "placeholders": {
-        "host": "https://host:65051, as SCnet shows it for your region; with access keys it may be empty",
+        "host": "https://host.example; with access keys it may be empty",
         "login": "the cluster user whose jobs are counted; empty: the token's own",
         "password": "the token of that region; empty with access keys (below)",
-        "port": "if the endpoint does not hold it",
+        # 3.3.2's page sends 0 for an empty field, which its API takes for another endpoint: "Bad Request".
+        "port": "65051, or 443 if SCnet shows none; the Test button needs it here",
     },
 }
 

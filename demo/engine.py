@@ -54,6 +54,8 @@ class Engine:
     :param database_url: the metadata database; default: SQLite in the home
     :param triggerers: more arguments for each triggerer, such as ``["--queues", "cluster"]``; default: one
         triggerer without any. The first is the component ``triggerer``, the next ``triggerer-2``
+    :param port: the API server's; default: any free one
+    :param pages: serve Airflow's pages too, to anybody on this machine, as an admin and without a login; 3.x only
     """
 
     def __init__(
@@ -62,11 +64,14 @@ class Engine:
         env: Mapping[str, str] | None = None,
         database_url: str | None = None,
         triggerers: Sequence[Sequence[str]] = ((),),
+        port: int | None = None,
+        pages: bool = False,
     ) -> None:
         self.airflow_3 = not version("apache-airflow").startswith("2.")
         self.home = Path(tempfile.gettempdir()) / f"scnet-airflow-{secrets.token_hex(4)}"
         self.database_url = database_url or f"sqlite:///{self.home / 'airflow.db'}"
-        self.port = free_port()
+        self.port = port or free_port()
+        self._pages = pages
         self._triggerers = {
             f"triggerer-{number}" if number > 1 else "triggerer": ["triggerer", "--skip-serve-logs", *arguments]
             for number, arguments in enumerate(triggerers, start=1)
@@ -76,14 +81,19 @@ class Engine:
         self._database = sqlalchemy.create_engine(self.database_url)
 
     @property
+    def url(self) -> str:
+        """The address of the API server and the pages."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
     def commands(self) -> dict[str, list[str]]:
         """The components and their arguments."""
         # Nobody reads logs through the components' own servers, which would listen on all addresses.
         commands = {"scheduler": ["scheduler", "--skip-serve-logs"], **self._triggerers}
         if self.airflow_3:
             commands["dag-processor"] = ["dag-processor"]
-            # What the tasks talk to; not the pages, so nobody has to log in anywhere.
-            commands["api-server"] = ["api-server", "--apps", "execution"]
+            # What the tasks talk to; the pages only for those who want to see them.
+            commands["api-server"] = ["api-server", "--apps", "all" if self._pages else "execution"]
         return commands
 
     # From start to stop
@@ -352,7 +362,6 @@ class Engine:
         }
 
     def _settings(self, dags: Path) -> dict[str, str]:
-        url = f"http://127.0.0.1:{self.port}"
         secret = secrets.token_hex(32)
         return {
             "AIRFLOW_HOME": str(self.home),
@@ -383,8 +392,11 @@ class Engine:
             "AIRFLOW__API__HOST": "127.0.0.1",
             "AIRFLOW__API__PORT": str(self.port),
             "AIRFLOW__API__WORKERS": "1",
-            "AIRFLOW__API__BASE_URL": url,
-            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+            "AIRFLOW__API__BASE_URL": self.url,
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
+            # Whoever sees the pages may do everything there, also press a connection's Test button.
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": str(self._pages),
+            "AIRFLOW__CORE__TEST_CONNECTION": "Enabled" if self._pages else "Disabled",
             # 2.11 would report to its authors.
             "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
         }

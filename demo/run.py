@@ -16,14 +16,13 @@ import argparse
 import contextlib
 import math
 import re
-import signal
 import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 
 from airflow_provider_scnet.testing import ScnetSimulator
+from demo.ending import Ended, ignore_signals, raise_on_signals
 from demo.engine import Engine, EngineError
 
 DAG = "scnet_gate_mapped"
@@ -180,9 +179,9 @@ def main() -> int:
         )
         stack.callback(engine.stop)
         # From here on, and first of all: nothing interrupts the end.
-        stack.callback(_ignore_signals)
+        stack.callback(ignore_signals)
         try:
-            _raise_on_signals()
+            raise_on_signals()
             demo = Demo(engine, scnet)
             demo.run()
             if wrong := demo.summary():
@@ -190,33 +189,10 @@ def main() -> int:
         except EngineError as error:
             print(f"\nFAILED: {error}", file=sys.stderr)
             return 1
-        except _Ended as end:
+        except Ended as end:
             print(f"\n{end}: stopping Airflow", file=sys.stderr, flush=True)
             return 128 + end.signum
     return 0
-
-
-class _Ended(BaseException):
-    """Somebody wants this to end."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
-        self.signum = signum
-
-
-def _raise_on_signals() -> None:
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, _end)
-
-
-def _ignore_signals() -> None:
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, signal.SIG_IGN)
-
-
-def _end(signum: int, frame: FrameType | None) -> None:
-    _ignore_signals()
-    raise _Ended(signum)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,12 @@ def test_the_form_offers_every_extra_with_a_label_and_a_help_text():
     for field in CONN_FIELDS.values():
         assert field["label"]
         assert field["description"]
+
+
+def test_the_form_asks_for_the_port_in_its_own_field():
+    # With an empty one, the Test button of 3.3.2's page does not work.
+    assert UI_FIELD_BEHAVIOUR["placeholders"]["port"].startswith("65051")
+    assert not re.search(r":\d", UI_FIELD_BEHAVIOUR["placeholders"]["host"])
 
 
 @pytest.mark.skipif(not IS_3, reason="there is no API server before 3.0; its webserver asks the hook, as below")

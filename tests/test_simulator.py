@@ -583,6 +583,19 @@ class TestControlEndpoints:
         assert (status, answer["code"]) == (400, "10004")
         assert scnet.totals("alice").submitted == 0
 
+    def test_all_jobs_of_a_user_are_ended(self, scnet):
+        scnet.submit("alice", 3)
+        scnet.submit("bob", 1)
+        answer = call(scnet, "/simulator/jobs?user=alice", method="DELETE")
+        assert (answer.status, json.loads(answer.body)) == (200, ZEROS)
+        assert scnet.counts("bob")["running"] == 1
+
+    @pytest.mark.parametrize("query", ["", "?user=", "?user=nobody"])
+    def test_nobodys_jobs_are_not_ended(self, scnet, query):
+        scnet.submit("alice")
+        assert call(scnet, f"/simulator/jobs{query}", method="DELETE").status == 400
+        assert scnet.counts("alice")["running"] == 1
+
     @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe\xfd"])
     def test_a_submission_that_is_not_json_is_http_400(self, scnet, body):
         assert call(scnet, "/simulator/jobs", method="POST", body=body).status == 400
@@ -742,13 +755,14 @@ class TestCommandLine:
         assert variables == ["AIRFLOW_CONN_SCNET_DEFAULT"] * 2 + [
             "AIRFLOW_CONN_SCNET_BOB",
             "AIRFLOW_CONN_SCNET_KEYS",
+            "SCNET_SIMULATOR_URL",
         ]
         connection = json.loads(exports[0][2])
         assert connection["login"] == "o'neil"
         assert unquote(urlsplit(exports[1][2]).password) == connection["password"]
 
         curls = [shlex.split(line) for line in lines if line.startswith("curl ")]
-        (_, _, _, header, look), (_, _, state), (_, _, _, job, jobs) = curls
+        (_, _, _, header, look), (_, _, state), (_, _, _, job, jobs), (_, _, _, method, cancel) = curls
         url = urlsplit(look)
         scnet = SimpleNamespace(port=url.port)
         name, _, value = header.partition(": ")
@@ -757,6 +771,16 @@ class TestCommandLine:
         assert call(scnet, urlsplit(jobs).path, method="POST", body=job.encode()).status == 200
         told = json.loads(call(scnet, urlsplit(state).path).body)
         assert told["users"]["o'neil"]["submitted"] == 4
+        url = urlsplit(cancel)
+        assert json.loads(call(scnet, f"{url.path}?{url.query}", method=method).body) == ZEROS
+
+    def test_it_names_what_the_example_dags_need(self, served):
+        _, lines = served()
+        (export,) = [line for line in lines if line.startswith("export SCNET_SIMULATOR_URL=")]
+        (address,) = shlex.split(export)[1].split("=")[1:]
+        # As scnet_gate.py submits.
+        with urllib.request.urlopen(f"{address}/simulator/jobs", b'{"user": "alice", "jobs": 1}') as answer:
+            assert json.load(answer) == {"ids": [1]}
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shlex
 import signal
@@ -68,7 +67,7 @@ def _parser() -> _Parser:
 
 def _usage(scnet: ScnetSimulator, users: Sequence[str]) -> str:
     first, *others = users
-    job = json.dumps({"user": first, "jobs": 1, "run_for": scnet.cluster.run_for})
+    commands = scnet.commands(first)
     look = f"{scnet.url}{JOB_STATE_PATH}?userName={quote(first, safe='')}"
     lines = [
         f"SCnet simulator on {scnet.url}",
@@ -88,12 +87,16 @@ def _usage(scnet: ScnetSimulator, users: Sequence[str]) -> str:
         "",
     ]
     lines += [
+        "# What the example DAGs need besides: where they submit their jobs:",
+        f"export SCNET_SIMULATOR_URL={scnet.url}",
+        "",
         "# Look at what SCnet reports, and at what is really there:",
         f"curl -s -H {shlex.quote('token: ' + scnet.token(first))} {shlex.quote(look)}",
-        f"curl -s {scnet.url}/simulator/state",
+        commands["state"],
         "",
-        "# Submit a job:",
-        f"curl -s -d {shlex.quote(job)} {scnet.url}/simulator/jobs",
+        f"# Submit a job, and end all jobs of {first}:",
+        commands["submit"],
+        commands["cancel"],
         "",
         "Serving until Ctrl-C.",
     ]

@@ -9,6 +9,7 @@ it leaves open is answered in the way that is hardest on a client: see :class:`S
 from __future__ import annotations
 
 import json
+import shlex
 import threading
 import time
 from collections import deque
@@ -81,10 +82,12 @@ class ScnetSimulator:
       token for each region. Tokens issued earlier are accepted as before. One region is there from the start,
       ``11112``, with this simulator as its HPC address.
 
-    Two endpoints are the simulator's own, for tasks in other processes, and need no token:
+    Three endpoints are the simulator's own, for tasks in other processes, and need no token:
 
     - ``POST /simulator/jobs`` with ``{"user": "alice", "jobs": 1, "run_for": 30}`` submits;
       it answers ``{"ids": [1]}``, HTTP 429 when the queue is full, HTTP 400 when the call makes no sense.
+    - ``DELETE /simulator/jobs?user=alice`` ends all queued and running jobs of a user;
+      it answers with what is left, as :meth:`counts` does, and HTTP 400 for an unknown user.
     - ``GET /simulator/state`` tells what :meth:`state` returns.
 
     :param port: the port on 127.0.0.1; 0: any free one
@@ -130,7 +133,7 @@ class ScnetSimulator:
             JOB_STATE_PATH: {"GET": self._answer_job_state},
             TOKENS_PATH: {"POST": self._platform.answer_tokens},
             REGION_PATH: {"GET": lambda call: self._platform.answer_region(call, self.url)},
-            f"{CONTROL_PREFIX}jobs": {"POST": self._answer_submission},
+            f"{CONTROL_PREFIX}jobs": {"POST": self._answer_submission, "DELETE": self._answer_cancellation},
             f"{CONTROL_PREFIX}state": {"GET": self._answer_state},
         }
 
@@ -350,6 +353,27 @@ class ScnetSimulator:
             },
         }
 
+    # For people
+
+    def commands(self, user: str, jobs: int = 1, run_for: float | None = None) -> dict[str, str]:
+        """
+        Return lines for a shell that use the simulator's own endpoints, by what they do.
+
+        ``submit`` submits jobs, ``cancel`` ends all of them, ``state`` tells what is really there.
+
+        :param user: whose jobs these are
+        :param jobs: how many are submitted
+        :param run_for: seconds that each of them runs; None: as the cluster says
+        """
+        control = f"{self.url}{CONTROL_PREFIX}"
+        job = {"user": user, "jobs": jobs, "run_for": self.cluster.run_for if run_for is None else run_for}
+        query = urlencode({"user": user})
+        return {
+            "submit": f"curl -s -d {shlex.quote(json.dumps(job))} {control}jobs",
+            "cancel": f"curl -s -X DELETE {shlex.quote(f'{control}jobs?{query}')}",
+            "state": f"curl -s {control}state",
+        }
+
     # Faults
 
     def order(self, fault: Fault, times: int | None = 1, path: str = JOB_STATE_PATH) -> None:
@@ -477,6 +501,14 @@ class ScnetSimulator:
         except (LookupError, TypeError, ValueError) as error:
             return Answer.envelope("10004", f"参数无效: {error}", status=400)
         return Answer.json({"ids": ids})
+
+    def _answer_cancellation(self, call: Call) -> Answer:
+        user = call.query.get("user", "")
+        try:
+            self.cancel(user)
+        except LookupError as error:
+            return Answer.envelope("10004", f"参数无效: {error}", status=400)
+        return Answer.json(self.counts(user))
 
     def _answer_state(self, call: Call) -> Answer:
         return Answer.json(self.state())
