@@ -505,7 +505,7 @@ def look(request: pytest.FixtureRequest):
         return await hook.alook(target)
 
     async def share() -> Look:
-        return await Accounts().look("scnet_default", None, 0.0, newcomers=True)
+        return await Accounts(ScnetHook, task_states).look("scnet_default", None, 0.0, newcomers=True)
 
     ways = {
         "sync": lambda: ScnetHook().look_at(),

@@ -9,7 +9,6 @@ from datetime import datetime, timezone
 
 from airflow_provider_scnet.client.errors import Nature, ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
-from airflow_provider_scnet.client.target import DEFAULT_COUNTED_AFTER
 from airflow_provider_scnet.client.token_payload import local
 
 
@@ -37,7 +36,7 @@ class Look:
     doubt: str = ""
     notes: tuple[str, ...] = ()
     token_ends: datetime | None = None
-    counted_after: float = DEFAULT_COUNTED_AFTER
+    counted_after: float = 0.0
     observed_at: datetime = dataclasses.field(default_factory=lambda: datetime.now(timezone.utc))
     at: float = dataclasses.field(default_factory=time.monotonic)
 

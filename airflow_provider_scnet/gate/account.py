@@ -297,11 +297,11 @@ class Watch:
     def _ended(self, looking: asyncio.Task[None]) -> None:
         if self._seats:
             # By itself it ends with the last gate, so somebody cancelled it.
+            self._note = "what looks for all gates of this connection was ended from outside, and started again"
             looking.get_loop().call_later(RESTART_AFTER, self._start_again)
 
     def _start_again(self) -> None:
         if self._seats:
-            self._note = "what looks for all gates of this connection was ended from outside, and started again"
             self.wake()
 
     def forgettable(self, now: float) -> bool:
