@@ -946,13 +946,13 @@ def test_a_request_of_the_connection_test_has_the_connections_time_at_most(scnet
 def test_a_connection_test_that_meets_silence_says_so_and_spoils_nothing(scnet, keys, monkeypatch, path):
     # The first connection that a process reads has Airflow import much, which would be in the budget.
     ScnetHook().resolve()
-    monkeypatch.setattr(hook_module, "_TEST_TIMEOUT", 3.0)
+    monkeypatch.setattr(hook_module, "_TEST_TIMEOUT", 5.0)
     monkeypatch.setattr(credentials, "PATIENCE", 60.0)
     scnet.order(Fault(delay=60), path=path)
     ok, message = ScnetHook().test_connection()
     assert not ok
-    assert re.search(r"connection 'scnet_default'.*no whole answer within [012]\.?\d* s", message)
-    assert message.endswith("; a test has 3 s in all")
+    assert re.search(r"connection 'scnet_default'.*no whole answer within [0-4]\.?\d* s", message)
+    assert message.endswith("; a test has 5 s in all")
     assert scnet.requests[-1].path == path
     # A gate of the same process, with more time, is not told what only a test had no time for.
     assert ScnetHook().look_at().counts
