@@ -119,6 +119,7 @@ def main() -> int:
     FOLDER.mkdir(parents=True, exist_ok=True)
     try:
         raise_on_signals()
+        print("starting Airflow, and letting gates wait, which takes about two minutes", flush=True)
         with contextlib.ExitStack() as stack:
             engine, scnet = stack.enter_context(airflow_with_pages())
             stack.callback(ignore_signals)
