@@ -25,7 +25,7 @@ FOLDER = Path(__file__).parents[1] / "docs" / "pictures"
 #: A page has few colours.
 COLOURS = 64
 
-GATES = 8
+GATES = 6
 #: Seconds for a run of the DAG, whose jobs are short here.
 RUN = 180
 
@@ -56,12 +56,15 @@ def waiting_gates(page: Page, run: str) -> Locator:
     :param page: the browser's page
     :param run: the path of that run
     """
-    page.set_viewport_size({"width": 1080, "height": 600})
+    page.set_viewport_size({"width": 1280, "height": 740})
     page.goto(f"{run}/tasks/{GATE}/mapped")
     page.get_by_role("button", name="Expand all task groups").click()
     page.get_by_text("submit [ ]").wait_for()
     page.get_by_role("link", name=str(GATES - 1), exact=True).wait_for()
-    return page.locator("body")
+    # A step to the right, so that the grid has room for all runs.
+    page.get_by_role("separator").press("ArrowRight")
+    page.get_by_role("separator").blur()
+    return page.locator("[data-panel-group]")
 
 
 def log_of_a_gate(page: Page, run: str) -> Locator:
@@ -71,10 +74,10 @@ def log_of_a_gate(page: Page, run: str) -> Locator:
     :param page: the browser's page
     :param run: the path of the run that waits
     """
-    page.set_viewport_size({"width": 1080, "height": 440})
+    page.set_viewport_size({"width": 1600, "height": 460})
     page.goto(f"{run}/tasks/{GATE}/mapped/{GATES - 1}")
     page.get_by_text("waiting, needs").first.wait_for()
-    return page.locator("body")
+    return page.locator("#details-panel")
 
 
 def _make(picture: Callable[[Page, str], Locator], page: Page, run: str) -> None:
@@ -94,6 +97,7 @@ def _let_gates_wait(engine: Engine, scnet: ScnetSimulator) -> str:
     for _ in range(2):
         engine.trigger_dag(DAG, {"inputs": 3})
         engine.wait_until(lambda: engine.run_state(DAG) == "success", RUN, "a run")
+    scnet.cancel(USER)
     scnet.submit(USER, SLOTS + MOST_QUEUED, FOR_LONG)
     run_id = engine.trigger_dag(DAG, {"inputs": GATES})
     engine.wait_until(
@@ -115,6 +119,7 @@ def main() -> int:
     FOLDER.mkdir(parents=True, exist_ok=True)
     try:
         raise_on_signals()
+        print("starting Airflow, and letting gates wait, which takes about two minutes", flush=True)
         with contextlib.ExitStack() as stack:
             engine, scnet = stack.enter_context(airflow_with_pages())
             stack.callback(ignore_signals)
