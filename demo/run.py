@@ -16,7 +16,9 @@ import argparse
 import contextlib
 import math
 import re
+import shutil
 import sys
+import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -167,8 +169,11 @@ def main() -> int:
     scnet.submit(USER, SLOTS + MOST_QUEUED, run_for=math.inf)
     with contextlib.ExitStack() as stack:
         stack.enter_context(scnet)
+        # The other examples may start by themselves, and would submit as well.
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        shutil.copy(DAGS / f"{DAG}.py", folder)
         engine = Engine(
-            DAGS,
+            folder,
             {
                 "AIRFLOW_CONN_SCNET_DEFAULT": (
                     scnet.key_connection_json(USER) if access_keys else scnet.connection_json(USER)
