@@ -80,7 +80,7 @@ def _usage(engine: Engine, scnet: ScnetSimulator) -> str:
             f"  {engine.url}/connections",
             "      scnet_default with a token, scnet_keys with access keys; their forms, and the Test button",
             "",
-            f"The cluster is full. To empty it, so that gates pass within {INTERVAL} seconds:",
+            "The cluster is full. To empty it, so that gates pass within seconds:",
             f"  {commands['cancel']}",
             "To fill it again, so that they wait:",
             f"  {commands['submit']}",
@@ -106,13 +106,15 @@ def _refusal(port: int) -> str:
 
 def main() -> int:
     """Show the pages until it is told to end, and return its status."""
-    parser = argparse.ArgumentParser(prog="python -m demo.play", description="Airflow's pages and a small cluster")
+    parser = argparse.ArgumentParser(
+        prog="python -m demo.play", description="Airflow's pages and a small cluster", usage=argparse.SUPPRESS
+    )
     parser.add_argument("--port", type=int, default=PORT, help="port on 127.0.0.1 (default: %(default)s)")
     port = parser.parse_args().port
     if not 0 < port <= 65535:
         parser.error(f"argument --port: {port} is not a port")
     if version("apache-airflow").startswith("2."):
-        parser.error("these pages are those of Airflow 3: make play has one")
+        parser.error("its pages are those of Airflow 3; make play has one")
     if refusal := _refusal(port):
         print(
             f"cannot serve on 127.0.0.1:{port}: {refusal}. Name another port: make play PORT=9090", file=sys.stderr
