@@ -295,10 +295,8 @@ class ScnetSimulator:
         """Return the connection as a URI, for a variable ``AIRFLOW_CONN_…``."""
         credentials = f"{quote(name, safe='')}:{quote(self.token(name), safe='')}"
         uri = f"scnet://{credentials}@127.0.0.1:{self.port}/http"
-        # Airflow reads what stands in the query as text; values of other types go through "__extra__".
-        plain = all(isinstance(value, str) for value in extra.values())
-        extra = {name: str(value) if plain else value for name, value in (self._extra | extra).items()}
-        return f"{uri}?{urlencode(extra if plain else {'__extra__': json.dumps(extra)})}"
+        # Airflow reads what stands in the query as text, unless it goes through "__extra__".
+        return f"{uri}?{urlencode({'__extra__': json.dumps(self._extra | extra)})}"
 
     # Jobs
 
