@@ -12,7 +12,8 @@ import pytest
 
 from airflow_provider_scnet.gate import submissions as submissions_module
 from airflow_provider_scnet.gate.claims import Claimed, Claims
-from airflow_provider_scnet.gate.submissions import FOLLOW_EVERY, GateId, Submissions, Waiting
+from airflow_provider_scnet.gate.submission import GateId, Waiting
+from airflow_provider_scnet.gate.submissions import FOLLOW_EVERY, Submissions
 
 import virtual_time
 

@@ -18,7 +18,8 @@ from airflow_provider_scnet.gate import clock
 from airflow_provider_scnet.gate.asking import Asking
 from airflow_provider_scnet.gate.claims import Claim, Claims
 from airflow_provider_scnet.gate.figures import Figures, Sink, Whom
-from airflow_provider_scnet.gate.submissions import FORGET_AFTER, Ask, Submissions, Waiting
+from airflow_provider_scnet.gate.submission import Waiting
+from airflow_provider_scnet.gate.submissions import FORGET_AFTER, Ask, Submissions
 
 #: Seconds between two looks at the least, whatever interval a gate asks for.
 SHORTEST_INTERVAL = 0.1

@@ -11,13 +11,23 @@ import asyncio
 import contextlib
 import contextvars
 import dataclasses
-import enum
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 
 from airflow_provider_scnet.client.errors import shown
 from airflow_provider_scnet.gate import clock
 from airflow_provider_scnet.gate.asking import Asking
-from airflow_provider_scnet.gate.claims import Claim, Claims
+from airflow_provider_scnet.gate.claims import Claims
+from airflow_provider_scnet.gate.submission import (
+    Account,
+    GateId,
+    Instances,
+    Phase,
+    Submission,
+    TaskStates,
+    Waiting,
+    awaited,
+    places,
+)
 
 #: Seconds between two questions while a claim of this event loop waits for the end of a submission.
 FOLLOW_EVERY = 5.0
@@ -26,126 +36,9 @@ LONGEST_ANSWER = 30.0
 #: Seconds after which a run is forgotten of which nothing was heard.
 FORGET_AFTER = 3600.0
 
-#: A resolved (endpoint, user).
-Account = tuple[str, str]
-#: The states of task instances, by run id, task id and map index (-1 where the task is not mapped).
-TaskStates = Mapping[tuple[str, str, int], str | None]
 #: Returns the states of all instances of some tasks of a DAG in some of its runs, by dag id, run ids and task ids;
 #: what does not exist is left out.
 Ask = Callable[[str, Collection[str], Collection[str]], Awaitable[TaskStates]]
-
-# A submission that a gate stands before: its task, its map index (or one of the two below), and the account.
-_Place = tuple[str, "int | str", Account]
-_ALL, _ANY = "all instances", "any instance"
-
-# Airflow's states of a task instance.
-_NOT_STARTED = (None, "scheduled", "queued", "up_for_retry", "up_for_reschedule", "restarting")
-_HAS_RUN = ("success", "failed")
-_WILL_NOT_RUN = ("skipped", "upstream_failed", "removed")
-
-
-@dataclasses.dataclass(frozen=True)
-class GateId:
-    """
-    Which gate of which run, in Airflow's terms.
-
-    :param dag_id: the DAG
-    :param run_id: the run
-    :param task_id: the gate's task
-    :param map_index: which of its instances; -1 where it is not mapped
-    """
-
-    dag_id: str
-    run_id: str
-    task_id: str
-    map_index: int = -1
-
-
-@dataclasses.dataclass(eq=False)
-class Waiting:
-    """
-    A gate that waits on this event loop, and what it will claim.
-
-    :param gate: which one
-    :param jobs: how many jobs the work behind it will submit
-    :param ttl: seconds for which a claim holds at most once its submission runs
-    :param submitted_by: ids of the tasks that submit; for each whether it is the instance with the gate's own map
-        index rather than all of them
-    :param account: the account that it asks about, once it is known
-    :param counted_after: seconds after which the cluster's counts include a submitted job
-    :param since: when it began to wait, by :mod:`.clock`
-    """
-
-    gate: GateId
-    jobs: int
-    ttl: float
-    submitted_by: Mapping[str, bool]
-    account: Account | None = None
-    counted_after: float = 0.0
-    since: float = dataclasses.field(default_factory=clock.now)
-
-
-class _Phase(enum.Enum):
-    """How far a submission is."""
-
-    PASSES = "the gate passes"
-    WAITS = "has not started"
-    RUNS = "runs"
-    ENDED = "has ended, with jobs that may not be counted yet"
-    OVER = "is nothing to wait for"
-
-
-@dataclasses.dataclass(eq=False)
-class _Submission:
-    """The work behind one gate that passed, here or elsewhere."""
-
-    gate: GateId
-    jobs: int
-    ttl: float
-    counted_after: float
-    submitted_by: Mapping[str, bool]
-    accounts: frozenset[Account]
-    since: float
-    is_ours: bool
-    phase: _Phase = _Phase.PASSES
-    changed: float = 0.0
-    heard: float = 0.0
-    awaited: str = ""
-    # Whether it cannot start before a gate has passed that its claim may keep shut.
-    is_blocked: bool = False
-
-    def turn(self, phase: _Phase, now: float) -> None:
-        """Note how far it is by now."""
-        self.heard = now
-        if phase is _Phase.ENDED and (
-            self.phase is _Phase.OVER or (self.phase is _Phase.RUNS and now >= self.changed + self.ttl)
-        ):
-            # A claim holds for its ttl at most once the submission runs: what has expired does not come back.
-            phase = _Phase.OVER
-        if phase is not self.phase:
-            self.phase, self.changed = phase, now
-
-    @property
-    def is_open(self) -> bool:
-        """Whether its end is still to come, and can be noticed."""
-        return bool(self.submitted_by) and self.phase in (_Phase.PASSES, _Phase.WAITS, _Phase.RUNS)
-
-    @property
-    def is_urgent(self) -> bool:
-        """Whether its end is worth being noticed soon: it still claims."""
-        return self.is_open and not (self.phase is _Phase.RUNS and clock.now() >= self.changed + self.ttl)
-
-    @property
-    def claim(self) -> Claim | None:
-        """What it claims by now; None where that is nothing."""
-        if self.phase is _Phase.OVER:
-            return None
-        if self.phase is _Phase.ENDED:
-            return Claim(self.jobs, self.changed + self.counted_after, has_ended=True)
-        if self.phase is _Phase.RUNS:
-            return Claim(self.jobs, self.changed + self.ttl, awaited=self.awaited)
-        holds = bool(self.submitted_by) and not self.is_blocked
-        return Claim(self.jobs, (self.heard if holds else self.since) + self.ttl, holds, awaited=self.awaited)
 
 
 @dataclasses.dataclass(eq=False)
@@ -153,7 +46,7 @@ class _Run:
     """One run of a DAG: the gates that were met, and the submissions behind those that passed."""
 
     met: set[str] = dataclasses.field(default_factory=set)
-    submissions: dict[GateId, _Submission] = dataclasses.field(default_factory=dict)
+    submissions: dict[GateId, Submission] = dataclasses.field(default_factory=dict)
     # No look that was made before opens a gate of this run.
     held_until: float = 0.0
     heard: float = dataclasses.field(default_factory=clock.now)
@@ -195,7 +88,7 @@ class Submissions:
         run = self._runs.get((waiting.gate.dag_id, waiting.gate.run_id))
         if before := run and run.submissions.get(waiting.gate):
             # It was cleared: what it let pass before may have submitted.
-            before.turn(_Phase.ENDED, clock.now())
+            before.turn(Phase.ENDED, clock.now())
             self._put(before)
         self._waiting[waiting] = None
         self._follow()
@@ -213,7 +106,7 @@ class Submissions:
         if not waiting.jobs or waiting.account is None:
             return
         now = clock.now()
-        submission = _Submission(
+        submission = Submission(
             gate=waiting.gate,
             jobs=waiting.jobs,
             ttl=waiting.ttl,
@@ -224,7 +117,7 @@ class Submissions:
             is_ours=True,
             changed=now,
             heard=now,
-            awaited=_awaited(waiting.gate, waiting.submitted_by),
+            awaited=awaited(waiting.gate, waiting.submitted_by),
         )
         run = self._runs.setdefault((waiting.gate.dag_id, waiting.gate.run_id), _Run())
         run.submissions[waiting.gate] = submission
@@ -300,7 +193,7 @@ class Submissions:
 
     def _question(self, dag_id: str, urgent_alone: bool) -> tuple[set[str], set[str]]:
         """Return the runs and tasks that matter, gates and submissions alike."""
-        asked: list[Waiting | _Submission] = [
+        asked: list[Waiting | Submission] = [
             each for each in self._open() if each.gate.dag_id == dag_id and (each.is_urgent or not urgent_alone)
         ]
         if not urgent_alone:
@@ -347,24 +240,24 @@ class Submissions:
                 for task_id in terms.keys() & set(tasks):
                     gates = GateId(dag_id, run_id, task_id)
                     self._meet(run, gates, terms[task_id], instances, waiting_gates, now)
-            stood_before = _stood_before(here.get(run_id, ()))
+            stood_before = places(here.get(run_id, ()))
             for gate, submission in list(run.submissions.items()):
                 was_asked_about = {gate.task_id, *submission.submitted_by} <= set(tasks)
                 if was_asked_about and gate not in waiting_gates:
-                    _follow_states(submission, instances, stood_before, now)
+                    submission.follow(instances, stood_before, now)
                     self._put(submission)
                     if gate.task_id not in run.met and not submission.is_open:
                         # Its claim, if any, expires by itself.
                         del run.submissions[gate]
 
-    def _terms(self, dag_id: str) -> dict[str, _Submission]:
+    def _terms(self, dag_id: str) -> dict[str, Submission]:
         """Return what a gate's task claims, as its instances that wait here have it: the largest of each."""
-        terms: dict[str, _Submission] = {}
+        terms: dict[str, Submission] = {}
         for each in self._waiting:
             if each.gate.dag_id != dag_id or not each.jobs or each.account is None:
                 continue
             known = terms.get(each.gate.task_id)
-            terms[each.gate.task_id] = _Submission(
+            terms[each.gate.task_id] = Submission(
                 gate=each.gate,
                 jobs=max(each.jobs, known.jobs if known else 0),
                 ttl=max(each.ttl, known.ttl if known else 0.0),
@@ -380,8 +273,8 @@ class Submissions:
         self,
         run: _Run,
         gates: GateId,
-        terms: _Submission,
-        instances: Mapping[str, Mapping[int, str | None]],
+        terms: Submission,
+        instances: Instances,
         here: Collection[GateId],
         now: float,
     ) -> None:
@@ -401,15 +294,15 @@ class Submissions:
             if not is_first:
                 self.seen_elsewhere = now
             elif not submission.submitted_by:
-                submission.turn(_Phase.OVER, now)
-            elif _phase_of(submission, instances)[0] is _Phase.ENDED:
+                submission.turn(Phase.OVER, now)
+            elif submission.phase_by(instances)[0] is Phase.ENDED:
                 # When, nobody knows: it is no claim, but its run waits until its jobs are surely counted.
-                submission.turn(_Phase.OVER, now)
+                submission.turn(Phase.OVER, now)
                 run.held_until = max(run.held_until, now + submission.counted_after)
 
     # What is kept
 
-    def _open(self) -> Iterator[_Submission]:
+    def _open(self) -> Iterator[Submission]:
         """Yield the submissions behind gates that passed here whose end is still to come."""
         for run in self._runs.values():
             for submission in run.submissions.values():
@@ -420,7 +313,7 @@ class Submissions:
         run = self._runs.get((gate.dag_id, gate.run_id))
         return run.met if run else ()
 
-    def _put(self, submission: _Submission) -> None:
+    def _put(self, submission: Submission) -> None:
         claim = submission.claim
         for account in submission.accounts:
             claims = self._claims_on(account)
@@ -437,86 +330,3 @@ class Submissions:
             if now - run.heard < FORGET_AFTER
             or any(each.is_ours and each.is_open for each in run.submissions.values())
         }
-
-
-def _stood_before(waiting: Iterable[Waiting]) -> Collection[_Place]:
-    """Return the submissions that gates of a run stand before, by task and map index, and what those ask about."""
-    found: set[_Place] = set()
-    for each in waiting:
-        if each.account and each.jobs:
-            for task_id, is_own in each.submitted_by.items():
-                found.add((task_id, each.gate.map_index if is_own else _ALL, each.account))
-                found.add((task_id, _ANY, each.account))
-    return found
-
-
-def _follow_states(
-    submission: _Submission,
-    instances: Mapping[str, Mapping[int, str | None]],
-    stood_before: Collection[_Place],
-    now: float,
-) -> None:
-    """Note how far a submission is by the states of its run's tasks."""
-    if not submission.submitted_by:
-        return
-    gate = submission.gate
-    state = instances.get(gate.task_id, {}).get(gate.map_index, "removed")
-    if state in _HAS_RUN or state in _WILL_NOT_RUN:
-        phase, first = (_Phase.OVER, None) if state == "removed" else _phase_of(submission, instances)
-        submission.turn(phase, now)
-        submission.awaited = _label(*first) if first else ""
-        submission.is_blocked = (
-            phase is _Phase.WAITS
-            and first is not None
-            and any(
-                (first[0], index, account) in stood_before
-                for index in (_ALL, first[1] if submission.submitted_by[first[0]] else _ANY)
-                for account in submission.accounts
-            )
-        )
-    elif submission.phase is not _Phase.PASSES:
-        # The gate was cleared, and waits anew: what it let pass before may have submitted.
-        submission.turn(_Phase.ENDED, now)
-    elif state != "deferred":
-        # It is on its way over a worker. While it is deferred, its event is under way, or got lost.
-        submission.turn(_Phase.PASSES, now)
-
-
-def _phase_of(
-    submission: _Submission, instances: Mapping[str, Mapping[int, str | None]]
-) -> tuple[_Phase, tuple[str, int] | None]:
-    """Return how far a submission is, and the first of its tasks that has not ended."""
-    states = list(_states_of(submission, instances))
-    for task, state in states:
-        if state in _NOT_STARTED:
-            return _Phase.WAITS, task
-    for task, state in states:
-        if state not in _HAS_RUN and state not in _WILL_NOT_RUN:
-            return _Phase.RUNS, task
-    return (_Phase.ENDED if any(state in _HAS_RUN for _, state in states) else _Phase.OVER), None
-
-
-def _states_of(
-    submission: _Submission, instances: Mapping[str, Mapping[int, str | None]]
-) -> Iterator[tuple[tuple[str, int], str | None]]:
-    for task_id, is_own in submission.submitted_by.items():
-        found = instances.get(task_id, {})
-        if not is_own:
-            yield from (((task_id, map_index), state) for map_index, state in found.items())
-            continue
-        # Until a mapped task is expanded, it has a single instance.
-        map_index = submission.gate.map_index
-        if (index := map_index if map_index in found else -1) in found:
-            yield (task_id, map_index), found[index]
-
-
-def _awaited(gate: GateId, submitted_by: Mapping[str, bool]) -> str:
-    """Return what a claim waits for before anything is known of it, for people."""
-    for task_id, is_own in submitted_by.items():
-        return _label(task_id, gate.map_index if is_own else -1)
-    return ""
-
-
-def _label(task_id: str, map_index: int) -> str:
-    name = task_id.rpartition(".")[2]
-    return f"{name}[{map_index}]" if map_index >= 0 else name

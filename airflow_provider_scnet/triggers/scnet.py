@@ -16,7 +16,7 @@ from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
 from airflow_provider_scnet.gate.claims import NOTHING
 from airflow_provider_scnet.gate.decision import Gate, GateKeeper, Verdict, record
-from airflow_provider_scnet.gate.submissions import GateId, Waiting
+from airflow_provider_scnet.gate.submission import GateId, Waiting
 from airflow_provider_scnet.triggers import here
 from airflow_provider_scnet.triggers.events import ScnetJobStateEventTrigger
 
