@@ -303,7 +303,14 @@ class TestWatch:
         assert self.watch() == commands.COULD_NOT_TELL
         assert not pauses
 
-    def test_without_a_terminal_it_prints_one_table_after_another_until_ctrl_c(self, scnet):
+    @pytest.fixture
+    def heeds_ctrl_c(self):
+        """What a shell starts in the background ignores SIGINT, and so does what that starts in turn."""
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        signal.signal(signal.SIGINT, before)
+
+    def test_without_a_terminal_it_prints_one_table_after_another_until_ctrl_c(self, scnet, heeds_ctrl_c):
         command = [*MODULE, "jobs", "--watch", "5"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             scnet.wait_for_requests(2)
@@ -313,7 +320,7 @@ class TestWatch:
         assert "\x1b" not in out
         assert out.count("scnet_default") >= 1
 
-    def test_on_a_terminal_it_repeats_in_place_and_leaves_the_cursor_visible(self, scnet, monkeypatch):
+    def test_on_a_terminal_it_repeats_in_place_and_leaves_the_cursor_visible(self, scnet, monkeypatch, heeds_ctrl_c):
         monkeypatch.setenv("TERM", "xterm")
         ours, theirs = pty.openpty()
         with subprocess.Popen(
