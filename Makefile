@@ -58,7 +58,9 @@ test-compat: $(COMPAT:%=test-%) ## the test suite on the other Airflow versions
 .PHONY: test-lowest
 test-lowest: ## the test suite on the lowest versions that pyproject.toml admits
 
-# Airflow's own work in whole DAGs takes half of the time of the suite, and is not what a Python changes.
+# Airflow's own work, in whole DAGs and at the start of each command, takes half of the time of the suite, and is not
+# what a Python changes; nor are the pages, which one version tests for all.
+PAGES := tests/test_pages.py tests/test_project.py
 .PHONY: test-pythons
 test-pythons: ## the test suite without whole DAGs on the other Pythons, where they are found
 	$(if $(PYTHONS_HERE),$(MAKE) --no-print-directory $(PYTHONS_HERE:%=test-python-%))
@@ -98,11 +100,11 @@ clean: ## remove everything that was made
 
 .PHONY: $(VERSIONS:%=test-%)
 $(VERSIONS:%=test-%) test-lowest: test-%: .venv/%/.made
-	.venv/$*/bin/python -m pytest -n 2
+	.venv/$*/bin/python -m pytest -n 2 $(PAGES:%=--ignore %)
 
 .PHONY: $(PYTHONS:%=test-python-%)
 $(PYTHONS:%=test-python-%): test-python-%: .venv/python-%/.made
-	.venv/python-$*/bin/python -m pytest -n 2 --ignore tests/test_dags.py
+	.venv/python-$*/bin/python -m pytest -n 2 $(PAGES:%=--ignore %) --ignore tests/test_dags.py --ignore tests/test_cli.py
 
 # A module has an Airflow of its own, which mostly waits: three at once take little more time than one.
 ENGINE_TESTS := engine_tests
