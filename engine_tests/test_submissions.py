@@ -384,8 +384,8 @@ def room_taken(engine: Engine, scnet: ScnetSimulator, dag_id: str) -> Iterator[N
     """Let twenty gates pass whose submissions do not start, while thirty wait."""
     scnet.set_counts("alice", queued=0)
     engine.trigger_dag(dag_id)
-    engine.wait_until(lambda: passed(engine, dag_id) == ROOM, 120, "the passing of as many as there is room for")
-    engine.wait_until(lambda: waits(engine, dag_id) == GATES - ROOM, 120, "the waiting of the others")
+    engine.wait_until(lambda: passed(engine, dag_id) == ROOM, 240, "the passing of as many as there is room for")
+    engine.wait_until(lambda: waits(engine, dag_id) == GATES - ROOM, 240, "the waiting of the others")
     yield
     end(engine, dag_id)
 
@@ -437,7 +437,7 @@ def test_a_thousand_gates_of_one_run_share_one_room(engine: Engine, scnet: Scnet
     engine.trigger_dag("many")
     engine.wait_until(lambda: waits(engine, "many") == MANY, 240, "the waiting of all gates")
     scnet.set_counts("alice", queued=0)
-    engine.wait_until(lambda: passed(engine, "many") >= ROOM, 60, "the passing of as many as there is room for")
+    engine.wait_until(lambda: passed(engine, "many") >= ROOM, 240, "the passing of as many as there is room for")
     looks(engine, scnet, 3)
     assert passed(engine, "many") == ROOM
     end(engine, "many")
@@ -448,7 +448,7 @@ def test_two_hundred_runs_of_one_gate_share_one_room(engine: Engine, scnet: Scne
     engine.airflow("dags", "unpause", "runs")
     engine.wait_until(lambda: waits(engine, "runs") == RUNS, 240, "the waiting of all gates")
     scnet.set_counts("alice", queued=0)
-    engine.wait_until(lambda: passed(engine, "runs") >= ROOM, 60, "the passing of as many as there is room for")
+    engine.wait_until(lambda: passed(engine, "runs") >= ROOM, 240, "the passing of as many as there is room for")
     looks(engine, scnet, 3)
     assert passed(engine, "runs") == ROOM
     end(engine, "runs")

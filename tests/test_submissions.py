@@ -409,6 +409,18 @@ async def test_a_gate_that_passes_elsewhere_meanwhile_claims_and_is_noticed(worl
 
 
 @scenario
+async def test_claims_of_others_are_followed_when_the_last_gate_of_their_run_has_left(world: World):
+    world.wait(gate(0, run="other"))
+    waiting = world.wait(gate(0))
+    world.airflow.set(gate(7), "success", submit=None)
+    assert await world.after(0) == 1
+    waiting.leave.close()
+    assert await world.after(2 * TTL) == 1
+    world.airflow.set(gate(7), "success", submit="skipped")
+    assert await world.after(0) == 0
+
+
+@scenario
 async def test_what_passes_here_is_not_taken_for_another_triggerers(world: World):
     await passed(world)
     await world.after(60)

@@ -141,8 +141,9 @@ class Submission:
 
     @property
     def is_urgent(self) -> bool:
-        """Whether its end is worth being noticed soon: it still claims."""
-        return self.is_open and not (self.phase is Phase.RUNS and clock.now() >= self.changed + self.ttl)
+        """Whether its end is worth being noticed soon: it is ours, and still claims."""
+        is_expired = self.phase is Phase.RUNS and clock.now() >= self.changed + self.ttl
+        return self.is_ours and self.is_open and not is_expired
 
     @property
     def claim(self) -> Claim | None:

@@ -303,10 +303,10 @@ class Submissions:
     # What is kept
 
     def _open(self) -> Iterator[Submission]:
-        """Yield the submissions behind gates that passed here whose end is still to come."""
+        """Yield the submissions whose end is still to come, also where no gate of their run waits any longer."""
         for run in self._runs.values():
             for submission in run.submissions.values():
-                if submission.is_ours and submission.is_open:
+                if submission.is_open:
                     yield submission
 
     def _met(self, gate: GateId) -> Collection[str]:
