@@ -435,7 +435,7 @@ def test_while_the_api_server_is_away_or_slow_gates_stay_as_shut_as_they_were(
 def test_a_thousand_gates_of_one_run_share_one_room(engine: Engine, scnet: ScnetSimulator):
     scnet.set_counts("alice", queued=99)
     engine.trigger_dag("many")
-    engine.wait_until(lambda: waits(engine, "many") == MANY, 240, "the waiting of all gates")
+    engine.wait_until(lambda: waits(engine, "many") == MANY, 420, "the waiting of all gates")
     scnet.set_counts("alice", queued=0)
     engine.wait_until(lambda: passed(engine, "many") >= ROOM, 240, "the passing of as many as there is room for")
     looks(engine, scnet, 3)
@@ -446,7 +446,7 @@ def test_a_thousand_gates_of_one_run_share_one_room(engine: Engine, scnet: Scnet
 def test_two_hundred_runs_of_one_gate_share_one_room(engine: Engine, scnet: ScnetSimulator):
     scnet.set_counts("alice", queued=99)
     engine.airflow("dags", "unpause", "runs")
-    engine.wait_until(lambda: waits(engine, "runs") == RUNS, 240, "the waiting of all gates")
+    engine.wait_until(lambda: waits(engine, "runs") == RUNS, 420, "the waiting of all gates")
     scnet.set_counts("alice", queued=0)
     engine.wait_until(lambda: passed(engine, "runs") >= ROOM, 240, "the passing of as many as there is room for")
     looks(engine, scnet, 3)
