@@ -951,7 +951,9 @@ def test_a_connection_test_that_meets_silence_says_so_and_spoils_nothing(scnet, 
     scnet.order(Fault(delay=60), path=path)
     ok, message = ScnetHook().test_connection()
     assert not ok
-    assert re.search(r"connection 'scnet_default'.*no whole answer within [0-4]\.?\d* s", message)
+    # The second is what is said where a busy machine has not ended the request in time either.
+    late = r"(no whole answer within [0-4]\.?\d* s|nothing was found out in time)"
+    assert re.search(rf"connection 'scnet_default'.*{late}", message)
     assert message.endswith("; a test has 5 s in all")
     assert scnet.requests[-1].path == path
     # A gate of the same process, with more time, is not told what only a test had no time for.
