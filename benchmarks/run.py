@@ -18,11 +18,12 @@ from importlib.metadata import version
 import psutil
 from tabulate import tabulate
 
-from benchmarks import engine, process
+from benchmarks import engine, growth, process
 
 PARTS: dict[str, Callable[[], list[dict[str, object]]]] = {
     "imports": process.imports,
     "looks": process.looks,
+    "growth": growth.growth,
     "waiting": engine.waiting,
     "admission": engine.admission,
     "least": engine.least,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_scnet.gate import account
+from airflow_provider_scnet.gate import account, watch
 from airflow_provider_scnet.gate.account import Accounts
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
@@ -355,7 +355,7 @@ def test_a_connection_that_is_never_handed_out_holds_up_two_looks_only(scnet, mo
 def test_a_watch_whose_task_was_ended_from_outside_is_started_again_and_says_so(
     scnet: ScnetSimulator, said: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(account, "RESTART_AFTER", INTERVAL)
+    monkeypatch.setattr(watch, "RESTART_AFTER", INTERVAL)
     scnet.set_counts("alice", queued=9)
 
     async def scenario() -> None:

@@ -48,11 +48,11 @@ class Airflow:
             raise
         if self.error:
             raise self.error
-        return {
-            (run, task, index): state
-            for (dag, run, task, index), state in self.states.items()
-            if dag == dag_id and run in run_ids and task in task_ids
-        }
+        found: dict[str, dict[str, dict[int, str | None]]] = {}
+        for (dag, run, task, index), state in self.states.items():
+            if dag == dag_id and run in run_ids and task in task_ids:
+                found.setdefault(run, {}).setdefault(task, {})[index] = state
+        return found
 
 
 class World:
@@ -371,7 +371,7 @@ def test_a_gate_of_the_same_run_that_passed_before_a_restart_is_a_claim_until_it
         await elsewhere(state)(world)
         assert await world.after(0) == claimed
         assert await world.after(60) == claimed
-        assert world.submissions.hold(next(iter(world.submissions._waiting)), now()) == ""
+        assert world.submissions.hold(next(iter(world.submissions._waiting["dag"])), now()) == ""
         world.airflow.set(gate(7), "success", submit="success")
         assert await world.after(0) == claimed
         assert await world.after(COUNTED_AFTER + 1) == 0
@@ -556,4 +556,4 @@ async def test_runs_of_which_nothing_is_heard_any_more_are_forgotten(world: Worl
     world.wait(gate(0, run="last"))
     await world.after(2 * submissions_module.FORGET_AFTER)
     await world.look()
-    assert len(world.submissions._runs) == 1
+    assert len(world.submissions._runs["dag"]) == 1

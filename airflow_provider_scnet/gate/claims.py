@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 
 from airflow_provider_scnet.gate import clock
 
@@ -90,13 +92,22 @@ class Claim:
 
 
 class Claims:
-    """The claims on one account, whichever gates made them. They live in this process's memory only."""
+    """
+    The claims on one account, whichever gates made them. They live in this process's memory only.
+
+    What weighs on the latest look is kept as sums, so that it costs no more with a thousand claims than with one.
+    """
 
     def __init__(self) -> None:
         self._claims: dict[Hashable, Claim] = {}
-        # What was weighed last: with hundreds of gates on one look, only the first one weighs every claim.
-        self._weighed: tuple[float, Claimed] | None = None
         self._oldest_look = 0.0
+        # Of those claims that weigh on a look made at this moment: the earliest end (or one before it), the sums,
+        # and what they come to, once somebody asked.
+        self._at = -math.inf
+        self._earliest = math.inf
+        self._jobs = self._holding = self._ended = 0
+        self._awaited: dict[Hashable, str] = {}
+        self._claimed: Claimed | None = NOTHING
 
     def put(self, name: Hashable, claim: Claim) -> None:
         """
@@ -108,11 +119,10 @@ class Claims:
         if claim.expires <= self._oldest_look:
             self.drop(name)
             return
-        if self._weighed and name not in self._claims and claim.jobs and claim.expires > self._weighed[0]:
-            self._weighed = (self._weighed[0], self._weighed[1].plus(claim))
-        elif self._claims.get(name) != claim:
-            self._weighed = None
+        before = self._claims.get(name)
         self._claims[name] = claim
+        if before != claim:
+            self._replace(name, before, claim)
 
     def drop(self, name: Hashable) -> None:
         """
@@ -120,22 +130,37 @@ class Claims:
 
         :param name: whose claim it is
         """
-        if self._claims.pop(name, None):
-            self._weighed = None
+        if before := self._claims.pop(name, None):
+            self._replace(name, before, None)
 
     def weigh(self, at: float) -> Claimed:
         """
-        Return what is to be counted on top of a look.
+        Return what is to be counted on top of a look; the same object for as long as it is the same.
 
         :param at: when the look was made, by :mod:`.clock`
         """
-        if self._weighed is None or self._weighed[0] != at:
-            claimed = NOTHING
-            for claim in self._claims.values():
-                if claim.jobs and claim.expires > at:
-                    claimed = claimed.plus(claim)
-            self._weighed = (at, claimed)
-        return self._weighed[1]
+        if at < self._at:
+            # An older look, through another connection, that is still good for somebody.
+            return functools.reduce(
+                Claimed.plus, (each for each in self._claims.values() if _weighs(each, at)), NOTHING
+            )
+        if at >= self._earliest:
+            for name, claim in self._claims.items():
+                if claim.expires <= at:
+                    self._replace(name, claim, None)
+            self._earliest = min(
+                (each.expires for each in self._claims.values() if each.expires > at), default=math.inf
+            )
+        self._at = at
+        if self._claimed is None:
+            self._claimed = Claimed(
+                jobs=self._jobs,
+                awaited=tuple(itertools.islice(self._awaited.values(), _MOST_NAMED)),
+                unended=len(self._awaited),
+                ended=self._ended,
+                end=math.inf if self._holding else max((each.expires for each in self._weighing()), default=0.0),
+            )
+        return self._claimed
 
     def forget(self, before: float) -> None:
         """
@@ -144,8 +169,36 @@ class Claims:
         :param before: when the oldest look that is still kept was made
         """
         self._oldest_look = max(self._oldest_look, before)
-        self._claims = {name: claim for name, claim in self._claims.items() if claim.expires > before}
+        for name in [name for name, claim in self._claims.items() if claim.expires <= before]:
+            self.drop(name)
 
     def __bool__(self) -> bool:
         """Tell whether there are any."""
         return bool(self._claims)
+
+    def _weighing(self) -> Iterator[Claim]:
+        return (each for each in self._claims.values() if _weighs(each, self._at))
+
+    def _replace(self, name: Hashable, before: Claim | None, after: Claim | None) -> None:
+        """Take a claim out of the sums, or put it in, or another in its place."""
+        before = before if before and _weighs(before, self._at) else None
+        after = after if after and _weighs(after, self._at) else None
+        if before is None and after is None:
+            return
+        for claim, sign in ((before, -1), (after, 1)):
+            if claim:
+                self._jobs += sign * claim.jobs
+                self._holding += sign * claim.holds
+                self._ended += sign * claim.has_ended
+        if after and after.awaited:
+            self._awaited[name] = after.awaited
+        else:
+            self._awaited.pop(name, None)
+        if after:
+            self._earliest = min(self._earliest, after.expires)
+        if not (before and after and before.holds and dataclasses.replace(before, expires=after.expires) == after):
+            self._claimed = None
+
+
+def _weighs(claim: Claim, at: float) -> bool:
+    return claim.jobs > 0 and claim.expires > at

@@ -146,6 +146,36 @@ class Gate:
         return listed(counts, self.states, claimed)
 
 
+class Judge:
+    """
+    Decides for all gates that ask the same; once, where they see the same.
+
+    :param gate: what their authors asked
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+        self._counts: JobCounts | None = None
+        self._claimed: Claimed | None = None
+        self._decisions: dict[str, Decision] = {}
+
+    def judge(self, counts: JobCounts, claimed: Claimed = NOTHING, hold: str = "") -> Decision:
+        """
+        Decide as the gate does.
+
+        :param counts: what the cluster reported
+        :param claimed: jobs of other gates that passed, to be counted on top
+        :param hold: why it must not open yet, whatever the counts
+        :raises ScnetResponseError: where a state that the gate needs was not reported
+        """
+        if self._counts is not counts or self._claimed is not claimed:
+            self._counts, self._claimed, self._decisions = counts, claimed, {}
+        decision = self._decisions.get(hold)
+        if decision is None:
+            decision = self._decisions[hold] = self.gate.judge(counts, claimed, hold)
+        return decision
+
+
 def listed(counts: JobCounts, states: Collection[str], claimed: str = "") -> str:
     """
     List what was reported: the states that matter, and every other one that holds jobs; and claims.
@@ -199,6 +229,16 @@ class Reporter:
         #: The decision that was said last.
         self.last: Decision | None = None
 
+    def has_news(self, decision: Decision, notes: Collection[str], at: float) -> bool:
+        """
+        Tell whether there is anything to say.
+
+        :param decision: the decision
+        :param notes: what a reader should know once
+        :param at: the time, by the reporter's clock
+        """
+        return decision != self.last or at - self._said_at >= REPEAT_AFTER or not self._noted.issuperset(notes)
+
     def note(self, notes: Iterable[str]) -> None:
         """
         Say what a reader should know once.
@@ -225,7 +265,7 @@ class Reporter:
 
 class GateKeeper:
     """
-    Stands at one gate: judges each look, remembers whether one was good, and says why the gate waits.
+    Stands at one gate: decides on each look, remembers whether one was good, and says why the gate waits.
 
     :param gate: what the author asked
     :param log: the task's own logger
@@ -233,6 +273,7 @@ class GateKeeper:
     :param silent_fail: whether to wait on, too, where the try would fail: Airflow's parameter for sensors
     :param wait_for: seconds after which the gate's time is up; None where that is not known, or was said already
     :param clock: seconds that never jump
+    :param judge: who decides for this gate and others that ask the same; default: one of its own
     """
 
     def __init__(
@@ -244,11 +285,13 @@ class GateKeeper:
         silent_fail: bool = False,
         wait_for: float | None = None,
         clock: Callable[[], float] = now,
+        judge: Judge | None = None,
     ):
         self.gate = gate
         self.answered = answered
         self.silent_fail = silent_fail
         self.clock = clock
+        self._judge = judge or Judge(gate)
         self._end = None if wait_for is None else clock() + wait_for
         self._reporter = Reporter(log, clock)
 
@@ -265,27 +308,58 @@ class GateKeeper:
         :param claimed: jobs of other gates that passed, to be counted on top
         :param hold: why it must not open yet, whatever the counts
         """
-        decision = self._decide(look, claimed, hold)
-        notes = look.notes
-        if decision.verdict is Verdict.WAIT and self._end is not None:
-            notes += look.ends_within(self._end - self.clock())
-        self._reporter.note(notes)
-        self._reporter.report(decision)
+        decision = self.decide(look, claimed, hold)
+        self.say(look, decision)
         return decision
 
-    def _decide(self, look: Look, claimed: Claimed, hold: str) -> Decision:
+    def decide(self, look: Look, claimed: Claimed = NOTHING, hold: str = "") -> Decision:
+        """
+        Decide on a look.
+
+        :param look: what was seen
+        :param claimed: jobs of other gates that passed, to be counted on top
+        :param hold: why it must not open yet, whatever the counts
+        """
         if look.error:
             return self._bear(look.error)
         counts = look.counts or JobCounts()
         try:
-            counts.require(self.gate.states)
+            if look.doubt:
+                counts.require(self.gate.states)
+                decision = Decision(Verdict.WAIT, f"waiting: {look.doubt}", trouble=True)
+            else:
+                decision = self._judge.judge(counts, claimed, hold)
         except ScnetError as error:
             error.where = look.where
             return self._bear(error)
         self.answered = True
-        if look.doubt:
-            return Decision(Verdict.WAIT, f"waiting: {look.doubt}", trouble=True)
-        return self.gate.judge(counts, claimed, hold)
+        return decision
+
+    def has_news(self, look: Look, decision: Decision) -> bool:
+        """
+        Tell whether a decision is not to wait, or there is anything to say.
+
+        :param look: what was seen
+        :param decision: what was decided on it
+        """
+        if decision.verdict is not Verdict.WAIT:
+            return True
+        return self._reporter.has_news(decision, self._notes(look, decision), look.at)
+
+    def say(self, look: Look, decision: Decision) -> None:
+        """
+        Log what is new.
+
+        :param look: what was seen
+        :param decision: what was decided on it
+        """
+        self._reporter.note(self._notes(look, decision))
+        self._reporter.report(decision)
+
+    def _notes(self, look: Look, decision: Decision) -> tuple[str, ...]:
+        if decision.verdict is Verdict.WAIT and self._end is not None and look.token_ends:
+            return look.notes + look.ends_within(self._end - self.clock())
+        return look.notes
 
     def _bear(self, error: ScnetError) -> Decision:
         """Wait out what heals, fail at once on what does not."""

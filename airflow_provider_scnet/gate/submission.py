@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from airflow_provider_scnet.gate import clock
 from airflow_provider_scnet.gate.claims import Claim
 
 #: A resolved (endpoint, user).
 Account = tuple[str, str]
-#: The states of task instances, by run id, task id and map index (-1 where the task is not mapped).
-TaskStates = Mapping[tuple[str, str, int], str | None]
+#: The states of a run's task instances, by task id and map index (-1 where the task is not mapped).
+Instances = Mapping[str, Mapping[int, "str | None"]]
 
-# A submission that a gate stands before: its task, its map index (or one of the two below), and the account.
-Place = tuple[str, "int | str", Account]
-_ALL, _ANY = "all instances", "any instance"
+#: The submissions that gates which wait stand before, by task and account: its map indexes, or the one below.
+Places = Mapping[tuple[str, Account], Collection[int]]
+_ALL = -2
 
 # Airflow's states of a task instance.
 _NOT_STARTED = (None, "scheduled", "queued", "up_for_retry", "up_for_reschedule", "restarting")
@@ -68,10 +68,6 @@ class Waiting:
     account: Account | None = None
     counted_after: float = 0.0
     since: float = dataclasses.field(default_factory=clock.now)
-
-
-#: The states of a run's task instances, by task id and map index.
-Instances = Mapping[str, Mapping[int, "str | None"]]
 
 
 class Phase(enum.Enum):
@@ -157,12 +153,12 @@ class Submission:
         holds = bool(self.submitted_by) and not self.is_blocked
         return Claim(self.jobs, (self.heard if holds else self.since) + self.ttl, holds, awaited=self.awaited)
 
-    def follow(self, instances: Instances, stood_before: Collection[Place], now: float) -> None:
+    def follow(self, instances: Instances, stood_before: Callable[[], Places], now: float) -> None:
         """
         Note how far it is by the states of its run's tasks.
 
         :param instances: states by task id and map index
-        :param stood_before: the submissions that gates which wait stand before
+        :param stood_before: returns the submissions that gates which wait stand before
         :param now: the time, by :mod:`.clock`
         """
         if not self.submitted_by:
@@ -172,7 +168,7 @@ class Submission:
             phase, first = (Phase.OVER, None) if state == "removed" else self.phase_by(instances)
             self.turn(phase, now)
             self.awaited = _label(*first) if first else ""
-            self.is_blocked = phase is Phase.WAITS and first is not None and self._shares(first, stood_before)
+            self.is_blocked = phase is Phase.WAITS and first is not None and self._shares(first, stood_before())
         elif self.phase is not Phase.PASSES:
             # The gate was cleared, and waits anew: what it let pass before may have submitted.
             self.turn(Phase.ENDED, now)
@@ -206,25 +202,30 @@ class Submission:
             if (index := map_index if map_index in found else -1) in found:
                 yield (task_id, map_index), found[index]
 
-    def _shares(self, task: tuple[str, int], stood_before: Collection[Place]) -> bool:
+    def _shares(self, task: tuple[str, int], stood_before: Places) -> bool:
         """Tell whether a gate that asks about the same account stands before its task as well."""
         task_id, map_index = task
-        indexes = (_ALL, map_index if self.submitted_by[task_id] else _ANY)
-        return any((task_id, index, account) in stood_before for index in indexes for account in self.accounts)
+        for account in self.accounts:
+            indexes = stood_before.get((task_id, account), ())
+            if indexes and (not self.submitted_by[task_id] or _ALL in indexes or map_index in indexes):
+                return True
+        return False
 
 
-def places(waiting: Iterable[Waiting]) -> Collection[Place]:
+def places(waiting: Iterable[Waiting]) -> Places:
     """
     Return the submissions that gates of a run stand before, and the accounts that those ask about.
 
     :param waiting: the gates
     """
-    found: set[Place] = set()
+    found: dict[tuple[str, Account], set[int]] = {}
     for each in waiting:
         if each.account and each.jobs:
             for task_id, is_own in each.submitted_by.items():
-                found.add((task_id, each.gate.map_index if is_own else _ALL, each.account))
-                found.add((task_id, _ANY, each.account))
+                place = (task_id, each.account)
+                if place not in found:
+                    found[place] = set()
+                found[place].add(each.gate.map_index if is_own else _ALL)
     return found
 
 

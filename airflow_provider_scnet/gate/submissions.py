@@ -11,7 +11,9 @@ import asyncio
 import contextlib
 import contextvars
 import dataclasses
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+import functools
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Set
 
 from airflow_provider_scnet.client.errors import shown
 from airflow_provider_scnet.gate import clock
@@ -23,11 +25,11 @@ from airflow_provider_scnet.gate.submission import (
     Instances,
     Phase,
     Submission,
-    TaskStates,
     Waiting,
     awaited,
     places,
 )
+from airflow_provider_scnet.gate.turns import Pauses
 
 #: Seconds between two questions while a claim of this event loop waits for the end of a submission.
 FOLLOW_EVERY = 5.0
@@ -36,9 +38,9 @@ LONGEST_ANSWER = 30.0
 #: Seconds after which a run is forgotten of which nothing was heard.
 FORGET_AFTER = 3600.0
 
-#: Returns the states of all instances of some tasks of a DAG in some of its runs, by dag id, run ids and task ids;
-#: what does not exist is left out.
-Ask = Callable[[str, Collection[str], Collection[str]], Awaitable[TaskStates]]
+#: Returns the states of all instances of some tasks of a DAG in some of its runs, by run id. It gets dag id, run
+#: ids and task ids; what does not exist is left out.
+Ask = Callable[[str, Collection[str], Collection[str]], Awaitable[Mapping[str, Instances]]]
 
 
 @dataclasses.dataclass(eq=False)
@@ -67,8 +69,11 @@ class Submissions:
     def __init__(self, ask: Ask, claims_on: Callable[[Account], Claims]) -> None:
         self._ask = ask
         self._claims_on = claims_on
-        self._waiting: dict[Waiting, None] = {}
-        self._runs: dict[tuple[str, str], _Run] = {}
+        # By DAG: the gates that wait; and by run what is known of it.
+        self._waiting: dict[str, dict[Waiting, None]] = {}
+        self._runs: dict[str, dict[str, _Run]] = {}
+        # A gate that was cleared may wait anew before it has ceased to wait.
+        self._here: Counter[GateId] = Counter()
         # By DAG, and by whether the question is about the urgent alone.
         self._asking: dict[tuple[str, bool], Asking[None]] = {}
         self._heard: dict[str, float] = {}
@@ -85,17 +90,24 @@ class Submissions:
 
         :param waiting: the gate
         """
-        run = self._runs.get((waiting.gate.dag_id, waiting.gate.run_id))
-        if before := run and run.submissions.get(waiting.gate):
+        gate = waiting.gate
+        run = self._run(gate)
+        if before := run and run.submissions.get(gate):
             # It was cleared: what it let pass before may have submitted.
             before.turn(Phase.ENDED, clock.now())
             self._put(before)
-        self._waiting[waiting] = None
+        self._waiting.setdefault(gate.dag_id, {})[waiting] = None
+        self._here[gate] += 1
         self._follow()
         try:
             yield
         finally:
-            del self._waiting[waiting]
+            del self._waiting[gate.dag_id][waiting]
+            if not self._waiting[gate.dag_id]:
+                del self._waiting[gate.dag_id]
+            self._here[gate] -= 1
+            if not self._here[gate]:
+                del self._here[gate]
 
     def passes(self, waiting: Waiting) -> None:
         """
@@ -119,8 +131,7 @@ class Submissions:
             heard=now,
             awaited=awaited(waiting.gate, waiting.submitted_by),
         )
-        run = self._runs.setdefault((waiting.gate.dag_id, waiting.gate.run_id), _Run())
-        run.submissions[waiting.gate] = submission
+        self._run_of(waiting.gate.dag_id, waiting.gate.run_id).submissions[waiting.gate] = submission
         self._put(submission)
         self._follow()
 
@@ -131,9 +142,9 @@ class Submissions:
         :param waiting: the gate
         :param look_at: when the look was made, by :mod:`.clock`
         """
-        run = self._runs.get((waiting.gate.dag_id, waiting.gate.run_id))
         if not waiting.jobs or not waiting.submitted_by:
             return ""
+        run = self._run(waiting.gate)
         if run is None or waiting.gate.task_id not in run.met:
             if look_at < waiting.since + waiting.ttl:
                 return "Airflow has not said yet which submissions of this run are under way"
@@ -149,8 +160,12 @@ class Submissions:
         :param look_at: when the look was made, by :mod:`.clock`: what was heard since then is not
             asked again
         """
-        dags = {waiting.gate.dag_id for waiting in self._waiting if waiting.account == account and waiting.jobs}
-        dags |= {each.gate.dag_id for each in self._open() if account in each.accounts}
+        dags = {
+            dag_id
+            for dag_id, waiting in self._waiting.items()
+            if any(each.account == account and each.jobs for each in waiting)
+        }
+        dags |= {dag_id for dag_id in self._runs if any(account in each.accounts for each in self._open(dag_id))}
         unheard = [dag_id for dag_id in dags if self._heard.get(dag_id, 0.0) < look_at or self._has_unmet(dag_id)]
         if unheard:
             await asyncio.gather(*(self._learn(dag_id) for dag_id in unheard))
@@ -159,10 +174,11 @@ class Submissions:
     # Asking
 
     def _has_unmet(self, dag_id: str) -> bool:
-        return any(
-            each.gate.dag_id == dag_id and each.jobs and each.gate.task_id not in self._met(each.gate)
-            for each in self._waiting
-        )
+        for each in self._waiting.get(dag_id, ()):
+            run = self._run(each.gate)
+            if each.jobs and (run is None or each.gate.task_id not in run.met):
+                return True
+        return False
 
     async def _learn(self, dag_id: str, urgent_alone: bool = False) -> None:
         """Ask about a DAG, unless a question of the same kind that was put after this one is being answered."""
@@ -188,21 +204,23 @@ class Submissions:
         if not urgent_alone:
             self._heard[dag_id] = now
 
-    async def _put_question(self, dag_id: str, runs: Collection[str], tasks: Collection[str]) -> None:
-        self._take(dag_id, runs, tasks, await self._ask(dag_id, runs, tasks))
+    async def _put_question(self, dag_id: str, runs: Collection[str], tasks: Set[str]) -> None:
+        await self._take(dag_id, runs, tasks, await self._ask(dag_id, runs, tasks))
 
     def _question(self, dag_id: str, urgent_alone: bool) -> tuple[set[str], set[str]]:
         """Return the runs and tasks that matter, gates and submissions alike."""
         asked: list[Waiting | Submission] = [
-            each for each in self._open() if each.gate.dag_id == dag_id and (each.is_urgent or not urgent_alone)
+            each for each in self._open(dag_id) if each.is_urgent or not urgent_alone
         ]
         if not urgent_alone:
-            asked += [each for each in self._waiting if each.gate.dag_id == dag_id and each.jobs]
+            asked += [each for each in self._waiting.get(dag_id, ()) if each.jobs]
         runs: set[str] = set()
         tasks: set[str] = set()
         for each in asked:
             runs.add(each.gate.run_id)
-            tasks.update((each.gate.task_id, *each.submitted_by))
+            tasks.add(each.gate.task_id)
+            if not each.submitted_by.keys() <= tasks:
+                tasks.update(each.submitted_by)
         return runs, tasks
 
     def _follow(self) -> None:
@@ -212,39 +230,41 @@ class Submissions:
             self._following = contextvars.Context().run(asyncio.ensure_future, self._keep_following())
 
     async def _keep_following(self) -> None:
-        while self._waiting and any(each.is_urgent for each in self._open()):
+        while self._waiting and self._urgent_dags():
             await asyncio.sleep(FOLLOW_EVERY)
             if self._waiting:
-                dags = {each.gate.dag_id for each in self._open() if each.is_urgent}
+                dags = self._urgent_dags()
                 await asyncio.gather(*(self._learn(dag_id, urgent_alone=True) for dag_id in dags))
+
+    def _urgent_dags(self) -> list[str]:
+        return [dag_id for dag_id in self._runs if any(each.is_urgent for each in self._open(dag_id))]
 
     # What the answers mean
 
-    def _take(self, dag_id: str, runs: Iterable[str], tasks: Collection[str], states: TaskStates) -> None:
-        """Take in the states of gates and submissions."""
-        now = clock.now()
-        found: dict[str, dict[str, dict[int, str | None]]] = {}
-        for (run_id, task_id, map_index), state in states.items():
-            found.setdefault(run_id, {}).setdefault(task_id, {})[map_index] = state
+    async def _take(
+        self, dag_id: str, runs: Collection[str], tasks: Set[str], states: Mapping[str, Instances]
+    ) -> None:
+        """Take in the states of gates and submissions; where there are thousands, with pauses."""
+        pauses = Pauses()
         here: dict[str, list[Waiting]] = {}
-        for waiting in self._waiting:
-            if waiting.gate.dag_id == dag_id:
-                here.setdefault(waiting.gate.run_id, []).append(waiting)
+        for waiting in self._waiting.get(dag_id, ()):
+            here.setdefault(waiting.gate.run_id, []).append(waiting)
         terms = self._terms(dag_id)
         for run_id in runs:
-            instances = found.get(run_id, {})
-            run = self._runs.setdefault((dag_id, run_id), _Run())
-            run.heard = now
-            waiting_gates = {waiting.gate for waiting in here.get(run_id, ())}
-            if waiting_gates:
-                for task_id in terms.keys() & set(tasks):
-                    gates = GateId(dag_id, run_id, task_id)
-                    self._meet(run, gates, terms[task_id], instances, waiting_gates, now)
-            stood_before = places(here.get(run_id, ()))
+            instances = states.get(run_id, {})
+            run = self._run_of(dag_id, run_id)
+            run.heard = clock.now()
+            if run_id in here:
+                for task_id in terms.keys() & tasks:
+                    await self._meet(run, GateId(dag_id, run_id, task_id), terms[task_id], instances, pauses)
+            stood_before = functools.cache(functools.partial(places, here.get(run_id, ())))
             for gate, submission in list(run.submissions.items()):
-                was_asked_about = {gate.task_id, *submission.submitted_by} <= set(tasks)
-                if was_asked_about and gate not in waiting_gates:
-                    submission.follow(instances, stood_before, now)
+                if pauses.are_due:
+                    await pauses.take()
+                was_asked_about = gate.task_id in tasks and submission.submitted_by.keys() <= tasks
+                # Meanwhile the gate may have passed, or been cleared, and what was asked is no longer true of it.
+                if was_asked_about and gate not in self._here and run.submissions.get(gate) is submission:
+                    submission.follow(instances, stood_before, clock.now())
                     self._put(submission)
                     if gate.task_id not in run.met and not submission.is_open:
                         # Its claim, if any, expires by itself.
@@ -253,42 +273,48 @@ class Submissions:
     def _terms(self, dag_id: str) -> dict[str, Submission]:
         """Return what a gate's task claims, as its instances that wait here have it: the largest of each."""
         terms: dict[str, Submission] = {}
-        for each in self._waiting:
-            if each.gate.dag_id != dag_id or not each.jobs or each.account is None:
+        for each in self._waiting.get(dag_id, ()):
+            if not each.jobs or each.account is None:
                 continue
             known = terms.get(each.gate.task_id)
-            terms[each.gate.task_id] = Submission(
-                gate=each.gate,
-                jobs=max(each.jobs, known.jobs if known else 0),
-                ttl=max(each.ttl, known.ttl if known else 0.0),
-                counted_after=max(each.counted_after, known.counted_after if known else 0.0),
-                submitted_by=each.submitted_by,
-                accounts=(known.accounts if known else frozenset()) | {each.account},
-                since=0.0,
-                is_ours=False,
-            )
+            if known is None:
+                known = terms[each.gate.task_id] = Submission(
+                    gate=each.gate,
+                    jobs=each.jobs,
+                    ttl=each.ttl,
+                    counted_after=each.counted_after,
+                    submitted_by=each.submitted_by,
+                    accounts=frozenset((each.account,)),
+                    since=0.0,
+                    is_ours=False,
+                )
+            if each.jobs > known.jobs:
+                known.jobs = each.jobs
+            if each.ttl > known.ttl:
+                known.ttl = each.ttl
+            if each.counted_after > known.counted_after:
+                known.counted_after = each.counted_after
+            if each.account not in known.accounts:
+                known.accounts |= {each.account}
         return terms
 
-    def _meet(
-        self,
-        run: _Run,
-        gates: GateId,
-        terms: Submission,
-        instances: Instances,
-        here: Collection[GateId],
-        now: float,
+    async def _meet(
+        self, run: _Run, gates: GateId, terms: Submission, instances: Instances, pauses: Pauses
     ) -> None:
         """Take up the gates of a task that passed elsewhere."""
         is_first = gates.task_id not in run.met
-        run.met.add(gates.task_id)
+        for known in run.submissions.values():
+            if known.gate.task_id == gates.task_id and not known.is_ours:
+                known.accounts |= terms.accounts
         for map_index, state in instances.get(gates.task_id, {}).items():
+            if state != "success":
+                continue
+            if pauses.are_due:
+                await pauses.take()
             gate = dataclasses.replace(gates, map_index=map_index)
-            if known := run.submissions.get(gate):
-                if not known.is_ours:
-                    known.accounts |= terms.accounts
+            if gate in run.submissions or gate in self._here:
                 continue
-            if state != "success" or gate in here:
-                continue
+            now = clock.now()
             submission = dataclasses.replace(terms, gate=gate, since=now, changed=now, heard=now)
             run.submissions[gate] = submission
             if not is_first:
@@ -299,19 +325,23 @@ class Submissions:
                 # When, nobody knows: it is no claim, but its run waits until its jobs are surely counted.
                 submission.turn(Phase.OVER, now)
                 run.held_until = max(run.held_until, now + submission.counted_after)
+        # Last: until then the run's gates are held.
+        run.met.add(gates.task_id)
 
     # What is kept
 
-    def _open(self) -> Iterator[Submission]:
+    def _open(self, dag_id: str) -> Iterator[Submission]:
         """Yield the submissions whose end is still to come, also where no gate of their run waits any longer."""
-        for run in self._runs.values():
+        for run in self._runs.get(dag_id, {}).values():
             for submission in run.submissions.values():
                 if submission.is_open:
                     yield submission
 
-    def _met(self, gate: GateId) -> Collection[str]:
-        run = self._runs.get((gate.dag_id, gate.run_id))
-        return run.met if run else ()
+    def _run(self, gate: GateId) -> _Run | None:
+        return self._runs.get(gate.dag_id, {}).get(gate.run_id)
+
+    def _run_of(self, dag_id: str, run_id: str) -> _Run:
+        return self._runs.setdefault(dag_id, {}).setdefault(run_id, _Run())
 
     def _put(self, submission: Submission) -> None:
         claim = submission.claim
@@ -324,9 +354,11 @@ class Submissions:
 
     def _forget(self) -> None:
         now = clock.now()
-        self._runs = {
-            name: run
-            for name, run in self._runs.items()
-            if now - run.heard < FORGET_AFTER
-            or any(each.is_ours and each.is_open for each in run.submissions.values())
-        }
+        for dag_id, runs in list(self._runs.items()):
+            for run_id, run in list(runs.items()):
+                if now - run.heard >= FORGET_AFTER and not any(
+                    each.is_ours and each.is_open for each in run.submissions.values()
+                ):
+                    del runs[run_id]
+            if not runs:
+                del self._runs[dag_id]

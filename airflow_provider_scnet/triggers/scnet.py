@@ -14,8 +14,8 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
-from airflow_provider_scnet.gate.claims import NOTHING
 from airflow_provider_scnet.gate.decision import Gate, GateKeeper, Verdict, record
+from airflow_provider_scnet.gate.passage import Passage
 from airflow_provider_scnet.gate.submission import GateId, Waiting
 from airflow_provider_scnet.triggers import here
 from airflow_provider_scnet.triggers.events import ScnetJobStateEventTrigger
@@ -127,6 +127,8 @@ class ScnetJobStateTrigger(BaseTrigger):
         except ValueError as error:
             return {"verdict": Verdict.FAIL.value, "message": str(error)}
         left = self._seconds_left()
+        accounts = here.accounts()
+        watch, waiting = accounts.watch(self.scnet_conn_id, self.user_name), self._waiting(gate)
         keeper = GateKeeper(
             gate,
             self.log,
@@ -134,20 +136,16 @@ class ScnetJobStateTrigger(BaseTrigger):
             answered=self.timeout is not None and left is not None and self.timeout - left > FIRST_LOOK,
             silent_fail=self.silent_fail,
             wait_for=left,
+            judge=watch.judge(gate),
         )
-        accounts = here.accounts()
-        watch, waiting = accounts.watch(self.scnet_conn_id, self.user_name), self._waiting(gate)
-        with watch.seat(self.poke_interval, left, waiting) as seat:
+        passage = Passage(accounts, keeper, self.claim_ttl, waiting)
+        with watch.seat(self.poke_interval, left, waiting, heeds=passage.heeds) as seat:
             while look := await seat.next_look():
-                # No await from here on: looking at the claims and adding to them is atomic among all gates.
-                claimed = accounts.claims(look.account).weigh(look.at) if look.account else NOTHING
-                hold = accounts.submissions.hold(waiting, look.at) if waiting else ""
-                decision = keeper.judge(look, claimed, hold)
+                decision, claimed = passage.judge(look)
                 if decision.verdict is Verdict.WAIT:
                     continue
                 event: dict[str, Any] = {"verdict": decision.verdict.value, "message": str(decision)}
                 if decision.verdict is Verdict.OPEN:
-                    accounts.admit(look, gate.submits, self.claim_ttl, waiting)
                     seat.has_passed = True
                     event["decision"] = record(gate, look, scnet_conn_id=self.scnet_conn_id, claimed=claimed.jobs)
                 return event

@@ -9,8 +9,10 @@ from collections.abc import Collection, Iterator, Sequence
 
 from airflow import __version__ as airflow_version
 
+from airflow_provider_scnet.gate.turns import Pauses
+
 #: States by run id, task id and map index (-1 where the task is not mapped).
-States = dict[tuple[str, str, int], "str | None"]
+States = dict[str, dict[str, dict[int, "str | None"]]]
 
 # Characters of run ids in one question: they travel in the address of a request, for which servers and the proxies
 # before them have room for 8,000.
@@ -33,11 +35,13 @@ async def task_states(dag_id: str, run_ids: Collection[str], task_ids: Collectio
     # One after another: the supervisor answers so, beside its heartbeat.
     for runs in _chunks(sorted(run_ids)):
         for tasks in _unambiguous(sorted(task_ids)):
-            states |= await _from_supervisor(dag_id, runs, tasks)
+            await _add_from_supervisor(states, dag_id, runs, tasks)
     return states
 
 
-async def _from_supervisor(dag_id: str, run_ids: Sequence[str], task_ids: Sequence[str]) -> States:
+async def _add_from_supervisor(
+    states: States, dag_id: str, run_ids: Sequence[str], task_ids: Sequence[str]
+) -> None:
     from airflow.sdk.execution_time import task_runner
     from airflow.sdk.execution_time.comms import ErrorResponse, GetTaskStates, TaskStatesResult
 
@@ -47,18 +51,20 @@ async def _from_supervisor(dag_id: str, run_ids: Sequence[str], task_ids: Sequen
     if not isinstance(answer, TaskStatesResult):
         what = answer.error.value if isinstance(answer, ErrorResponse) else type(answer).__name__
         raise RuntimeError(what)
-    return {
-        (run_id, *_instance(key, task_ids)): state
-        for run_id, states in answer.task_states.items()
-        for key, state in states.items()
-    }
+    pauses = Pauses()
+    for run_id, by_name in answer.task_states.items():
+        for name, state in by_name.items():
+            if pauses.are_due:
+                await pauses.take()
+            task_id, map_index = _instance(name, task_ids)
+            states.setdefault(run_id, {}).setdefault(task_id, {})[map_index] = state
 
 
-def _instance(key: str, task_ids: Collection[str]) -> tuple[str, int]:
+def _instance(name: str, task_ids: Collection[str]) -> tuple[str, int]:
     """Read the name that Airflow gives an instance: the task's id, and for a mapped one its map index."""
-    if key in task_ids:
-        return key, -1
-    task_id, _, map_index = key.rpartition("_")
+    if name in task_ids:
+        return name, -1
+    task_id, _, map_index = name.rpartition("_")
     return task_id, int(map_index)
 
 
@@ -90,10 +96,13 @@ def _in_database(dag_id: str, run_ids: Sequence[str], task_ids: Sequence[str]) -
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
 
+    states: States = {}
     with create_session() as session:
         rows = session.query(
             TaskInstance.run_id, TaskInstance.task_id, TaskInstance.map_index, TaskInstance.state
         ).filter(
             TaskInstance.dag_id == dag_id, TaskInstance.run_id.in_(run_ids), TaskInstance.task_id.in_(task_ids)
         )
-        return {(row.run_id, row.task_id, row.map_index): row.state for row in rows}
+        for row in rows:
+            states.setdefault(row.run_id, {}).setdefault(row.task_id, {})[row.map_index] = row.state
+    return states

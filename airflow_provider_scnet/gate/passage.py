@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One gate's way through: what it makes of each look, and what it claims where it passes."""
+
+from __future__ import annotations
+
+from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.gate import clock
+from airflow_provider_scnet.gate.account import Accounts
+from airflow_provider_scnet.gate.claims import NOTHING, Claim, Claimed
+from airflow_provider_scnet.gate.decision import Decision, GateKeeper, Verdict
+from airflow_provider_scnet.gate.submission import Waiting
+
+
+class Passage:
+    """
+    A gate on its way: its keeper decides on looks and the claims of all others, and claims room as it passes.
+
+    :param accounts: what this event loop knows of all accounts
+    :param keeper: the gate's keeper
+    :param ttl: seconds for which its jobs are claimed at most, where nobody tells what becomes of the submission
+    :param waiting: the gate, as Airflow knows it; None where Airflow does not
+    """
+
+    def __init__(self, accounts: Accounts, keeper: GateKeeper, ttl: float, waiting: Waiting | None = None) -> None:
+        self._accounts = accounts
+        self._keeper = keeper
+        self._ttl = ttl
+        self._waiting = waiting
+
+    def heeds(self, look: Look) -> bool:
+        """
+        Tell whether the gate does anything but wait on a look, or has something to say of it.
+
+        :param look: what was seen
+        """
+        decision, _ = self._decide(look)
+        return self._keeper.has_news(look, decision)
+
+    def judge(self, look: Look) -> tuple[Decision, Claimed]:
+        """
+        Decide on a look, say what is new, and claim room where the gate passes: all in one, without an ``await``.
+
+        :param look: what was seen
+        :return: the decision, and what others have claimed
+        """
+        decision, claimed = self._decide(look)
+        self._keeper.say(look, decision)
+        if decision.verdict is Verdict.OPEN:
+            self._claim(look)
+        return decision, claimed
+
+    def _decide(self, look: Look) -> tuple[Decision, Claimed]:
+        claimed = self._accounts.claims(look.account).weigh(look.at) if look.account else NOTHING
+        decision = self._keeper.decide(look, claimed)
+        if decision.verdict is Verdict.OPEN and self._waiting:
+            hold = self._accounts.submissions.hold(self._waiting, look.at)
+            if hold:
+                decision = self._keeper.decide(look, claimed, hold)
+        return decision, claimed
+
+    def _claim(self, look: Look) -> None:
+        if self._waiting:
+            self._accounts.submissions.passes(self._waiting)
+        elif look.account:
+            claim = Claim(self._keeper.gate.submits, clock.now() + self._ttl)
+            self._accounts.claims(look.account).put(object(), claim)

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What gates of one account cost one event loop as they grow in number; without an Airflow around them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import time
+import types
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any
+from unittest import mock
+
+from airflow_provider_scnet.client.job_counts import STATES, JobCounts
+from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.gate import clock
+from airflow_provider_scnet.gate.account import Accounts
+from airflow_provider_scnet.triggers import here
+from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
+
+GATES = (100, 1_000, 10_000)
+#: How many looks a figure is the mean of.
+LOOKS = 5
+#: One in so many gates has passed, and claims, where claims are out.
+CLAIMING = 10
+
+
+class Cluster:
+    """
+    A cluster, and an Airflow, that answer at once; looks are made when the benchmark says so.
+
+    :param queued: jobs that every look sees
+    """
+
+    def __init__(self, queued: int) -> None:
+        self.queued = queued
+        self.gates: dict[int, str | None] = {}
+        self.submissions: dict[int, str | None] = {}
+        self._asked = asyncio.Event()
+        self._let_go = asyncio.Event()
+
+    def __call__(self, scnet_conn_id: str) -> Cluster:
+        """Be the source for any connection."""
+        return self
+
+    async def aresolve(self, user_name: str | None = None) -> Any:
+        """Read no connection."""
+        return types.SimpleNamespace(account=("https://cluster", "alice"))
+
+    async def acomplete(self, target: Any) -> Any:
+        """Ask no platform."""
+        return target
+
+    async def alook(self, target: Any) -> Look:
+        """Look when it is time."""
+        self._asked.set()
+        await self._let_go.wait()
+        self._let_go.clear()
+        counts = JobCounts(**dict.fromkeys(STATES, 0) | {"queued": self.queued})
+        return Look(counts=counts, account=target.account, at=clock.now())
+
+    async def ask(self, dag_id: str, run_ids: Collection[str], task_ids: Collection[str]) -> Any:
+        """Tell the states of tasks."""
+        return {"run": {"gate": self.gates, "submit": self.submissions}}
+
+    async def look(self) -> None:
+        """Let a look be made; return when the next one is due, and so all is done that follows from it."""
+        await self._asked.wait()
+        self._asked.clear()
+        self._let_go.set()
+        await self._asked.wait()
+
+
+def growth() -> list[dict[str, object]]:
+    """Gates of one account in one event loop, garbage collector off: CPU, and how long the loop stands still."""
+    # One line a gate and change is written, to nowhere: what a handler does with it is not ours.
+    logging.getLogger("airflow.task").setLevel(logging.INFO)
+    return [_measured(gates, claiming) for gates in GATES for claiming in (False, True)]
+
+
+def _measured(gates: int, is_claiming: bool) -> dict[str, object]:
+    gc.collect()
+    gc.disable()
+    try:
+        return asyncio.run(_measure(gates, is_claiming))
+    finally:
+        gc.enable()
+
+
+async def _measure(number: int, is_claiming: bool) -> dict[str, object]:
+    claiming = number // CLAIMING if is_claiming else 0
+    cluster = Cluster(queued=0 if is_claiming else 10 * number)
+    accounts = Accounts(cluster, cluster.ask)
+    with mock.patch.object(here, "accounts", return_value=accounts):
+        waiting = [asyncio.ensure_future(_pass(index, f"queued < {claiming or 1}")) for index in range(number)]
+        for index in range(number):
+            cluster.gates[index] = "deferred"
+            cluster.submissions[index] = None
+        await cluster.look()
+        passed = [index for index, task in enumerate(waiting) if task.done()]
+        for index in passed:
+            cluster.gates[index] = "success"
+        await cluster.look()
+        row: dict[str, object] = {"gates": f"{number:,}", "claims out": f"{len(passed):,}"}
+        row["CPU a gate and look"] = f"{1e6 * await _cpu(cluster.look) / LOOKS / number:.1f} µs"
+        row["still at a look"] = await _still(cluster.look)
+        cluster.queued += 1
+        row["still where something changes"] = await _still(cluster.look)
+        left = [task for task in waiting if not task.done()]
+        if is_claiming:
+            row["still at the end of all"] = await _still(lambda: _cancel(left), "cancelled")
+        else:
+            cluster.queued = 0
+            row["still at the end of all"] = await _still(lambda: _release(cluster, left), "released")
+    return row
+
+
+async def _pass(index: int, condition: str) -> None:
+    trigger = ScnetJobStateTrigger(
+        condition=condition,
+        poke_interval=0.0,
+        submits=0 if condition == "queued < 1" else 1,
+        submitted_by={"submit": True},
+        end_task=True,
+    )
+    trigger.trigger_id = index
+    trigger.task_instance = types.SimpleNamespace(dag_id="dag", run_id="run", task_id="gate", map_index=index)
+    events = trigger.run()
+    try:
+        await anext(events)
+    finally:
+        await events.aclose()
+
+
+async def _release(cluster: Cluster, waiting: list[asyncio.Task[None]]) -> None:
+    looking = asyncio.ensure_future(cluster.look())
+    await _end_of(waiting)
+    looking.cancel()
+
+
+async def _cancel(waiting: list[asyncio.Task[None]]) -> None:
+    for task in waiting:
+        task.cancel()
+    await _end_of(waiting)
+
+
+async def _end_of(tasks: list[asyncio.Task[None]]) -> None:
+    # asyncio.wait() has work with each of them in the turn in which the last one ends.
+    left, over = len(tasks), asyncio.Event()
+
+    def tell(task: asyncio.Task[None]) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            over.set()
+
+    for task in tasks:
+        task.add_done_callback(tell)
+    await over.wait()
+
+
+async def _cpu(do: Callable[[], Awaitable[None]]) -> float:
+    before = time.process_time()
+    for _ in range(LOOKS):
+        await do()
+    return time.process_time() - before
+
+
+async def _still(do: Callable[[], Awaitable[None]], what: str = "") -> str:
+    longest = 0.0
+
+    async def tick() -> None:
+        nonlocal longest
+        last = time.perf_counter()
+        while True:
+            await asyncio.sleep(0)
+            now = time.perf_counter()
+            longest, last = max(longest, now - last), now
+
+    ticking = asyncio.ensure_future(tick())
+    await asyncio.sleep(0)
+    await do()
+    ticking.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await ticking
+    figure = f"{1e3 * longest:.0f} ms"
+    return f"{figure}, {what}" if what else figure
