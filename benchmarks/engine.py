@@ -19,8 +19,7 @@ from typing import Any
 import psutil
 
 from airflow_provider_scnet.testing import ScnetSimulator
-from airflow_provider_scnet.testing.cluster import Job
-from benchmarks import pictures
+from benchmarks import pictures, queues
 from demo.engine import Engine
 
 DAGS = Path(__file__).parent / "dags"
@@ -209,14 +208,14 @@ def _row(name: str, used: Usage) -> dict[str, object]:
 
 def admission() -> list[dict[str, object]]:
     """Submit 60 jobs of 15 s to four slots, each behind `queued < 5`, asking every 8 s; counted after 5 s."""
-    queues = {"AIRFLOW__TRIGGERER__QUEUES_ENABLED": "True", "BENCH_QUEUE": "cluster"}
+    queue = {"AIRFLOW__TRIGGERER__QUEUES_ENABLED": "True", "BENCH_QUEUE": "cluster"}
     pinned = (("--queues", "cluster"), ("--queues", "default"))
     halves = (("--capacity", str(SUBMISSIONS // 2)),) * 2
     gates, http = Admission("gates", "admission_scnet"), Admission("HttpSensors, rescheduled", "admission_http")
     rows = [
         gates.row(),
         Admission("gates, triggerer killed and started again", "admission_scnet", kill=True).row(),
-        Admission("gates, two triggerers, pinned to one", "admission_scnet", queues, pinned).row(),
+        Admission("gates, two triggerers, pinned to one", "admission_scnet", queue, pinned).row(),
     ]
     for number in range(1, UNPINNED_RUNS + 1):
         name = f"gates, two triggerers, half on each, run {number}"
@@ -273,15 +272,15 @@ class Admission:
             seconds = run.scnet.clock.now() - start
             every_job = run.scnet.jobs("alice")
             jobs = [job for job in every_job if job.id not in earlier]
-            self.queue = _queue(jobs, start)
+            self.queue = queues.over_time(jobs, start)
             row: dict[str, object] = {
                 "admission": f"{SUBMISSIONS} {self.name}",
                 "highest queue": run.scnet.totals("alice").highest_queued,
-                "over-admitted": sum(_queued_before(job, jobs) >= MOST_QUEUED for job in jobs),
+                "over-admitted": queues.over_admitted(jobs, MOST_QUEUED),
                 "submitted": len(jobs),
                 "failed": run.states().count("failed"),
                 "time, s": f"{seconds:.0f}",
-                "slots idle while gates wait, %": f"{_idle(every_job, start, last_waited):.0f}",
+                "slots idle while gates wait, %": f"{queues.idle(every_job, SLOTS, start, last_waited):.0f}",
             }
             print(row, file=sys.stderr, flush=True)
             return row
@@ -310,35 +309,6 @@ def least() -> list[dict[str, object]]:
     """Say what no admission can be faster than: the slots are never idle, and the last job waits in the queue."""
     seconds = (SUBMISSIONS - MOST_QUEUED) / SLOTS * RUN_FOR
     return [{"least": f"{SUBMISSIONS} submissions, slots busy at first", "time, s": f"{seconds:.0f}"}]
-
-
-def _queue(jobs: list[Job], start: float) -> list[tuple[float, int]]:
-    steps = [(job.submitted_at, 1) for job in jobs]
-    steps += [(job.started_at, -1) for job in jobs if job.started_at is not None]
-    found, queued = [(0.0, 0)], 0
-    for at, step in sorted(steps):
-        queued += step
-        found.append((at - start, queued))
-    return found
-
-
-def _idle(jobs: list[Job], start: float, end: float) -> float:
-    """Return the share of the slots' time that no job used, in percent."""
-    if end <= start:
-        return 0.0
-    used = 0.0
-    for job in jobs:
-        if job.started_at is not None:
-            ended_at = end if job.ended_at is None else job.ended_at
-            used += max(0.0, min(ended_at, end) - max(job.started_at, start))
-    return 100 * (1 - used / (SLOTS * (end - start)))
-
-
-def _queued_before(job: Job, jobs: list[Job]) -> int:
-    """Return how many jobs were in the queue when this one came."""
-    return sum(
-        other.id < job.id and (other.started_at is None or other.started_at > job.submitted_at) for other in jobs
-    )
 
 
 def claims() -> list[dict[str, object]]:

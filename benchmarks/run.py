@@ -18,12 +18,13 @@ from importlib.metadata import version
 import psutil
 from tabulate import tabulate
 
-from benchmarks import engine, growth, process
+from benchmarks import engine, growth, process, simulation
 
 PARTS: dict[str, Callable[[], list[dict[str, object]]]] = {
     "imports": process.imports,
     "looks": process.looks,
     "growth": growth.growth,
+    "simulation": simulation.simulation,
     "waiting": engine.waiting,
     "admission": engine.admission,
     "least": engine.least,

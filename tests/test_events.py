@@ -24,8 +24,8 @@ from airflow_provider_scnet.triggers import events
 from airflow_provider_scnet.triggers import scnet as triggers
 from airflow_provider_scnet.triggers.scnet import ScnetJobStateEventTrigger, ScnetJobStateTrigger
 from airflow_provider_scnet.triggers.task_states import task_states
+from benchmarks import virtual_time
 
-import virtual_time
 from gates import INTERVAL, first_event
 from looks import HEALS, Cluster
 

@@ -25,8 +25,8 @@ from airflow_provider_scnet.testing import ScnetSimulator
 from airflow_provider_scnet.triggers import figures
 from airflow_provider_scnet.triggers.scnet import ScnetJobStateEventTrigger, ScnetJobStateTrigger
 from airflow_provider_scnet.triggers.task_states import task_states
+from benchmarks import virtual_time
 
-import virtual_time
 from gates import first_event
 from looks import HEALS, Cluster
 

@@ -12,10 +12,10 @@ import pytest
 
 from airflow_provider_scnet.gate import submissions as submissions_module
 from airflow_provider_scnet.gate.claims import Claimed, Claims
-from airflow_provider_scnet.gate.submission import GateId, Waiting
+from airflow_provider_scnet.gate.submission import GateId
 from airflow_provider_scnet.gate.submissions import FOLLOW_EVERY, Submissions
-
-import virtual_time
+from airflow_provider_scnet.gate.waiting import Waiting
+from benchmarks import virtual_time
 
 ACCOUNT = ("https://h", "alice")
 TTL = 180.0
@@ -371,7 +371,7 @@ def test_a_gate_of_the_same_run_that_passed_before_a_restart_is_a_claim_until_it
         await elsewhere(state)(world)
         assert await world.after(0) == claimed
         assert await world.after(60) == claimed
-        assert world.submissions.hold(next(iter(world.submissions._waiting["dag"])), now()) == ""
+        assert world.submissions.hold(next(iter(world.submissions.waiting._by_dag["dag"])), now()) == ""
         world.airflow.set(gate(7), "success", submit="success")
         assert await world.after(0) == claimed
         assert await world.after(COUNTED_AFTER + 1) == 0

@@ -205,7 +205,8 @@ class _SharedLook:
             return True
         if newcomers and self.look.fails_gates:
             max_age = min(max_age, MENDED_AFTER)
-        return clock.now() - self.look.at >= max(max_age, self.look.pause)
+        # The sum by which a watch knows when a look is due: by a difference, rounded otherwise, it may not be.
+        return clock.now() >= self.look.at + max(max_age, self.look.pause)
 
 
 def _unread(scnet_conn_id: str) -> ScnetError:

@@ -120,6 +120,9 @@ class Claims:
             self.drop(name)
             return
         before = self._claims.get(name)
+        if name not in self._awaited:
+            # They are named in the order in which they began to be awaited.
+            self._claims.pop(name, None)
         self._claims[name] = claim
         if before != claim:
             self._replace(name, before, claim)

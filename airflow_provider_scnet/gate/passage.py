@@ -8,7 +8,8 @@ from airflow_provider_scnet.gate import clock
 from airflow_provider_scnet.gate.account import Accounts
 from airflow_provider_scnet.gate.claims import NOTHING, Claim, Claimed
 from airflow_provider_scnet.gate.decision import Decision, GateKeeper, Verdict
-from airflow_provider_scnet.gate.submission import Waiting
+from airflow_provider_scnet.gate.waiting import Waiting
+from airflow_provider_scnet.gate.watch import Heed
 
 
 class Passage:
@@ -27,14 +28,16 @@ class Passage:
         self._ttl = ttl
         self._waiting = waiting
 
-    def heeds(self, look: Look) -> bool:
+    def heeds(self, look: Look) -> Heed:
         """
-        Tell whether the gate does anything but wait on a look, or has something to say of it.
+        Tell what a look is to the gate.
 
         :param look: what was seen
         """
         decision, _ = self._decide(look)
-        return self._keeper.has_news(look, decision)
+        if decision.verdict is Verdict.OPEN and self._keeper.gate.submits:
+            return Heed.ALL
+        return Heed.SOME if self._keeper.has_news(look, decision) else Heed.NONE
 
     def judge(self, look: Look) -> tuple[Decision, Claimed]:
         """
@@ -53,10 +56,24 @@ class Passage:
         claimed = self._accounts.claims(look.account).weigh(look.at) if look.account else NOTHING
         decision = self._keeper.decide(look, claimed)
         if decision.verdict is Verdict.OPEN and self._waiting:
-            hold = self._accounts.submissions.hold(self._waiting, look.at)
+            submissions = self._accounts.submissions
+            hold = submissions.hold(self._waiting, look.at) or self._turn(self._waiting, look, claimed)
             if hold:
                 decision = self._keeper.decide(look, claimed, hold)
         return decision, claimed
+
+    def _turn(self, waiting: Waiting, look: Look, claimed: Claimed) -> str:
+        """Say why it is not the gate's turn; empty where it is."""
+        gate, counts = self._keeper.gate, look.counts
+        if not gate.submits or counts is None:
+            return ""
+        rivals = self._accounts.submissions.rivals
+        queue = rivals.queue(waiting, look.at, claimed.jobs)
+        if queue is None or queue.is_turn_of(
+            waiting.gate, gate.submits, lambda jobs: gate.judge(counts, Claimed(jobs)).verdict is Verdict.OPEN
+        ):
+            return ""
+        return rivals.leave(waiting)
 
     def _claim(self, look: Look) -> None:
         if self._waiting:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from airflow_provider_scnet.gate import clock
 from airflow_provider_scnet.gate.claims import Claim
@@ -21,7 +21,7 @@ Instances = Mapping[str, Mapping[int, "str | None"]]
 
 #: The submissions that gates which wait stand before, by task and account: its map indexes, or the one below.
 Places = Mapping[tuple[str, Account], Collection[int]]
-_ALL = -2
+ALL_INSTANCES = -2
 
 # Airflow's states of a task instance.
 _NOT_STARTED = (None, "scheduled", "queued", "up_for_retry", "up_for_reschedule", "restarting")
@@ -45,29 +45,13 @@ class GateId:
     task_id: str
     map_index: int = -1
 
+    def at(self, map_index: int) -> GateId:
+        """
+        Return another instance of the same task and run.
 
-@dataclasses.dataclass(eq=False)
-class Waiting:
-    """
-    A gate that waits on this event loop, and what it will claim.
-
-    :param gate: which one
-    :param jobs: how many jobs the work behind it will submit
-    :param ttl: seconds for which a claim holds at most once its submission runs
-    :param submitted_by: ids of the tasks that submit; for each whether it is the instance with the gate's own map
-        index rather than all of them
-    :param account: the account that it asks about, once it is known
-    :param counted_after: seconds after which the cluster's counts include a submitted job
-    :param since: when it began to wait, by :mod:`.clock`
-    """
-
-    gate: GateId
-    jobs: int
-    ttl: float
-    submitted_by: Mapping[str, bool]
-    account: Account | None = None
-    counted_after: float = 0.0
-    since: float = dataclasses.field(default_factory=clock.now)
+        :param map_index: which
+        """
+        return GateId(self.dag_id, self.run_id, self.task_id, map_index)
 
 
 class Phase(enum.Enum):
@@ -207,26 +191,9 @@ class Submission:
         task_id, map_index = task
         for account in self.accounts:
             indexes = stood_before.get((task_id, account), ())
-            if indexes and (not self.submitted_by[task_id] or _ALL in indexes or map_index in indexes):
+            if indexes and (not self.submitted_by[task_id] or ALL_INSTANCES in indexes or map_index in indexes):
                 return True
         return False
-
-
-def places(waiting: Iterable[Waiting]) -> Places:
-    """
-    Return the submissions that gates of a run stand before, and the accounts that those ask about.
-
-    :param waiting: the gates
-    """
-    found: dict[tuple[str, Account], set[int]] = {}
-    for each in waiting:
-        if each.account and each.jobs:
-            for task_id, is_own in each.submitted_by.items():
-                place = (task_id, each.account)
-                if place not in found:
-                    found[place] = set()
-                found[place].add(each.gate.map_index if is_own else _ALL)
-    return found
 
 
 def awaited(gate: GateId, submitted_by: Mapping[str, bool]) -> str:

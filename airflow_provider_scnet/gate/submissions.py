@@ -12,24 +12,23 @@ import contextlib
 import contextvars
 import dataclasses
 import functools
-from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Set
 
 from airflow_provider_scnet.client.errors import shown
 from airflow_provider_scnet.gate import clock
 from airflow_provider_scnet.gate.asking import Asking
 from airflow_provider_scnet.gate.claims import Claims
+from airflow_provider_scnet.gate.rivals import Rivals
 from airflow_provider_scnet.gate.submission import (
     Account,
     GateId,
     Instances,
     Phase,
     Submission,
-    Waiting,
     awaited,
-    places,
 )
 from airflow_provider_scnet.gate.turns import Pauses
+from airflow_provider_scnet.gate.waiting import Waiting, WaitingGates
 
 #: Seconds between two questions while a claim of this event loop waits for the end of a submission.
 FOLLOW_EVERY = 5.0
@@ -69,11 +68,12 @@ class Submissions:
     def __init__(self, ask: Ask, claims_on: Callable[[Account], Claims]) -> None:
         self._ask = ask
         self._claims_on = claims_on
-        # By DAG: the gates that wait; and by run what is known of it.
-        self._waiting: dict[str, dict[Waiting, None]] = {}
+        #: The gates that wait here.
+        self.waiting = WaitingGates()
+        #: Those that wait in other triggerers.
+        self.rivals = Rivals(self.waiting)
+        # By DAG and run.
         self._runs: dict[str, dict[str, _Run]] = {}
-        # A gate that was cleared may wait anew before it has ceased to wait.
-        self._here: Counter[GateId] = Counter()
         # By DAG, and by whether the question is about the urgent alone.
         self._asking: dict[tuple[str, bool], Asking[None]] = {}
         self._heard: dict[str, float] = {}
@@ -90,24 +90,17 @@ class Submissions:
 
         :param waiting: the gate
         """
-        gate = waiting.gate
-        run = self._run(gate)
-        if before := run and run.submissions.get(gate):
+        run = self._run(waiting.gate)
+        if before := run and run.submissions.get(waiting.gate):
             # It was cleared: what it let pass before may have submitted.
             before.turn(Phase.ENDED, clock.now())
             self._put(before)
-        self._waiting.setdefault(gate.dag_id, {})[waiting] = None
-        self._here[gate] += 1
+        self.waiting.add(waiting)
         self._follow()
         try:
             yield
         finally:
-            del self._waiting[gate.dag_id][waiting]
-            if not self._waiting[gate.dag_id]:
-                del self._waiting[gate.dag_id]
-            self._here[gate] -= 1
-            if not self._here[gate]:
-                del self._here[gate]
+            self.waiting.remove(waiting)
 
     def passes(self, waiting: Waiting) -> None:
         """
@@ -133,6 +126,7 @@ class Submissions:
         )
         self._run_of(waiting.gate.dag_id, waiting.gate.run_id).submissions[waiting.gate] = submission
         self._put(submission)
+        self.rivals.passed_here(waiting.gate)
         self._follow()
 
     def hold(self, waiting: Waiting, look_at: float) -> str:
@@ -160,11 +154,7 @@ class Submissions:
         :param look_at: when the look was made, by :mod:`.clock`: what was heard since then is not
             asked again
         """
-        dags = {
-            dag_id
-            for dag_id, waiting in self._waiting.items()
-            if any(each.account == account and each.jobs for each in waiting)
-        }
+        dags = {dag_id for dag_id in self.waiting.dags if account in self.waiting.census(dag_id).accounts}
         dags |= {dag_id for dag_id in self._runs if any(account in each.accounts for each in self._open(dag_id))}
         unheard = [dag_id for dag_id in dags if self._heard.get(dag_id, 0.0) < look_at or self._has_unmet(dag_id)]
         if unheard:
@@ -174,11 +164,11 @@ class Submissions:
     # Asking
 
     def _has_unmet(self, dag_id: str) -> bool:
-        for each in self._waiting.get(dag_id, ()):
-            run = self._run(each.gate)
-            if each.jobs and (run is None or each.gate.task_id not in run.met):
-                return True
-        return False
+        runs = self._runs.get(dag_id, {})
+        return any(
+            run_id not in runs or not tasks <= runs[run_id].met
+            for run_id, tasks in self.waiting.census(dag_id).gates.items()
+        )
 
     async def _learn(self, dag_id: str, urgent_alone: bool = False) -> None:
         """Ask about a DAG, unless a question of the same kind that was put after this one is being answered."""
@@ -209,18 +199,16 @@ class Submissions:
 
     def _question(self, dag_id: str, urgent_alone: bool) -> tuple[set[str], set[str]]:
         """Return the runs and tasks that matter, gates and submissions alike."""
-        asked: list[Waiting | Submission] = [
-            each for each in self._open(dag_id) if each.is_urgent or not urgent_alone
-        ]
-        if not urgent_alone:
-            asked += [each for each in self._waiting.get(dag_id, ()) if each.jobs]
         runs: set[str] = set()
         tasks: set[str] = set()
-        for each in asked:
-            runs.add(each.gate.run_id)
-            tasks.add(each.gate.task_id)
-            if not each.submitted_by.keys() <= tasks:
-                tasks.update(each.submitted_by)
+        if not urgent_alone:
+            census = self.waiting.census(dag_id)
+            runs.update(census.gates)
+            tasks.update(census.tasks)
+        for each in self._open(dag_id):
+            if each.is_urgent or not urgent_alone:
+                runs.add(each.gate.run_id)
+                tasks.update((each.gate.task_id, *each.submitted_by))
         return runs, tasks
 
     def _follow(self) -> None:
@@ -230,9 +218,9 @@ class Submissions:
             self._following = contextvars.Context().run(asyncio.ensure_future, self._keep_following())
 
     async def _keep_following(self) -> None:
-        while self._waiting and self._urgent_dags():
+        while self.waiting and self._urgent_dags():
             await asyncio.sleep(FOLLOW_EVERY)
-            if self._waiting:
+            if self.waiting:
                 dags = self._urgent_dags()
                 await asyncio.gather(*(self._learn(dag_id, urgent_alone=True) for dag_id in dags))
 
@@ -245,58 +233,38 @@ class Submissions:
         self, dag_id: str, runs: Collection[str], tasks: Set[str], states: Mapping[str, Instances]
     ) -> None:
         """Take in the states of gates and submissions; where there are thousands, with pauses."""
-        pauses = Pauses()
-        here: dict[str, list[Waiting]] = {}
-        for waiting in self._waiting.get(dag_id, ()):
-            here.setdefault(waiting.gate.run_id, []).append(waiting)
-        terms = self._terms(dag_id)
+        pauses, census = Pauses(), self.waiting.census(dag_id)
         for run_id in runs:
             instances = states.get(run_id, {})
             run = self._run_of(dag_id, run_id)
             run.heard = clock.now()
-            if run_id in here:
-                for task_id in terms.keys() & tasks:
-                    await self._meet(run, GateId(dag_id, run_id, task_id), terms[task_id], instances, pauses)
-            stood_before = functools.cache(functools.partial(places, here.get(run_id, ())))
+            if run_id in census:
+                for task_id in census.terms.keys() & tasks:
+                    gates = GateId(dag_id, run_id, task_id)
+                    await self._meet(run, gates, census.terms[task_id], instances, pauses)
+                    deferred = [i for i, state in instances.get(task_id, {}).items() if state == "deferred"]
+                    if len(deferred) > census.here[run_id, task_id]:
+                        deferred = [i for i in deferred if self._is_elsewhere(gates.at(i), run)]
+                        self.rivals.note(gates, deferred)
+                    else:
+                        self.rivals.note(gates, ())
+            stood_before = functools.partial(census.places, run_id)
             for gate, submission in list(run.submissions.items()):
                 if pauses.are_due:
                     await pauses.take()
                 was_asked_about = gate.task_id in tasks and submission.submitted_by.keys() <= tasks
                 # Meanwhile the gate may have passed, or been cleared, and what was asked is no longer true of it.
-                if was_asked_about and gate not in self._here and run.submissions.get(gate) is submission:
+                if was_asked_about and gate not in self.waiting and run.submissions.get(gate) is submission:
                     submission.follow(instances, stood_before, clock.now())
                     self._put(submission)
                     if gate.task_id not in run.met and not submission.is_open:
                         # Its claim, if any, expires by itself.
                         del run.submissions[gate]
 
-    def _terms(self, dag_id: str) -> dict[str, Submission]:
-        """Return what a gate's task claims, as its instances that wait here have it: the largest of each."""
-        terms: dict[str, Submission] = {}
-        for each in self._waiting.get(dag_id, ()):
-            if not each.jobs or each.account is None:
-                continue
-            known = terms.get(each.gate.task_id)
-            if known is None:
-                known = terms[each.gate.task_id] = Submission(
-                    gate=each.gate,
-                    jobs=each.jobs,
-                    ttl=each.ttl,
-                    counted_after=each.counted_after,
-                    submitted_by=each.submitted_by,
-                    accounts=frozenset((each.account,)),
-                    since=0.0,
-                    is_ours=False,
-                )
-            if each.jobs > known.jobs:
-                known.jobs = each.jobs
-            if each.ttl > known.ttl:
-                known.ttl = each.ttl
-            if each.counted_after > known.counted_after:
-                known.counted_after = each.counted_after
-            if each.account not in known.accounts:
-                known.accounts |= {each.account}
-        return terms
+    def _is_elsewhere(self, gate: GateId, run: _Run) -> bool:
+        """Tell whether a gate waits elsewhere that Airflow calls deferred, as what has just passed here."""
+        submission = run.submissions.get(gate)
+        return gate not in self.waiting and not (submission and submission.phase is Phase.PASSES)
 
     async def _meet(
         self, run: _Run, gates: GateId, terms: Submission, instances: Instances, pauses: Pauses
@@ -311,14 +279,15 @@ class Submissions:
                 continue
             if pauses.are_due:
                 await pauses.take()
-            gate = dataclasses.replace(gates, map_index=map_index)
-            if gate in run.submissions or gate in self._here:
+            gate = gates.at(map_index)
+            if gate in run.submissions or gate in self.waiting:
                 continue
             now = clock.now()
             submission = dataclasses.replace(terms, gate=gate, since=now, changed=now, heard=now)
             run.submissions[gate] = submission
             if not is_first:
                 self.seen_elsewhere = now
+                self.rivals.passed_elsewhere(gate)
             elif not submission.submitted_by:
                 submission.turn(Phase.OVER, now)
             elif submission.phase_by(instances)[0] is Phase.ENDED:
@@ -353,6 +322,7 @@ class Submissions:
                 claims.put(submission.gate, claim)
 
     def _forget(self) -> None:
+        self.rivals.forget()
         now = clock.now()
         for dag_id, runs in list(self._runs.items()):
             for run_id, run in list(runs.items()):

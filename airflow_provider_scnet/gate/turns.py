@@ -14,8 +14,9 @@ LONGEST_TURN = 0.003
 #: How many gates a turn wakes at the most: each says what it sees, or ends, before the next turn.
 MOST_WOKEN = 20
 
-#: Does a little, and tells whether that woke a gate. It raises nothing.
-Step = Callable[[], bool]
+#: Does a little, and tells how many gates that woke; more than one where the rest of the turn is theirs. It raises
+#: nothing.
+Step = Callable[[], int]
 
 
 class Turns:
@@ -46,10 +47,10 @@ class Turns:
         """Wait until all is done that was put before, and who was woken by it has had a turn."""
         end = self._loop.create_future()
 
-        def tell() -> bool:
+        def tell() -> int:
             if not end.done():
                 end.set_result(None)
-            return False
+            return 0
 
         self.put([tell])
         await end

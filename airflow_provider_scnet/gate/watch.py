@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import contextvars
 import dataclasses
+import enum
 import functools
 import random
 import weakref
@@ -19,15 +20,24 @@ from airflow_provider_scnet.client.look import Look
 from airflow_provider_scnet.gate import clock
 from airflow_provider_scnet.gate.decision import Gate, Judge
 from airflow_provider_scnet.gate.figures import Figures, Whom
-from airflow_provider_scnet.gate.submission import Account, Waiting
+from airflow_provider_scnet.gate.submission import Account
 from airflow_provider_scnet.gate.submissions import Submissions
-from airflow_provider_scnet.gate.turns import Turns
+from airflow_provider_scnet.gate.turns import MOST_WOKEN, Turns
+from airflow_provider_scnet.gate.waiting import Waiting
 
 #: Seconds between two looks at the least, whatever interval a gate asks for.
 SHORTEST_INTERVAL = 0.1
 #: Seconds after which a watch that was ended from outside is started again. Not at once: a loop that ends cancels
 #: all that is on it, and has ended by then.
 RESTART_AFTER = 1.0
+
+
+class Heed(enum.Enum):
+    """What a look is to a gate."""
+
+    NONE = "nothing new"
+    SOME = "something to say, or to end by"
+    ALL = "room that it may claim, before anybody behind it sees the look"
 
 
 class Looker(Protocol):
@@ -93,7 +103,7 @@ class Watch:
         wait_for: float | None = None,
         waiting: Waiting | None = None,
         is_gate: bool = True,
-        heeds: Callable[[Look], bool] | None = None,
+        heeds: Callable[[Look], Heed] | None = None,
     ) -> Iterator[Seat]:
         """
         Take a place behind all gates that are here already.
@@ -102,7 +112,7 @@ class Watch:
         :param wait_for: seconds after which the gate's time is up; None: never
         :param waiting: the gate, as Airflow knows it; None where Airflow does not
         :param is_gate: whether it counts as a gate that waits
-        :param heeds: tells which looks matter to it; default: all
+        :param heeds: tells what a look is to it; default: each is something
         """
         seat = Seat(self, self._looker.turns, waiting, heeds)
         interval = max(interval, SHORTEST_INTERVAL)
@@ -173,6 +183,8 @@ class Watch:
             self._note = ""
             self._newcomers.difference_update(seats)
             self._looker.turns.put(functools.partial(seat.show, self.last) for seat in seats)
+            # Those that end by this look must be gone with their own turns, and not all at once with this list.
+            del seats
             # The gates judge before the next look, even where this one took longer than an interval.
             await self._looker.turns.done()
             self._tell()
@@ -198,10 +210,10 @@ class Watch:
         """
         if look.account is None:
             return 0.0
-        for seat in seats:
-            if seat.waiting:
-                seat.waiting.account, seat.waiting.counted_after = look.account, look.counted_after
         submissions = self._looker.submissions
+        for seat in seats:
+            if seat.waiting and not seat.has_left:
+                submissions.waiting.ask_about(seat.waiting, look.account, look.counted_after)
         await submissions.hear(look.account, look.at)
         if submissions.seen_elsewhere <= (self.last or look).at:
             return 0.0
@@ -225,7 +237,7 @@ class Seat:
     :param watch: the watch
     :param turns: when it is woken
     :param waiting: the gate, as Airflow knows it; None where Airflow does not
-    :param heeds: tells which looks matter to it; None: all
+    :param heeds: tells what a look is to it; None: each is something
     """
 
     def __init__(
@@ -233,7 +245,7 @@ class Seat:
         watch: Watch,
         turns: Turns,
         waiting: Waiting | None = None,
-        heeds: Callable[[Look], bool] | None = None,
+        heeds: Callable[[Look], Heed] | None = None,
     ) -> None:
         self.waiting = waiting
         #: Set by a gate that passes.
@@ -261,28 +273,27 @@ class Seat:
         self._watch.wake()
         return await self._next
 
-    def show(self, look: Look) -> bool:
+    def show(self, look: Look) -> int:
         """
-        Give the gate what was seen, if it matters.
+        Give the gate what was seen, if it is anything to it: a step among :class:`.Turns`.
 
         :param look: the look
-        :return: whether that woke it
         """
         if self.has_left or self._shown_at == look.at:
-            return False
+            return 0
         self._shown_at = look.at
-        return self._matters(look) and self._resolve(look)
+        try:
+            heed = self._heeds(look) if self._heeds else Heed.SOME
+        except Exception:  # the gate meets it again, and ends by it as anybody does by a mistake of their own
+            heed = Heed.SOME
+        if heed is Heed.NONE or not self._resolve(look):
+            return 0
+        return MOST_WOKEN if heed is Heed.ALL else 1
 
     def time_is_up(self) -> None:
         """End the wait; from now on the gate gets no look."""
         self._time_is_up = True
         self._turns.put([functools.partial(self._resolve, None)])
-
-    def _matters(self, look: Look) -> bool:
-        try:
-            return self._heeds is None or self._heeds(look)
-        except Exception:  # the gate meets it again, and ends by it as anybody does by a mistake of their own
-            return True
 
     def _resolve(self, look: Look | None) -> bool:
         return self._next is not None and self._next.resolve(look)

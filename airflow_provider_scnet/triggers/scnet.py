@@ -16,7 +16,8 @@ from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
 from airflow_provider_scnet.gate.decision import Gate, GateKeeper, Verdict, record
 from airflow_provider_scnet.gate.passage import Passage
-from airflow_provider_scnet.gate.submission import GateId, Waiting
+from airflow_provider_scnet.gate.submission import GateId
+from airflow_provider_scnet.gate.waiting import Waiting
 from airflow_provider_scnet.triggers import here
 from airflow_provider_scnet.triggers.events import ScnetJobStateEventTrigger
 
@@ -167,6 +168,8 @@ class ScnetJobStateTrigger(BaseTrigger):
             jobs=gate.submits,
             ttl=self.claim_ttl,
             submitted_by=self.submitted_by,
+            asks=gate,
+            interval=self.poke_interval,
         )
 
     def _seconds_left(self) -> float | None:

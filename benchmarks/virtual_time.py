@@ -18,7 +18,8 @@ class _Selector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> Any:
         if timeout:
-            self.passed += timeout
+            # Less than this may be lost in the sum, and then time would stand still.
+            self.passed += max(timeout, 1e-6)
         return super().select(0 if timeout is not None else None)
 
 
@@ -35,6 +36,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super().__init__(self._virtual_selector)
 
     def time(self) -> float:
+        """Return the seconds that have passed, and those at the start."""
         return self._start + self._virtual_selector.passed
 
 
