@@ -37,6 +37,7 @@ class Setting:
     What is simulated. Times are seconds; a pair is the least and the most that it takes.
 
     :param triggerers: how many there are
+    :param dead: how many of them have died, and left their gates waiting
     :param submissions: how many gates with a submission behind each; a triggerer has its share of them
     :param interval: between two looks
     :param limit: the gates ask for ``queued < limit``
@@ -51,6 +52,7 @@ class Setting:
     """
 
     triggerers: int
+    dead: int = 0
     submissions: int = 1_000
     interval: float = 10.0
     limit: int = 50
@@ -183,7 +185,8 @@ async def _play(setting: Setting, chance: random.Random) -> Outcome:
         await asyncio.gather(*(asyncio.ensure_future(world.submit_behind(index, accounts)) for index in mine))
 
     with mock.patch.object(here, "accounts", _accounts.get):
-        await asyncio.gather(*(asyncio.ensure_future(triggerer(number)) for number in range(setting.triggerers)))
+        alive = range(setting.dead, setting.triggerers)
+        await asyncio.gather(*(asyncio.ensure_future(triggerer(number)) for number in alive))
     jobs = world.cluster.jobs(USER)
     return Outcome(
         submitted=len(jobs) - earlier,

@@ -18,8 +18,7 @@ class _Selector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> Any:
         if timeout:
-            # Less than this may be lost in the sum, and then time would stand still.
-            self.passed += max(timeout, 1e-6)
+            self.passed += timeout
         return super().select(0 if timeout is not None else None)
 
 
@@ -38,6 +37,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Return the seconds that have passed, and those at the start."""
         return self._start + self._virtual_selector.passed
+
+    def call_later(self, delay: float, *given: Any, **more: Any) -> asyncio.TimerHandle:
+        """Call later, also where so short a delay would be lost in the sum, and time stand still."""
+        return super().call_later(max(delay, 1e-6) if delay > 0 else delay, *given, **more)
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -73,7 +73,7 @@ class Passage:
             waiting.gate, gate.submits, lambda jobs: gate.judge(counts, Claimed(jobs)).verdict is Verdict.OPEN
         ):
             return ""
-        return rivals.leave(waiting)
+        return rivals.leave(waiting.gate, look.at)
 
     def _claim(self, look: Look) -> None:
         if self._waiting:

@@ -13,20 +13,17 @@ import bisect
 import dataclasses
 from collections.abc import Callable, Collection
 
-from airflow_provider_scnet.gate import clock
 from airflow_provider_scnet.gate.submission import GateId
 from airflow_provider_scnet.gate.waiting import Waiting, WaitingGates
 
 #: Why a gate waits that is not among the first.
 AFTER_OTHERS = "gates that wait in other triggerers come first"
-#: Intervals for which room is left to gates elsewhere while none of them passes: their triggerer may be dead, or
-#: without capacity for them.
-PATIENCE = 2.0
-#: Intervals for which room is left to gates elsewhere that do pass, while none passes here: those that are first
-#: may ask for more than these do.
-LONG_PATIENCE = 10.0
-#: Seconds more, in either case, until Airflow says that a gate has passed.
-SEEN_AFTER = 5.0
+#: Looks at which room is left to gates elsewhere while none of them passes: their triggerer may be dead, or full.
+#: That they passed after one look shows at the next but one at the latest.
+PATIENCE = 2
+#: Looks at which room is left to gates elsewhere that do pass, while none passes here: those that are first may
+#: ask for more than these do.
+LONG_PATIENCE = 10
 
 
 @dataclasses.dataclass
@@ -34,9 +31,11 @@ class _Others:
     """What is known of the gates of one task that wait elsewhere."""
 
     by_run: dict[str, Collection[int]] = dataclasses.field(default_factory=dict)
-    # Since when they have been left room, with nobody passing here; and whether any of them has passed since.
-    left_since: float | None = None
-    have_passed: bool = False
+    # The last look at which they were left room; at how many they were since one of them passed; and since one
+    # passed here.
+    left_at: float | None = None
+    left: int = 0
+    starved: int = 0
     # Whether they did not take it. They are left none again until one of them passes.
     are_inert: bool = False
 
@@ -102,7 +101,7 @@ class Rivals:
         :param gate: the gate
         """
         if others := self._others.get((gate.dag_id, gate.task_id)):
-            others.have_passed, others.are_inert = True, False
+            others.left, others.are_inert = 0, False
 
     def passed_here(self, gate: GateId) -> None:
         """
@@ -111,7 +110,7 @@ class Rivals:
         :param gate: the gate
         """
         if others := self._others.get((gate.dag_id, gate.task_id)):
-            others.left_since = None
+            others.starved = 0
 
     def queue(self, waiting: Waiting, look_at: float, claimed: int) -> Queue | None:
         """
@@ -133,22 +132,26 @@ class Rivals:
             queue = self._queues[name] = Queue(look_at, places, claimed)
         return queue
 
-    def leave(self, waiting: Waiting) -> str:
+    def leave(self, gate: GateId, look_at: float) -> str:
         """
         Leave room to gates elsewhere, for as long as it is likely that they take it.
 
-        :param waiting: the gate that leaves it
+        :param gate: the gate that leaves it
+        :param look_at: when the look was made on which it does, by :mod:`.clock`
         :return: why; empty where it need not
         """
-        others = self._others[waiting.gate.dag_id, waiting.gate.task_id]
-        now = clock.now()
-        if others.left_since is None:
-            others.left_since, others.have_passed = now, False
-        patience = (LONG_PATIENCE if others.have_passed else PATIENCE) * waiting.interval + SEEN_AFTER
-        if now - others.left_since < patience:
-            return AFTER_OTHERS
-        others.left_since, others.are_inert = None, not others.have_passed
-        return ""
+        others = self._others[gate.dag_id, gate.task_id]
+        if others.left_at != look_at:
+            others.left_at = look_at
+            others.left += 1
+            others.starved += 1
+        if others.left > PATIENCE:
+            others.are_inert = True
+            return ""
+        if others.starved > LONG_PATIENCE:
+            others.starved = 0
+            return ""
+        return AFTER_OTHERS
 
     def forget(self) -> None:
         """Forget what is about tasks of DAGs none of whose gates waits here."""

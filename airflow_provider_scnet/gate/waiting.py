@@ -22,7 +22,6 @@ class Waiting:
     :param submitted_by: ids of the tasks that submit; for each whether it is the instance with the gate's own map
         index rather than all of them
     :param asks: what its author asked; of gates of a task that ask the same, the first are the first to pass
-    :param interval: seconds after which a look is too old for it
     :param account: the account that it asks about, once it is known
     :param counted_after: seconds after which the cluster's counts include a submitted job
     :param since: when it began to wait, by :mod:`.clock`
@@ -33,7 +32,6 @@ class Waiting:
     ttl: float
     submitted_by: Mapping[str, bool]
     asks: Hashable = None
-    interval: float = 60.0
     account: Account | None = None
     counted_after: float = 0.0
     since: float = dataclasses.field(default_factory=clock.now)

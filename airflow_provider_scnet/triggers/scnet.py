@@ -169,7 +169,6 @@ class ScnetJobStateTrigger(BaseTrigger):
             ttl=self.claim_ttl,
             submitted_by=self.submitted_by,
             asks=gate,
-            interval=self.poke_interval,
         )
 
     def _seconds_left(self) -> float | None:
