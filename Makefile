@@ -69,6 +69,10 @@ test-pythons: ## the test suite without whole DAGs on the other Pythons, where t
 .PHONY: test-engine
 test-engine: test-engine-$(AIRFLOW) ## what only a whole Airflow shows: ways through it, killed components; minutes
 
+.PHONY: test-production
+test-production: .venv/$(AIRFLOW)/.made ## gates on PostgreSQL, Redis, Celery, two schedulers, two triggerers; parts killed
+	$(MAIN)/python -m pytest engine_tests/test_production.py --timeout 600 --durations 10
+
 .PHONY: check
 check: .venv/$(AIRFLOW)/.made ## ruff, mypy, and the workflows
 	$(MAIN)/ruff check

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -95,21 +95,30 @@ class Run:
             # Between two looks such a task is nowhere; that each has looked shows in the requests.
             return len(self.scnet.job_state_requests) >= self.tasks
         taken = "SELECT COUNT(*) AS n FROM trigger WHERE triggerer_id IS NOT NULL"
-        return self.engine.rows(taken)[0].n == self.tasks and bool(self.scnet.job_state_requests)
+        has_looked = bool(self.scnet.job_state_requests) or self.dag_id.endswith("_datetime")
+        return self.engine.rows(taken)[0].n == self.tasks and has_looked
 
     def release(self) -> float:
         """Make room just after a look, the worst moment, and return the seconds until the last success."""
         self.scnet.wait_for_requests(len(self.scnet.requests) + 1, timeout=2 * INTERVAL)
         self.scnet.set_counts("alice", queued=0)
-        released = datetime.now(timezone.utc)
+        return self.ended_after(datetime.now(timezone.utc))
+
+    def ended_after(self, released: datetime) -> float:
+        """
+        Wait for the end of all tasks, and return the seconds until the last success.
+
+        :param released: since when
+        """
         self.engine.wait_until(
             lambda: sum(state in ("success", "failed") for state in self.states()) == self.tasks,
             TOO_LONG,
             "the end of all tasks",
         )
         last = "SELECT MAX(end_date) AS at FROM task_instance WHERE dag_id = :dag_id AND state = 'success'"
-        at = datetime.fromisoformat(self.engine.rows(last, dag_id=self.dag_id)[0].at).replace(tzinfo=timezone.utc)
-        return (at - released).total_seconds()
+        # SQLite knows no moments, only their text, in UTC.
+        at = datetime.fromisoformat(str(self.engine.rows(last, dag_id=self.dag_id)[0].at))
+        return ((at if at.tzinfo else at.replace(tzinfo=timezone.utc)) - released).total_seconds()
 
     def usage(self, component: str | None = None) -> Usage:
         """
@@ -147,6 +156,7 @@ def running(
     cluster: Mapping[str, Any] | None = None,
     env: Mapping[str, str] | None = None,
     triggerers: Sequence[Sequence[str]] = ((),),
+    start: Callable[..., Engine] = Engine,
 ) -> Iterator[Run]:
     """
     Start an Airflow and a cluster.
@@ -157,6 +167,7 @@ def running(
     :param cluster: the simulator's arguments
     :param env: more of the environment
     :param triggerers: arguments of each triggerer
+    :param start: makes the Airflow
     """
     # The table comes at the end; until then somebody may want to know that it goes on.
     print(f"{time.strftime('%H:%M:%S')} {dag_id}, {tasks} tasks", file=sys.stderr, flush=True)
@@ -172,7 +183,7 @@ def running(
             "BENCH_INTERVAL": str(interval),
             "BENCH_TOKEN": scnet.token("alice"),
         }
-        with Engine(DAGS, variables | dict(env or {}), triggerers=triggerers) as engine:
+        with start(DAGS, variables | dict(env or {}), triggerers=triggerers) as engine:
             yield Run(engine, scnet, dag_id, tasks)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import functools
 import gc
 import logging
 import time
@@ -19,6 +21,7 @@ from airflow_provider_scnet.gate import clock
 from airflow_provider_scnet.gate.account import Accounts
 from airflow_provider_scnet.triggers import here
 from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
+from benchmarks import pictures
 
 GATES = (100, 1_000, 10_000)
 #: How many looks a figure is the mean of.
@@ -77,44 +80,76 @@ def growth() -> list[dict[str, object]]:
     """Gates of one account in one event loop, garbage collector off: CPU, and how long the loop stands still."""
     # One line a gate and change is written, to nowhere: what a handler does with it is not ours.
     logging.getLogger("airflow.task").setLevel(logging.INFO)
-    return [_measured(gates, claiming) for gates in GATES for claiming in (False, True)]
+    figures = [_measured(gates, share) for share in (0, CLAIMING) for gates in GATES]
+    names = {0: "no claims", CLAIMING: "a tenth claims"}
+    pictures.growth(
+        {name: {each.gates: each.cpu for each in figures if each.share == share} for share, name in names.items()},
+        {
+            name: {each.gates: max(each.still.values()) for each in figures if each.share == share}
+            for share, name in names.items()
+        },
+    )
+    return [
+        {
+            "gates": f"{each.gates:,}",
+            "claims out": f"{each.claims:,}",
+            "CPU a gate and look": f"{each.cpu:.1f} µs",
+            **{f"still {when}": f"{longest:.0f} ms" for when, longest in each.still.items()},
+        }
+        for each in figures
+    ]
 
 
-def _measured(gates: int, is_claiming: bool) -> dict[str, object]:
+@dataclasses.dataclass
+class _Figures:
+    """What so many gates cost: microseconds a gate and look, and the longest standstills in milliseconds."""
+
+    gates: int
+    share: int
+    claims: int
+    cpu: float
+    still: dict[str, float]
+
+
+def _measured(gates: int, share: int) -> _Figures:
     gc.collect()
     gc.disable()
     try:
-        return asyncio.run(_measure(gates, is_claiming))
+        return asyncio.run(_measure(gates, share))
     finally:
         gc.enable()
 
 
-async def _measure(number: int, is_claiming: bool) -> dict[str, object]:
-    claiming = number // CLAIMING if is_claiming else 0
-    cluster = Cluster(queued=0 if is_claiming else 10 * number)
-    accounts = Accounts(cluster, cluster.ask)
-    with mock.patch.object(here, "accounts", return_value=accounts):
-        waiting = [asyncio.ensure_future(_pass(index, f"queued < {claiming or 1}")) for index in range(number)]
-        for index in range(number):
-            cluster.gates[index] = "deferred"
-            cluster.submissions[index] = None
-        await cluster.look()
-        passed = [index for index, task in enumerate(waiting) if task.done()]
-        for index in passed:
-            cluster.gates[index] = "success"
-        await cluster.look()
-        row: dict[str, object] = {"gates": f"{number:,}", "claims out": f"{len(passed):,}"}
-        row["CPU a gate and look"] = f"{1e6 * await _cpu(cluster.look) / LOOKS / number:.1f} µs"
-        row["still at a look"] = await _still(cluster.look)
-        cluster.queued += 1
-        row["still where something changes"] = await _still(cluster.look)
-        left = [task for task in waiting if not task.done()]
-        if is_claiming:
-            row["still at the end of all"] = await _still(lambda: _cancel(left), "cancelled")
-        else:
-            cluster.queued = 0
-            row["still at the end of all"] = await _still(lambda: _release(cluster, left), "released")
-    return row
+async def _measure(number: int, share: int) -> _Figures:
+    claiming = number // share if share else 0
+    still: dict[str, float] = {}
+    for end in ("the release of all", "the cancelling of all"):
+        cluster = Cluster(queued=0 if claiming else 10 * number)
+        accounts = Accounts(cluster, cluster.ask)
+        with mock.patch.object(here, "accounts", return_value=accounts):
+            waiting = [asyncio.ensure_future(_pass(index, f"queued < {claiming or 1}")) for index in range(number)]
+            for index in range(number):
+                cluster.gates[index] = "deferred"
+                cluster.submissions[index] = None
+            await cluster.look()
+            passed = [index for index, task in enumerate(waiting) if task.done()]
+            for index in passed:
+                cluster.gates[index] = "success"
+            await cluster.look()
+            cpu = 1e6 * await _cpu(cluster.look) / LOOKS / number
+            still["at a look"] = await _still(cluster.look)
+            cluster.queued += 1
+            still["where something changes"] = await _still(cluster.look)
+            left = [task for task in waiting if not task.done()]
+            if end == "the cancelling of all":
+                still[f"at {end}"] = await _still(functools.partial(_cancel, left))
+            elif not claiming:
+                # What has passed holds on to its room: with claims out, they cannot all be released.
+                cluster.queued = 0
+                still[f"at {end}"] = await _still(functools.partial(_release, cluster, left))
+            else:
+                await _cancel(left)
+    return _Figures(number, share, len(passed), cpu, still)
 
 
 async def _pass(index: int, condition: str) -> None:
@@ -168,7 +203,7 @@ async def _cpu(do: Callable[[], Awaitable[None]]) -> float:
     return time.process_time() - before
 
 
-async def _still(do: Callable[[], Awaitable[None]], what: str = "") -> str:
+async def _still(do: Callable[[], Awaitable[None]]) -> float:
     longest = 0.0
 
     async def tick() -> None:
@@ -185,5 +220,4 @@ async def _still(do: Callable[[], Awaitable[None]], what: str = "") -> str:
     ticking.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await ticking
-    figure = f"{1e3 * longest:.0f} ms"
-    return f"{figure}, {what}" if what else figure
+    return 1e3 * longest

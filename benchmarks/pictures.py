@@ -29,7 +29,27 @@ def queues(over_time: Mapping[str, Sequence[tuple[float, int]]], limit: int) -> 
     _save(figure, "admission")
 
 
-def _axes() -> tuple[Any, Any]:
+def growth(cpu: Mapping[str, Mapping[int, float]], still: Mapping[str, Mapping[int, float]]) -> None:
+    """
+    Draw what gates cost an event loop as they grow in number.
+
+    :param cpu: by name, microseconds of CPU a gate and look, by the number of gates
+    :param still: by name, milliseconds for which the loop stands still at the longest, by the number of gates
+    """
+    figure, panels = _axes(columns=2)
+    for axes, lines, label in zip(
+        panels, (cpu, still), ("CPU a gate and look, µs", "the loop stands still, ms"), strict=True
+    ):
+        for name, values in lines.items():
+            axes.loglog(list(values), list(values.values()), marker="o", label=name)
+        axes.set_xlabel("gates")
+        axes.set_ylabel(label)
+        axes.set_ylim(0.5, 200)
+        axes.legend(frameon=False)
+    _save(figure, "growth")
+
+
+def _axes(columns: int = 1) -> tuple[Any, Any]:
     import matplotlib
 
     matplotlib.use("svg")
@@ -37,7 +57,7 @@ def _axes() -> tuple[Any, Any]:
     matplotlib.rcParams.update({"svg.hashsalt": "scnet", "svg.fonttype": "none"})
     from matplotlib import pyplot
 
-    return pyplot.subplots(figsize=(7, 3.2), layout="constrained")
+    return pyplot.subplots(ncols=columns, figsize=(7, 3.2), layout="constrained")
 
 
 def _save(figure: Any, name: str) -> None:

@@ -2,7 +2,7 @@
 """
 ``make bench``: what a gate costs, measured side by side on this machine, which should have nothing else to do.
 
-Nothing is asserted here; the figures are for people to read. All parts take about three quarters of an hour; name
+Nothing is asserted here; the figures are for people to read. All parts take about an hour and a half; name
 some to run only those, as in ``python -m benchmarks.run imports waiting``.
 """
 
@@ -18,7 +18,7 @@ from importlib.metadata import version
 import psutil
 from tabulate import tabulate
 
-from benchmarks import engine, growth, process, simulation
+from benchmarks import engine, growth, process, production, simulation
 
 PARTS: dict[str, Callable[[], list[dict[str, object]]]] = {
     "imports": process.imports,
@@ -30,6 +30,7 @@ PARTS: dict[str, Callable[[], list[dict[str, object]]]] = {
     "least": engine.least,
     "claims": engine.claims,
     "scale": engine.scale,
+    "production": production.production,
 }
 
 

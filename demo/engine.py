@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +35,11 @@ GRACE = 5.0
 
 #: The environment variable by which a component's children are recognised.
 COMPONENT = "SCNET_ENGINE_COMPONENT"
+
+LONG_AGO = datetime(2000, 1, 1, tzinfo=timezone.utc)
+
+#: What the database calls the components that it knows.
+JOBS = {"scheduler": "SchedulerJob", "triggerer": "TriggererJob", "dag-processor": "DagProcessorJob"}
 
 #: A task instance: task id and map index, -1 where it is not mapped.
 TaskKey = tuple[str, int]
@@ -121,7 +127,7 @@ class Engine:
                 connection.execute(sqlalchemy.text("PRAGMA journal_mode=WAL"))
         for name in self.commands:
             self.start_component(name)
-        self.wait_until(self._is_up, 120, "the start of all components")
+        self.wait_until(self.is_up, 120, "the start of all components")
         return self
 
     def stop(self) -> None:
@@ -184,11 +190,17 @@ class Engine:
                     process.kill()
             psutil.wait_procs(living, timeout=1)
 
-    def _is_up(self) -> bool:
-        running = Counter(row.job_type for row in self.rows("SELECT job_type FROM job WHERE state = 'running'"))
-        wanted = Counter({"SchedulerJob": 1, "TriggererJob": len(self._triggerers)})
-        if self.airflow_3:
-            wanted["DagProcessorJob"] = 1
+    def is_up(self, since: datetime = LONG_AGO) -> bool:
+        """
+        Tell whether all components run.
+
+        :param since: count what has said so after this moment only, in UTC
+        """
+        heard = "SELECT job_type FROM job WHERE state = 'running' AND latest_heartbeat > :since"
+        running = Counter(row.job_type for row in self.rows(heard, since=since))
+        # A triggerer-2 is a triggerer, too.
+        started = Counter(name.rstrip("-0123456789") for name in self.commands)
+        wanted = Counter({job: started[name] for name, job in JOBS.items()})
         return wanted <= running and (not self.airflow_3 or self._answers())
 
     def _answers(self) -> bool:
@@ -270,13 +282,16 @@ class Engine:
         """
 
         def holds() -> bool:
-            for name, process in self._processes.items():
+            for name, process in list(self._processes.items()):
                 if process.poll() is not None:
-                    raise EngineError(self._with_logs(f"{name} has ended with status {process.returncode}"))
+                    self._has_ended(name, process.returncode)
             return predicate()
 
         if not _wait(holds, timeout):
             raise EngineError(self._with_logs(f"{timeout:g} s were not enough for {what}"))
+
+    def _has_ended(self, name: str, status: int) -> None:
+        raise EngineError(self._with_logs(f"{name} has ended with status {status}"))
 
     def rows(self, query: str, **values: Any) -> list[Any]:
         """

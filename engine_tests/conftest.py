@@ -37,6 +37,12 @@ def scnet() -> Iterator[ScnetSimulator]:
         yield simulator
 
 
+def write_dags(folder: Path, dags: Mapping[str, str]) -> None:
+    """Write DAG files, each with the head above it."""
+    for dag_id, source in dags.items():
+        (folder / f"{dag_id}.py").write_text(HEAD + textwrap.dedent(source))
+
+
 def engine_for(
     scnet: ScnetSimulator,
     folder: Path,
@@ -45,8 +51,7 @@ def engine_for(
     triggerers: Sequence[Sequence[str]] = ((),),
 ) -> Engine:
     """Return an engine, not yet started, with these DAGs and a connection to the cluster."""
-    for dag_id, source in dags.items():
-        (folder / f"{dag_id}.py").write_text(HEAD + textwrap.dedent(source))
+    write_dags(folder, dags)
     known = {"AIRFLOW_CONN_SCNET_DEFAULT": scnet.connection_json("alice"), "SCNET_SIMULATOR_URL": scnet.url}
     return Engine(folder, known | dict(env or {}), triggerers=triggerers)
 

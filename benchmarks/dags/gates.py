@@ -10,6 +10,7 @@ from urllib.request import Request, urlopen
 
 from airflow.providers.common.compat.sdk import DAG, task, task_group
 from airflow.providers.http.sensors.http import HttpSensor
+from airflow.providers.standard.sensors.date_time import DateTimeSensorAsync
 
 from airflow_provider_scnet.sensors import scnet as sensor
 from airflow_provider_scnet.sensors import ways
@@ -74,6 +75,20 @@ with new("waiting_flat"):
     ways._LARGEST_DAG = FLAT
     for number in range(FLAT):
         scnet_gate(f"gate_{number}", submits=0)
+
+with new("waiting_datetime"):
+
+    @task_group
+    def datetime_waits(number):
+        DateTimeSensorAsync(
+            task_id="gate",
+            # Whoever does not run it names no moment.
+            target_time=os.environ.get("BENCH_RELEASE", "2026-01-01T00:00:00+00:00"),
+            start_from_trigger=True,
+            end_from_trigger=True,
+        )
+
+    datetime_waits.expand(number=list(range(TASKS)))
 
 with new("waiting_http"):
 
