@@ -44,6 +44,7 @@ class Production(Engine):
 
     @property
     def commands(self) -> dict[str, list[str]]:
+        """The components and their arguments."""
         commands = super().commands
         commands["scheduler-2"] = commands["scheduler"]
         commands["worker"] = ["celery", "worker", "--skip-serve-logs"]
