@@ -97,7 +97,7 @@ docs: .venv/docs/.made ## build the pages, in both languages, into site/, and ch
 	@echo 'Built: site/index.html'
 
 .PHONY: bench
-bench: .venv/$(AIRFLOW)/.made ## what gates cost, beside what people use today; idle machine, 45 minutes
+bench: .venv/$(AIRFLOW)/.made ## what gates cost, beside what people use today; idle machine, two hours
 	@$(MAIN)/python -m benchmarks.run $(PARTS)
 
 .PHONY: clean

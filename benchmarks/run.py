@@ -2,7 +2,7 @@
 """
 ``make bench``: what a gate costs, measured side by side on this machine, which should have nothing else to do.
 
-Nothing is asserted here; the figures are for people to read. All parts take about an hour and a half; name
+Nothing is asserted here; the figures are for people to read. All parts take about two hours; name
 some to run only those, as in ``python -m benchmarks.run imports waiting``.
 """
 

@@ -86,3 +86,46 @@ def test_it_says_which_submissions_are_awaited():
 def test_nobody_knows_when_a_claim_ends_that_waits_for_a_submission():
     assert NOTHING.plus(Claim(1, 9.0, holds=True)).seconds_left is None
     assert Claimed(1, end=0.0).seconds_left == 0.0
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abcdef"),
+            st.sampled_from(["put", "drop", "look", "look back", "forget"]),
+            st.integers(0, 3),
+            st.integers(1, 40),
+            st.booleans(),
+            st.booleans(),
+        ),
+        max_size=60,
+    )
+)
+def test_the_sums_are_those_of_a_fresh_addition_whatever_came_and_went(steps):
+    claims, kept, at, oldest = Claims(), {}, 10.0, 0.0
+    for name, what, jobs, number, holds, has_ended in steps:
+        if what == "put":
+            awaited = "" if has_ended or not holds else f"submit[{name}]"
+            claim = Claim(jobs, at + number - 5, holds and not has_ended, awaited, has_ended)
+            claims.put(name, claim)
+            kept.pop(name, None)
+            if claim.expires > oldest:
+                kept[name] = claim
+        elif what == "drop":
+            claims.drop(name)
+            kept.pop(name, None)
+        elif what == "look":
+            at += number / 4
+        elif what == "forget":
+            oldest = max(oldest, at - number)
+            claims.forget(oldest)
+            kept = {name: claim for name, claim in kept.items() if claim.expires > oldest}
+        looked_at = max(oldest, at - number / 2) if what == "look back" else at
+        claimed = claims.weigh(looked_at)
+        fresh = NOTHING
+        for claim in kept.values():
+            if claim.jobs and claim.expires > looked_at:
+                fresh = fresh.plus(claim)
+        assert (claimed.jobs, claimed.unended, claimed.ended) == (fresh.jobs, fresh.unended, fresh.ended)
+        assert claimed.end == fresh.end
+        assert len(claimed.awaited) == len(fresh.awaited)

@@ -108,6 +108,8 @@ class Claims:
         self._jobs = self._holding = self._ended = 0
         self._awaited: dict[Hashable, str] = {}
         self._claimed: Claimed | None = NOTHING
+        # What weighs on an older look, for as long as no claim changes.
+        self._older: tuple[float, Claimed] | None = None
 
     def put(self, name: Hashable, claim: Claim) -> None:
         """
@@ -120,12 +122,14 @@ class Claims:
             self.drop(name)
             return
         before = self._claims.get(name)
+        if before == claim:
+            return
+        self._older = None
         if name not in self._awaited:
             # They are named in the order in which they began to be awaited.
             self._claims.pop(name, None)
         self._claims[name] = claim
-        if before != claim:
-            self._replace(name, before, claim)
+        self._replace(name, before, claim)
 
     def drop(self, name: Hashable) -> None:
         """
@@ -134,6 +138,7 @@ class Claims:
         :param name: whose claim it is
         """
         if before := self._claims.pop(name, None):
+            self._older = None
             self._replace(name, before, None)
 
     def weigh(self, at: float) -> Claimed:
@@ -144,9 +149,10 @@ class Claims:
         """
         if at < self._at:
             # An older look, through another connection, that is still good for somebody.
-            return functools.reduce(
-                Claimed.plus, (each for each in self._claims.values() if _weighs(each, at)), NOTHING
-            )
+            if self._older is None or self._older[0] != at:
+                weighing = (each for each in self._claims.values() if _weighs(each, at))
+                self._older = (at, functools.reduce(Claimed.plus, weighing, NOTHING))
+            return self._older[1]
         if at >= self._earliest:
             for name, claim in self._claims.items():
                 if claim.expires <= at:

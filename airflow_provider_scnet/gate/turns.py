@@ -61,12 +61,14 @@ class Turns:
 
     def _take(self) -> None:
         end, woken = time.perf_counter() + LONGEST_TURN, 0
-        while self._steps and woken < MOST_WOKEN and time.perf_counter() < end:
-            woken += self._steps.popleft()()
-        if self._steps:
-            self._go_on()
-        else:
-            self._is_under_way = False
+        try:
+            while self._steps and woken < MOST_WOKEN and time.perf_counter() < end:
+                woken += self._steps.popleft()()
+        finally:
+            if self._steps:
+                self._go_on()
+            else:
+                self._is_under_way = False
 
 
 class Pauses:
