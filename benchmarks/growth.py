@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import functools
 import gc
-import logging
 import time
 import types
 from collections.abc import Awaitable, Callable, Collection
@@ -22,6 +21,7 @@ from airflow_provider_scnet.gate.account import Accounts
 from airflow_provider_scnet.triggers import here
 from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
 from benchmarks import pictures
+from benchmarks.nowhere import NOWHERE
 
 GATES = (100, 1_000, 10_000)
 #: How many looks a figure is the mean of.
@@ -78,8 +78,6 @@ class Cluster:
 
 def growth() -> list[dict[str, object]]:
     """Gates of one account in one event loop, garbage collector off: CPU, and how long the loop stands still."""
-    # One line a gate and change is written, to nowhere: what a handler does with it is not ours.
-    logging.getLogger("airflow.task").setLevel(logging.INFO)
     figures = [_measured(gates, share) for share in (0, CLAIMING) for gates in GATES]
     names = {0: "no claims", CLAIMING: "a tenth claims"}
     pictures.growth(
@@ -160,6 +158,7 @@ async def _pass(index: int, condition: str) -> None:
         submitted_by={"submit": True},
         end_task=True,
     )
+    trigger._log = NOWHERE
     trigger.trigger_id = index
     trigger.task_instance = types.SimpleNamespace(dag_id="dag", run_id="run", task_id="gate", map_index=index)
     events = trigger.run()

@@ -25,6 +25,7 @@ from airflow_provider_scnet.testing.cluster import Cluster, SimulatorClock
 from airflow_provider_scnet.triggers import here
 from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
 from benchmarks import queues, virtual_time
+from benchmarks.nowhere import NOWHERE
 
 T = TypeVar("T")
 
@@ -147,6 +148,7 @@ class _World:
             submitted_by={"submit": True},
             end_task=True,
         )
+        trigger._log = NOWHERE
         trigger.trigger_id = index
         trigger.task_instance = types.SimpleNamespace(dag_id="dag", run_id="run", task_id="gate", map_index=index)
         events = trigger.run()
@@ -209,7 +211,7 @@ def play(setting: Setting, seed: int = 0) -> Outcome:
 
 
 #: How often each setting is played.
-RUNS = 3
+RUNS = 2
 
 
 def simulation() -> list[dict[str, object]]:
