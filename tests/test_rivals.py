@@ -43,7 +43,15 @@ def test_gates_of_a_triggerer_that_has_died_hold_up_nobody_for_long():
     outcome = simulation.play(dataclasses.replace(SMALL, triggerers=2, dead=1))
     alone = simulation.play(dataclasses.replace(SMALL, submissions=30))
     assert outcome.submitted == alone.submitted == 30
-    assert outcome.took < alone.took + (module.PATIENCE + 2) * SMALL.interval
+    assert outcome.took < alone.took + (module.PATIENCE + 1) * SMALL.interval
+
+
+@pytest.mark.parametrize(("triggerers", "dead"), [(4, 1), (4, 2)])
+def test_where_some_have_died_the_others_give_out_each_room_once(triggerers: int, dead: int):
+    for seed in range(4):
+        outcome = simulation.play(dataclasses.replace(SMALL, triggerers=triggerers, dead=dead), seed)
+        assert outcome.submitted == 60 * (triggerers - dead) // triggerers
+        assert outcome.over_admitted <= 1
 
 
 def world(*here: int, asks: str = "queued < 5") -> tuple[Rivals, dict[int, Waiting]]:
@@ -57,97 +65,104 @@ def world(*here: int, asks: str = "queued < 5") -> tuple[Rivals, dict[int, Waiti
     return Rivals(gates), waiting
 
 
-def passing(
-    rivals: Rivals, waiting: dict[int, Waiting], room: int, look_at: float = 1.0, claimed: int = 0
-) -> list[int]:
+def passing(rivals: Rivals, waiting: dict[int, Waiting], room: int, look_at: float = 1.0) -> list[int]:
     """Return which of the gates that wait here may pass on a look."""
     found = []
     for index, each in waiting.items():
-        queue = rivals.queue(each, look_at, claimed)
-        if queue is None or queue.is_turn_of(each.gate, each.jobs, lambda jobs: jobs < room):
+
+        def competing(each: Waiting = each) -> list[GateId]:
+            return [other.gate for other in rivals._waiting.that_compete_with(each)]
+
+        if not rivals.turn(each, look_at, competing, lambda others: others < room):
+            # Asked again, as a gate is that was woken, it is told the same.
+            assert not rivals.turn(each, look_at, competing, lambda others: others < room)
             found.append(index)
     return found
 
 
 def test_as_many_pass_in_all_triggerers_as_there_is_room_for_whatever_the_order_of_their_arrival():
-    first, ours = world(4, 2, 0, 7, 9)
-    second, theirs = world(8, 1, 3, 6, 5)
-    first.note(GATES, list(theirs))
-    second.note(GATES, list(ours))
     for room in range(11):
-        look_at = float(room)
-        passed = passing(first, ours, room, look_at) + passing(second, theirs, room, look_at)
-        assert sorted(passed) == list(range(room))
-
-
-def test_what_is_claimed_already_is_no_room():
-    rivals, ours = world(0, 2, 4)
-    rivals.note(GATES, [1, 3])
-    assert passing(rivals, ours, room=5, claimed=2) == [0, 2]
-
-
-def test_several_jobs_a_gate_take_the_room_of_several():
-    rivals, ours = world(0, 2, 4)
-    rivals.note(GATES, [1, 3])
-    for each in ours.values():
-        each.jobs = 3
-    assert passing(rivals, ours, room=7) == [0, 2]
+        first, ours = world(4, 2, 0, 7, 9)
+        second, theirs = world(8, 1, 3, 6, 5)
+        first.note(GATES, list(theirs))
+        second.note(GATES, list(ours))
+        assert sorted(passing(first, ours, room) + passing(second, theirs, room)) == list(range(room))
 
 
 def test_where_nobody_waits_elsewhere_there_are_no_turns():
     rivals, ours = world(3, 1)
-    assert rivals.queue(ours[3], 1.0, 0) is None
+    assert passing(rivals, ours, room=1) == [3, 1]
     rivals.note(GATES, [0])
-    assert rivals.queue(ours[3], 1.0, 0) is not None
+    assert passing(rivals, ours, room=1) == []
     rivals.note(GATES, [])
-    assert rivals.queue(ours[3], 1.0, 0) is None
+    assert passing(rivals, ours, room=1) == [3, 1]
 
 
-def test_gates_that_ask_something_else_or_of_another_task_do_not_compete():
+def test_gates_that_ask_something_else_or_are_of_another_task_do_not_compete():
     rivals, ours = world(0, 1, 2)
     ours[0].asks = "queued < 1"
     rivals.note(dataclasses.replace(GATES, task_id="other"), [0])
-    assert rivals.queue(ours[2], 1.0, 0) is None
+    assert passing(rivals, {2: ours[2]}, room=1) == [2]
     rivals.note(GATES, [5])
-    assert passing(rivals, {2: ours[2]}, room=2) == [2]
+    assert passing(rivals, {2: ours[2]}, room=2, look_at=2.0) == [2]
 
 
-def test_whoever_was_left_room_and_did_not_take_it_is_left_none_until_one_of_them_passes():
-    rivals, ours = world(5, 6)
+def test_a_gate_that_arrives_on_a_look_that_was_parted_already_waits_for_the_next():
+    rivals, ours = world(4)
+    rivals.note(GATES, [5])
+    assert passing(rivals, ours, room=2) == [4]
+    newcomer = dataclasses.replace(ours[4], gate=GATES.at(1))
+    rivals._waiting.add(newcomer)
+    assert passing(rivals, {1: newcomer}, room=2) == []
+    assert passing(rivals, {1: newcomer}, room=2, look_at=2.0) == [1]
+
+
+def test_nothing_is_left_to_gates_of_a_run_of_which_none_waits_here_any_longer():
+    rivals, ours = world(4)
+    earlier = dataclasses.replace(GATES, run_id="an earlier run")
+    rivals.note(earlier, range(40))
+    rivals.note(GATES, [5])
+    assert passing(rivals, ours, room=1) == [4]
+    rivals.forget(0.0)
+    assert rivals.note(earlier, []) == ()
+
+
+def test_room_that_nobody_takes_is_left_at_two_looks_and_again_once_somebody_does():
+    rivals, ours = world(8, 9)
+    rivals.note(GATES, range(4))
+    looks = iter(range(100))
+    assert [passing(rivals, ours, room=2, look_at=next(looks)) for _ in range(4)] == [[], [], [8, 9], [8, 9]]
+    # One of them passes; so some are alive, and the next ones are left room again. The other one is passed over.
+    rivals.note(GATES, range(1, 4))
+    assert [passing(rivals, ours, room=2, look_at=next(looks)) for _ in range(3)] == [[], [8, 9], [8, 9]]
+
+
+def test_whoever_does_not_pass_is_passed_over_while_the_others_are_not():
+    rivals, ours = world(50)
+    left, found = list(range(20)), []
+    for look in range(60):
+        rivals.note(GATES, left)
+        found.append(passing(rivals, ours, room=1, look_at=float(look)))
+        # Every second one elsewhere passes when it is its turn; the others ask something else.
+        left = [place for place in left if place % 2 == 0 or place > look]
+    assert [50] in found
+
+
+def test_somebody_here_passes_once_in_a_while_however_many_come_first():
+    rivals, ours = world(1000)
+    found = []
+    for look in range(4 * module.LONGEST_PATIENCE):
+        # At each look others, who pass all of them.
+        rivals.note(GATES, range(10 * look, 10 * look + 10))
+        found.append(passing(rivals, ours, room=5, look_at=float(look)))
+    assert found.count([1000]) == 3
+
+
+def test_what_stood_at_no_look_for_long_is_forgotten():
+    rivals, ours = world(1)
     rivals.note(GATES, [0])
-    for look in range(module.PATIENCE):
-        assert [rivals.leave(each.gate, look) for each in ours.values()] == [module.AFTER_OTHERS] * 2
-    assert rivals.leave(GATES.at(5), module.PATIENCE) == ""
-    assert rivals.queue(ours[6], module.PATIENCE, 0) is None
-    rivals.passed_elsewhere(GATES.at(0))
-    assert rivals.queue(ours[6], module.PATIENCE, 0) is not None
-
-
-def test_where_others_pass_and_nobody_does_here_one_does_once_in_a_while():
-    rivals, ours = world(5, 6)
-    rivals.note(GATES, [0, 1])
-    for _ in range(2):
-        for look in range(module.LONG_PATIENCE):
-            assert [rivals.leave(each.gate, look) for each in ours.values()] == [module.AFTER_OTHERS] * 2
-            rivals.passed_elsewhere(GATES.at(0))
-        # The next one in line does not follow at once.
-        assert [rivals.leave(each.gate, -1.0) for each in ours.values()] == ["", module.AFTER_OTHERS]
-    for look in range(2 * module.LONG_PATIENCE):
-        assert rivals.leave(GATES.at(5), look) == module.AFTER_OTHERS
-        rivals.passed_elsewhere(GATES.at(0))
-        rivals.passed_here(GATES.at(6))
-
-
-def test_tasks_none_of_whose_gates_waits_here_are_forgotten():
-    gates = WaitingGates()
-    rivals = Rivals(gates)
-    waiting = Waiting(GATES, 1, 180.0, {}, account=ACCOUNT)
-    gates.add(waiting)
-    rivals.note(GATES, [1])
-    rivals.queue(waiting, 1.0, 0)
-    rivals.forget()
-    assert rivals._others
-    gates.remove(waiting)
-    rivals.forget()
-    assert not rivals._others
-    assert not rivals._queues
+    passing(rivals, ours, room=1, look_at=5.0)
+    rivals.forget(4.0)
+    assert rivals._lines
+    rivals.forget(5.0)
+    assert not rivals._lines

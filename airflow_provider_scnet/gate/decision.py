@@ -229,15 +229,18 @@ class Reporter:
         #: The decision that was said last.
         self.last: Decision | None = None
 
-    def has_news(self, decision: Decision, notes: Collection[str], at: float) -> bool:
+    def has_news(self, decision: Decision, notes: Collection[str]) -> bool:
         """
         Tell whether there is anything to say.
 
         :param decision: the decision
         :param notes: what a reader should know once
-        :param at: the time, by the reporter's clock
         """
-        return decision != self.last or at - self._said_at >= REPEAT_AFTER or not self._noted.issuperset(notes)
+        return (
+            decision != self.last
+            or self._clock() - self._said_at >= REPEAT_AFTER
+            or not self._noted.issuperset(notes)
+        )
 
     def note(self, notes: Iterable[str]) -> None:
         """
@@ -257,7 +260,7 @@ class Reporter:
         :param decision: the decision
         """
         at = self._clock()
-        if decision != self.last or at - self._said_at >= REPEAT_AFTER:
+        if decision != self.last or self._clock() - self._said_at >= REPEAT_AFTER:
             self.last, self._said_at = decision, at
             say = self._log.warning if decision.trouble else self._log.info
             say("%s%s", self._name, decision)
@@ -344,7 +347,7 @@ class GateKeeper:
         """
         if decision.verdict is not Verdict.WAIT:
             return True
-        return self._reporter.has_news(decision, self._notes(look, decision), look.at)
+        return self._reporter.has_news(decision, self._notes(look, decision))
 
     def say(self, look: Look, decision: Decision) -> None:
         """

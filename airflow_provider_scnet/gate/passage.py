@@ -67,13 +67,11 @@ class Passage:
         gate, counts = self._keeper.gate, look.counts
         if not gate.submits or counts is None:
             return ""
-        rivals = self._accounts.submissions.rivals
-        queue = rivals.queue(waiting, look.at, claimed.jobs)
-        if queue is None or queue.is_turn_of(
-            waiting.gate, gate.submits, lambda jobs: gate.judge(counts, Claimed(jobs)).verdict is Verdict.OPEN
-        ):
-            return ""
-        return rivals.leave(waiting.gate, look.at)
+
+        def opens(others: int) -> bool:
+            return gate.judge(counts, Claimed(claimed.jobs + others * gate.submits)).verdict is Verdict.OPEN
+
+        return self._accounts.submissions.turn(waiting, look.at, opens)
 
     def _claim(self, look: Look) -> None:
         if self._waiting:

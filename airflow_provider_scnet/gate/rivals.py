@@ -10,63 +10,25 @@ in an order on which all agree, each in its own triggerer.
 from __future__ import annotations
 
 import bisect
-import dataclasses
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from airflow_provider_scnet.gate.submission import GateId
 from airflow_provider_scnet.gate.waiting import Waiting, WaitingGates
 
 #: Why a gate waits that is not among the first.
 AFTER_OTHERS = "gates that wait in other triggerers come first"
-#: Looks at which room is left to gates elsewhere while none of them passes: their triggerer may be dead, or full.
-#: That they passed after one look shows at the next but one at the latest.
+#: Looks at which room is left to a gate elsewhere that does not pass, and to all of them while none does: their
+#: triggerer may be dead or full, or they may ask something else. What passed after one look shows at the next but
+#: one at the latest.
 PATIENCE = 2
-#: Looks at which room is left to gates elsewhere that do pass, while none passes here: those that are first may
-#: ask for more than these do.
-LONG_PATIENCE = 10
+#: The same while other gates are passed over already.
+LESS_PATIENCE = 1
+#: Looks at which room is left to gates elsewhere and none of those here is among the first.
+LONGEST_PATIENCE = 10
 
-
-@dataclasses.dataclass
-class _Others:
-    """What is known of the gates of one task that wait elsewhere."""
-
-    by_run: dict[str, Collection[int]] = dataclasses.field(default_factory=dict)
-    # The last look at which they were left room; at how many they were since one of them passed; and since one
-    # passed here.
-    left_at: float | None = None
-    left: int = 0
-    starved: int = 0
-    # Whether they did not take it. They are left none again until one of them passes.
-    are_inert: bool = False
-
-
-class Queue:
-    """
-    All gates of a task that compete on one look, wherever they wait, before any of them has passed on it.
-
-    :param look_at: when the look was made, by :mod:`.clock`
-    :param places: their runs and map indexes
-    :param claimed: jobs that are claimed on the look
-    """
-
-    def __init__(self, look_at: float, places: list[tuple[str, int]], claimed: int) -> None:
-        self.look_at = look_at
-        self._places = sorted(places)
-        self._claimed = claimed
-        self._shut_from = len(places) + 1
-
-    def is_turn_of(self, gate: GateId, jobs: int, opens: Callable[[int], bool]) -> bool:
-        """
-        Tell whether a gate is among those that there is room for.
-
-        :param gate: the gate
-        :param jobs: how many jobs each of them will submit
-        :param opens: tells whether it would open with so many jobs claimed
-        """
-        before = bisect.bisect_left(self._places, (gate.run_id, gate.map_index))
-        if before < self._shut_from and not opens(self._claimed + before * jobs):
-            self._shut_from = before
-        return before < self._shut_from
+# A gate's place in the order on which all agree: its run and map index.
+_Place = tuple[str, int]
 
 
 class Rivals:
@@ -78,82 +40,122 @@ class Rivals:
 
     def __init__(self, waiting: WaitingGates) -> None:
         self._waiting = waiting
-        self._others: dict[tuple[str, str], _Others] = {}
-        self._queues: dict[tuple[object, ...], Queue] = {}
+        self._elsewhere: dict[tuple[str, str], dict[str, Collection[int]]] = {}
+        self._lines: dict[tuple[object, ...], _Line] = {}
 
-    def note(self, gates: GateId, elsewhere: Collection[int]) -> None:
+    def note(self, gates: GateId, elsewhere: Collection[int]) -> Collection[int]:
         """
         Note which gates of a run and task wait elsewhere.
 
         :param gates: the run and task
         :param elsewhere: their map indexes
+        :return: those that were known before
         """
-        task = (gates.dag_id, gates.task_id)
+        by_run = self._elsewhere.setdefault((gates.dag_id, gates.task_id), {})
+        before = by_run.pop(gates.run_id, ())
         if elsewhere:
-            self._others.setdefault(task, _Others()).by_run[gates.run_id] = elsewhere
-        elif others := self._others.get(task):
-            others.by_run.pop(gates.run_id, None)
+            by_run[gates.run_id] = elsewhere
+        return before
 
-    def passed_elsewhere(self, gate: GateId) -> None:
+    def turn(
+        self,
+        waiting: Waiting,
+        look_at: float,
+        competing: Callable[[], Iterable[GateId]],
+        opens: Callable[[int], bool],
+    ) -> str:
         """
-        Note that a gate has passed elsewhere.
-
-        :param gate: the gate
-        """
-        if others := self._others.get((gate.dag_id, gate.task_id)):
-            others.left, others.are_inert = 0, False
-
-    def passed_here(self, gate: GateId) -> None:
-        """
-        Note that a gate has passed here.
-
-        :param gate: the gate
-        """
-        if others := self._others.get((gate.dag_id, gate.task_id)):
-            others.starved = 0
-
-    def queue(self, waiting: Waiting, look_at: float, claimed: int) -> Queue | None:
-        """
-        Return the queue that a gate stands in; None where nobody else stands in it that may pass.
+        Say why it is not a gate's turn; empty where it is.
 
         :param waiting: the gate
         :param look_at: when the look was made, by :mod:`.clock`
-        :param claimed: jobs that are claimed on it by now
+        :param competing: returns the gates that wait here and may pass, of the same task and asking the same
+        :param opens: tells whether it would open on the look after so many others
         """
         task = (waiting.gate.dag_id, waiting.gate.task_id)
-        others = self._others.get(task)
-        if others is None or others.are_inert or not others.by_run:
-            return None
+        by_run = self._elsewhere.get(task)
+        if not by_run:
+            return ""
         name = (*task, waiting.asks, waiting.account)
-        queue = self._queues.get(name)
-        if queue is None or queue.look_at != look_at:
-            places = [(run_id, index) for run_id, indexes in others.by_run.items() for index in indexes]
-            places += [(each.run_id, each.map_index) for each in self._waiting.that_compete_with(waiting)]
-            queue = self._queues[name] = Queue(look_at, places, claimed)
-        return queue
+        line = self._lines.get(name)
+        if line is None:
+            line = self._lines[name] = _Line()
+        if line.look_at != look_at:
+            census = self._waiting.census(waiting.gate.dag_id)
+            here = [(gate.run_id, gate.map_index) for gate in competing()]
+            # What is known of a run is old where none of its gates waits here any longer.
+            elsewhere = [(run, index) for run, indexes in by_run.items() if run in census for index in indexes]
+            line.stand(look_at, here, elsewhere, opens)
+        return "" if (waiting.gate.run_id, waiting.gate.map_index) in line.first else AFTER_OTHERS
 
-    def leave(self, gate: GateId, look_at: float) -> str:
+    def forget(self, before: float) -> None:
         """
-        Leave room to gates elsewhere, for as long as it is likely that they take it.
+        Forget what is about runs none of whose gates waits here, and what stood at no look for long.
 
-        :param gate: the gate that leaves it
-        :param look_at: when the look was made on which it does, by :mod:`.clock`
-        :return: why; empty where it need not
+        :param before: since when, by :mod:`.clock`
         """
-        others = self._others[gate.dag_id, gate.task_id]
-        if others.left_at != look_at:
-            others.left_at = look_at
-            others.left += 1
-            others.starved += 1
-        if others.left > PATIENCE:
-            others.are_inert = True
-            return ""
-        if others.starved > LONG_PATIENCE:
-            others.starved = 0
-            return ""
-        return AFTER_OTHERS
+        for (dag_id, task_id), by_run in list(self._elsewhere.items()):
+            census = self._waiting.census(dag_id)
+            for run_id in [run_id for run_id in by_run if run_id not in census]:
+                del by_run[run_id]
+            if not by_run:
+                del self._elsewhere[dag_id, task_id]
+        self._lines = {name: line for name, line in self._lines.items() if line.look_at > before}
 
-    def forget(self) -> None:
-        """Forget what is about tasks of DAGs none of whose gates waits here."""
-        self._others = {task: each for task, each in self._others.items() if task[0] in self._waiting.dags}
-        self._queues = {name: each for name, each in self._queues.items() if name[:2] in self._others}
+
+class _Line:
+    """All gates of a task that ask the same about an account, wherever they wait, as they stand at one look."""
+
+    def __init__(self) -> None:
+        self.look_at = float("-inf")
+        #: Those that may pass: as many as there was room for when the first of them was asked.
+        self.first: set[_Place] = set()
+        # Those who waited elsewhere at the last look; at how many looks each of them was among the first; and at
+        # how many in a row none of them took the room that was left to them.
+        self._elsewhere: set[_Place] = set()
+        self._left: Counter[_Place] = Counter()
+        self._untaken = 0
+        # In how many looks in a row none of those here was among the first.
+        self._starved = 0
+
+    def stand(
+        self,
+        look_at: float,
+        here: Collection[_Place],
+        elsewhere: Collection[_Place],
+        opens: Callable[[int], bool],
+    ) -> None:
+        """
+        Stand in line for a look.
+
+        :param look_at: when it was made, by :mod:`.clock`
+        :param here: those who wait here
+        :param elsewhere: those who wait elsewhere; some may ask something else, which nobody says
+        :param opens: tells whether one of them would open after so many others
+        """
+        self.look_at = look_at
+        was_left = not self._elsewhere.isdisjoint(self.first)
+        now_elsewhere = set(elsewhere)
+        if self._elsewhere - now_elsewhere:
+            self._untaken = 0
+        elif was_left:
+            self._untaken += 1
+        self._elsewhere = now_elsewhere
+        self._left = Counter({place: looks for place, looks in self._left.items() if place in now_elsewhere})
+        line = sorted([*here, *self._respected()])
+        room = bisect.bisect_left(range(len(line)), True, key=lambda others: not opens(others))
+        self.first = set(line[:room])
+        self._left.update(self.first.difference(here))
+        self._starved = 0 if self.first.intersection(here) else self._starved + 1
+        if self._starved > LONGEST_PATIENCE and here:
+            self._starved = 0
+            self.first.add(min(here))
+
+    def _respected(self) -> Iterator[_Place]:
+        """Yield those elsewhere to whom room is left."""
+        if self._untaken >= PATIENCE:
+            return
+        patience = LESS_PATIENCE if any(looks >= PATIENCE for looks in self._left.values()) else PATIENCE
+        for place in self._elsewhere:
+            if self._left[place] < patience:
+                yield place

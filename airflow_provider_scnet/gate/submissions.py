@@ -28,7 +28,7 @@ from airflow_provider_scnet.gate.submission import (
     awaited,
 )
 from airflow_provider_scnet.gate.turns import Pauses
-from airflow_provider_scnet.gate.waiting import Waiting, WaitingGates
+from airflow_provider_scnet.gate.waiting import Census, Waiting, WaitingGates
 
 #: Seconds between two questions while a claim of this event loop waits for the end of a submission.
 FOLLOW_EVERY = 5.0
@@ -40,6 +40,9 @@ FORGET_AFTER = 3600.0
 #: Returns the states of all instances of some tasks of a DAG in some of its runs, by run id. It gets dag id, run
 #: ids and task ids; what does not exist is left out.
 Ask = Callable[[str, Collection[str], Collection[str]], Awaitable[Mapping[str, Instances]]]
+
+# Airflow's states of a gate that was deferred, and whose event is taken to a worker.
+_ON_ITS_WAY = ("scheduled", "queued", "running")
 
 
 @dataclasses.dataclass(eq=False)
@@ -70,8 +73,8 @@ class Submissions:
         self._claims_on = claims_on
         #: The gates that wait here.
         self.waiting = WaitingGates()
-        #: Those that wait in other triggerers.
-        self.rivals = Rivals(self.waiting)
+        # Those that wait in other triggerers.
+        self._rivals = Rivals(self.waiting)
         # By DAG and run.
         self._runs: dict[str, dict[str, _Run]] = {}
         # By DAG, and by whether the question is about the urgent alone.
@@ -126,7 +129,6 @@ class Submissions:
         )
         self._run_of(waiting.gate.dag_id, waiting.gate.run_id).submissions[waiting.gate] = submission
         self._put(submission)
-        self.rivals.passed_here(waiting.gate)
         self._follow()
 
     def hold(self, waiting: Waiting, look_at: float) -> str:
@@ -145,6 +147,22 @@ class Submissions:
         elif look_at < run.held_until:
             return "this run has submitted before, which may not be counted yet"
         return ""
+
+    def turn(self, waiting: Waiting, look_at: float, opens: Callable[[int], bool]) -> str:
+        """
+        Say why it is not a gate's turn where others of its task wait in other triggerers; empty where it is.
+
+        :param waiting: the gate
+        :param look_at: when the look was made, by :mod:`.clock`
+        :param opens: tells whether it would open on the look after so many others
+        """
+
+        def competing() -> Iterator[GateId]:
+            for each in self.waiting.that_compete_with(waiting):
+                if not self.hold(each, look_at):
+                    yield each.gate
+
+        return self._rivals.turn(waiting, look_at, competing, opens)
 
     async def hear(self, account: Account, look_at: float) -> None:
         """
@@ -195,7 +213,8 @@ class Submissions:
             self._heard[dag_id] = now
 
     async def _put_question(self, dag_id: str, runs: Collection[str], tasks: Set[str]) -> None:
-        await self._take(dag_id, runs, tasks, await self._ask(dag_id, runs, tasks))
+        asked_of = self.waiting.census(dag_id)
+        await self._take(dag_id, runs, tasks, asked_of, await self._ask(dag_id, runs, tasks))
 
     def _question(self, dag_id: str, urgent_alone: bool) -> tuple[set[str], set[str]]:
         """Return the runs and tasks that matter, gates and submissions alike."""
@@ -230,7 +249,12 @@ class Submissions:
     # What the answers mean
 
     async def _take(
-        self, dag_id: str, runs: Collection[str], tasks: Set[str], states: Mapping[str, Instances]
+        self,
+        dag_id: str,
+        runs: Collection[str],
+        tasks: Set[str],
+        asked_of: Census,
+        states: Mapping[str, Instances],
     ) -> None:
         """Take in the states of gates and submissions; where there are thousands, with pauses."""
         pauses, census = Pauses(), self.waiting.census(dag_id)
@@ -242,12 +266,7 @@ class Submissions:
                 for task_id in census.terms.keys() & tasks:
                     gates = GateId(dag_id, run_id, task_id)
                     await self._meet(run, gates, census.terms[task_id], instances, pauses)
-                    deferred = [i for i, state in instances.get(task_id, {}).items() if state == "deferred"]
-                    if len(deferred) > census.here[run_id, task_id]:
-                        deferred = [i for i in deferred if self._is_elsewhere(gates.at(i), run)]
-                        self.rivals.note(gates, deferred)
-                    else:
-                        self.rivals.note(gates, ())
+                    await self._note_rivals(run, gates, census, asked_of, instances, pauses)
             stood_before = functools.partial(census.places, run_id)
             for gate, submission in list(run.submissions.items()):
                 if pauses.are_due:
@@ -260,6 +279,32 @@ class Submissions:
                     if gate.task_id not in run.met and not submission.is_open:
                         # Its claim, if any, expires by itself.
                         del run.submissions[gate]
+
+    async def _note_rivals(
+        self, run: _Run, gates: GateId, census: Census, asked_of: Census, instances: Instances, pauses: Pauses
+    ) -> None:
+        """Note which gates of a task wait elsewhere, and take up those that are on their way from there."""
+        states = instances.get(gates.task_id, {})
+        elsewhere: Collection[int] = [index for index, state in states.items() if state == "deferred"]
+        # All that wait here are among them, if they did so already when Airflow was asked.
+        if census is not asked_of or len(elsewhere) > census.here[gates.run_id, gates.task_id]:
+            found = set()
+            for index in elsewhere:
+                if pauses.are_due:
+                    await pauses.take()
+                if self._is_elsewhere(gates.at(index), run):
+                    found.add(index)
+            elsewhere = found
+        else:
+            elsewhere = ()
+        now = clock.now()
+        for index in self._rivals.note(gates, elsewhere):
+            gate = gates.at(index)
+            if states.get(index) in _ON_ITS_WAY and gate not in run.submissions and gate not in self.waiting:
+                # Its event goes over a worker, and says what it is only there. Closed is safe.
+                run.submissions[gate] = dataclasses.replace(
+                    census.terms[gates.task_id], gate=gate, since=now, changed=now, heard=now
+                )
 
     def _is_elsewhere(self, gate: GateId, run: _Run) -> bool:
         """Tell whether a gate waits elsewhere that Airflow calls deferred, as what has just passed here."""
@@ -287,7 +332,6 @@ class Submissions:
             run.submissions[gate] = submission
             if not is_first:
                 self.seen_elsewhere = now
-                self.rivals.passed_elsewhere(gate)
             elif not submission.submitted_by:
                 submission.turn(Phase.OVER, now)
             elif submission.phase_by(instances)[0] is Phase.ENDED:
@@ -322,8 +366,8 @@ class Submissions:
                 claims.put(submission.gate, claim)
 
     def _forget(self) -> None:
-        self.rivals.forget()
         now = clock.now()
+        self._rivals.forget(now - FORGET_AFTER)
         for dag_id, runs in list(self._runs.items()):
             for run_id, run in list(runs.items()):
                 if now - run.heard >= FORGET_AFTER and not any(

@@ -162,7 +162,7 @@ class WaitingGates:
             self._censuses[dag_id] = Census(self._by_dag.get(dag_id, ()))
         return self._censuses[dag_id]
 
-    def that_compete_with(self, waiting: Waiting) -> Iterator[GateId]:
+    def that_compete_with(self, waiting: Waiting) -> Iterator[Waiting]:
         """
         Yield the gates of a gate's task that ask the same, itself among them.
 
@@ -174,7 +174,7 @@ class WaitingGates:
                 and each.account == waiting.account
                 and each.asks == waiting.asks
             ):
-                yield each.gate
+                yield each
 
     @property
     def dags(self) -> Collection[str]:

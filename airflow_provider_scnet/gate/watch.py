@@ -154,7 +154,7 @@ class Watch:
             looking.get_loop().call_later(RESTART_AFTER, self._start_again)
 
     def _start_again(self) -> None:
-        if self._seats:
+        if not all(seat.is_leaving for seat in self._seats):
             self.wake()
 
     def is_idle(self, since: float) -> bool:
@@ -258,6 +258,11 @@ class Seat:
         self._time_is_up = False
         self._next: _Next | None = None
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the gate is being cancelled, as all are when their loop ends."""
+        return self._next is not None and self._next.is_leaving
+
     async def next_look(self) -> Look | None:
         """
         Wait for a look that this gate has not seen, and that matters to it.
@@ -309,14 +314,15 @@ class _Next(asyncio.Future["Look | None"]):
     def __init__(self, turns: Turns) -> None:
         super().__init__()
         self._turns = turns
-        self._is_leaving = False
+        #: Whether it will be.
+        self.is_leaving = False
 
     def cancel(self, msg: Any = None) -> bool:
         """Be cancelled soon. Whoever cancels the gate's task is told that this will be, and relies on it."""
         if self.done():
             return False
-        if not self._is_leaving:
-            self._is_leaving = True
+        if not self.is_leaving:
+            self.is_leaving = True
             self._turns.put([functools.partial(super().cancel, msg)])
         return True
 
@@ -327,7 +333,7 @@ class _Next(asyncio.Future["Look | None"]):
         :param look: what it gets
         :return: whether that woke it
         """
-        if self.done() or self._is_leaving:
+        if self.done() or self.is_leaving:
             return False
         self.set_result(look)
         return True
