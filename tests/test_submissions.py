@@ -557,3 +557,87 @@ async def test_runs_of_which_nothing_is_heard_any_more_are_forgotten(world: Worl
     await world.after(2 * submissions_module.FORGET_AFTER)
     await world.look()
     assert len(world.submissions._runs["dag"]) == 1
+
+
+# Gates of the same task that wait in other triggerers
+
+
+async def asked_while(world: World, happens: Callable[[], Any]) -> None:
+    """Let something happen between a question and its answer."""
+    await asyncio.sleep(1.0)
+    world.airflow.answers.clear()
+    hearing = asyncio.ensure_future(world.submissions.hear(ACCOUNT, now()))
+    await asyncio.sleep(0.1)
+    happens()
+    world.airflow.answers.set()
+    await hearing
+
+
+def may_pass(world: World, waiting: Waiting, room: int, look_at: float | None = None) -> bool:
+    return not world.submissions.turn(waiting, look_at or now(), lambda others: others < room)
+
+
+@scenario
+async def test_a_gate_waits_for_those_that_come_first_and_wait_elsewhere(world: World):
+    ours = world.wait(gate(5))
+    for index in (2, 7):
+        world.airflow.set(gate(index), "deferred", submit=None)
+    await world.look()
+    assert not may_pass(world, ours, room=1)
+    assert may_pass(world, ours, room=2, look_at=now() + 1)
+
+
+@scenario
+async def test_gates_that_arrive_while_airflow_answers_hide_none_of_those_elsewhere(world: World):
+    ours = world.wait(gate(5))
+    world.airflow.set(gate(2), "deferred", submit=None)
+    await asked_while(world, lambda: world.wait(gate(9)))
+    assert not may_pass(world, ours, room=1)
+
+
+@scenario
+async def test_what_has_just_passed_here_is_no_gate_that_waits_elsewhere(world: World):
+    ours, first = world.wait(gate(5)), world.wait(gate(2))
+    await world.look()
+    world.let_pass(first)
+    # Airflow has not heard of it yet.
+    await world.look()
+    assert may_pass(world, ours, room=1)
+
+
+@scenario
+async def test_a_gate_that_passed_elsewhere_and_ends_on_a_worker_claims_already(world: World):
+    world.wait(gate(5))
+    world.airflow.set(gate(2), "deferred", submit=None)
+    assert (await world.look()).jobs == 0
+    for state in ("scheduled", "queued", "running"):
+        world.airflow.set(gate(2), state, submit=None)
+        assert (await world.look()).jobs == 1
+    world.airflow.set(gate(2), "success", submit="running")
+    assert (await world.look()).jobs == 1
+    world.airflow.set(gate(2), "success", submit="success")
+    assert (await world.look()).jobs == 1
+    assert await world.after(COUNTED_AFTER + 1) == 0
+
+
+@scenario
+async def test_a_gate_that_failed_elsewhere_claims_nothing(world: World):
+    world.wait(gate(5))
+    world.airflow.set(gate(2), "deferred", submit=None)
+    await world.look()
+    world.airflow.set(gate(2), "running", submit=None)
+    assert (await world.look()).jobs == 1
+    world.airflow.set(gate(2), "failed", submit="upstream_failed")
+    assert (await world.look()).jobs == 0
+
+
+@scenario
+async def test_a_gate_that_is_held_here_takes_nobodys_turn(world: World):
+    ours = world.wait(gate(5, run="run 2"))
+    held = world.wait(gate(1, run="run 1"))
+    world.airflow.set(gate(8, run="run 2"), "deferred", submit=None)
+    world.airflow.set(gate(0, run="run 1"), "success", submit="success")
+    await world.look()
+    at = now()
+    assert world.submissions.hold(held, at)
+    assert may_pass(world, ours, room=1, look_at=at)
