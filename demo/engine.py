@@ -84,7 +84,8 @@ class Engine:
         }
         self.env = self._clean_environment() | self._settings(dags) | dict(env or {})
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._database = sqlalchemy.create_engine(self.database_url)
+        # The server may be gone for a while.
+        self._database = sqlalchemy.create_engine(self.database_url, pool_pre_ping=True)
 
     @property
     def url(self) -> str:
