@@ -84,7 +84,7 @@ class Run:
 
     def begin(self) -> float:
         """Start the DAG while the queue is full, and return the seconds until all its tasks wait."""
-        self.scnet.set_counts("alice", queued=9)
+        self.scnet.set_counts("alice", queued=10**6)
         began = time.monotonic()
         self.engine.trigger_dag(self.dag_id)
         self.engine.wait_until(self._all_wait, TOO_LONG, "the first look of all tasks")
