@@ -158,8 +158,10 @@ class WaitingGates:
 
         :param dag_id: the DAG
         """
+        if dag_id not in self._by_dag:
+            return Census(())
         if dag_id not in self._censuses:
-            self._censuses[dag_id] = Census(self._by_dag.get(dag_id, ()))
+            self._censuses[dag_id] = Census(self._by_dag[dag_id])
         return self._censuses[dag_id]
 
     def that_compete_with(self, waiting: Waiting) -> Iterator[Waiting]:
