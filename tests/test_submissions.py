@@ -32,6 +32,7 @@ class Airflow:
         self.answers = asyncio.Event()
         self.answers.set()
         self.cancelled = 0
+        self.takes = 0.0
 
     def set(self, gate: GateId, state: str | None, **submitters: str | None) -> None:
         """Set the state of a gate, and of the instances of submitters with its map index."""
@@ -43,6 +44,7 @@ class Airflow:
         self.questions.append((dag_id, set(run_ids), set(task_ids)))
         try:
             await self.answers.wait()
+            await asyncio.sleep(self.takes)
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
@@ -499,6 +501,18 @@ async def test_while_a_claim_waits_for_the_end_of_a_submission_it_is_asked_after
     before = len(world.airflow.questions)
     await asyncio.sleep(60)
     assert len(world.airflow.questions) == before
+
+
+@scenario
+async def test_where_answers_take_long_they_are_asked_for_less_often(world: World):
+    await passed(world)
+    for takes, pause in ((0.4, 20.0), (9.0, 60.0)):
+        world.airflow.takes = takes
+        await asyncio.sleep(120)
+        before, since = len(world.airflow.questions), now()
+        await asyncio.sleep(600)
+        asked = len(world.airflow.questions) - before
+        assert abs(asked - (now() - since) / (pause + takes)) <= 1
 
 
 @scenario

@@ -32,6 +32,9 @@ from airflow_provider_scnet.gate.waiting import Census, Waiting, WaitingGates
 
 #: Seconds between two questions while a claim of this event loop waits for the end of a submission.
 FOLLOW_EVERY = 5.0
+#: Where an answer takes long, the pause is so many times as long, so that a thousand submissions take no more of a
+#: triggerer than a hundred; and the longest pause, in seconds.
+FOLLOW_AFTER, FOLLOW_AT_LEAST_EVERY = 50, 60.0
 #: Seconds that Airflow may take to answer. The first question of a triggerer's life was seen to take more than 8.
 LONGEST_ANSWER = 30.0
 #: Seconds after which a run is forgotten of which nothing was heard.
@@ -237,11 +240,13 @@ class Submissions:
             self._following = contextvars.Context().run(asyncio.ensure_future, self._keep_following())
 
     async def _keep_following(self) -> None:
+        took = 0.0
         while self.waiting and self._urgent_dags():
-            await asyncio.sleep(FOLLOW_EVERY)
+            await asyncio.sleep(min(max(FOLLOW_EVERY, FOLLOW_AFTER * took), FOLLOW_AT_LEAST_EVERY))
             if self.waiting:
-                dags = self._urgent_dags()
+                began, dags = clock.now(), self._urgent_dags()
                 await asyncio.gather(*(self._learn(dag_id, urgent_alone=True) for dag_id in dags))
+                took = clock.now() - began
 
     def _urgent_dags(self) -> list[str]:
         return [dag_id for dag_id in self._runs if any(each.is_urgent for each in self._open(dag_id))]
