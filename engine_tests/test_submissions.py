@@ -17,8 +17,8 @@ from engine_tests.conftest import AIRFLOW, engine_for
 #: Room for so many: "queued < 20".
 ROOM = 20
 GATES = 50
-MANY = 1000
-RUNS = 200
+# Before 3.3 each gate starts on a worker, which takes a processor for a second.
+MANY, RUNS = (1_000, 200) if AIRFLOW >= (3, 3) else (100, 40)
 
 #: What becomes of a submission, and the arguments of its gate and of its task; each with an account of its own.
 FATES = {
@@ -434,7 +434,7 @@ def test_while_the_api_server_is_away_or_slow_gates_stay_as_shut_as_they_were(
         slots(engine, "held", 0)
 
 
-def test_a_thousand_gates_of_one_run_share_one_room(engine: Engine, scnet: ScnetSimulator):
+def test_many_gates_of_one_run_share_one_room(engine: Engine, scnet: ScnetSimulator):
     scnet.set_counts("many", queued=99)
     engine.trigger_dag("many")
     engine.wait_until(lambda: waits(engine, "many") == MANY, 420, "the waiting of all gates")
@@ -445,7 +445,7 @@ def test_a_thousand_gates_of_one_run_share_one_room(engine: Engine, scnet: Scnet
     end(engine, "many")
 
 
-def test_two_hundred_runs_of_one_gate_share_one_room(engine: Engine, scnet: ScnetSimulator):
+def test_many_runs_of_one_gate_share_one_room(engine: Engine, scnet: ScnetSimulator):
     scnet.set_counts("runs", queued=99)
     engine.airflow("dags", "unpause", "runs")
     engine.wait_until(lambda: waits(engine, "runs") == RUNS, 420, "the waiting of all gates")
