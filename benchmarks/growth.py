@@ -19,9 +19,7 @@ from airflow_provider_scnet.client.look import Look
 from airflow_provider_scnet.gate import clock
 from airflow_provider_scnet.gate.account import Accounts
 from airflow_provider_scnet.triggers import here
-from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
-from benchmarks import pictures
-from benchmarks.nowhere import NOWHERE
+from benchmarks import alone, pictures
 
 GATES = (100, 1_000, 10_000)
 #: How many looks a figure is the mean of.
@@ -125,7 +123,8 @@ async def _measure(number: int, share: int) -> _Figures:
         cluster = Cluster(queued=0 if claiming else 10 * number)
         accounts = Accounts(cluster, cluster.ask)
         with mock.patch.object(here, "accounts", return_value=accounts):
-            waiting = [asyncio.ensure_future(_pass(index, f"queued < {claiming or 1}")) for index in range(number)]
+            asks = {"condition": f"queued < {claiming or 1}", "submits": int(bool(claiming)), "poke_interval": 0.0}
+            waiting = [asyncio.ensure_future(alone.wait(index, **asks)) for index in range(number)]
             for index in range(number):
                 cluster.gates[index] = "deferred"
                 cluster.submissions[index] = None
@@ -148,24 +147,6 @@ async def _measure(number: int, share: int) -> _Figures:
             else:
                 await _cancel(left)
     return _Figures(number, share, len(passed), cpu, still)
-
-
-async def _pass(index: int, condition: str) -> None:
-    trigger = ScnetJobStateTrigger(
-        condition=condition,
-        poke_interval=0.0,
-        submits=0 if condition == "queued < 1" else 1,
-        submitted_by={"submit": True},
-        end_task=True,
-    )
-    trigger._log = NOWHERE
-    trigger.trigger_id = index
-    trigger.task_instance = types.SimpleNamespace(dag_id="dag", run_id="run", task_id="gate", map_index=index)
-    events = trigger.run()
-    try:
-        await anext(events)
-    finally:
-        await events.aclose()
 
 
 async def _release(cluster: Cluster, waiting: list[asyncio.Task[None]]) -> None:

@@ -14,7 +14,7 @@ import dataclasses
 import random
 import types
 from collections.abc import Collection
-from typing import Any, TypeVar
+from typing import Any
 from unittest import mock
 
 from airflow_provider_scnet.client.job_counts import JobCounts
@@ -23,11 +23,7 @@ from airflow_provider_scnet.gate import clock
 from airflow_provider_scnet.gate.account import Accounts
 from airflow_provider_scnet.testing.cluster import Cluster, SimulatorClock
 from airflow_provider_scnet.triggers import here
-from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
-from benchmarks import queues, virtual_time
-from benchmarks.nowhere import NOWHERE
-
-T = TypeVar("T")
+from benchmarks import alone, queues, virtual_time
 
 USER = "alice"
 
@@ -105,7 +101,6 @@ class _World:
         self.cluster.add_user(USER)
         self.gates: dict[int, str | None] = {}
         self.submissions: dict[int, str | None] = {}
-        self.waiting = 0
         self.last_waited = 0.0
 
     async def lasts(self, seconds: tuple[float, float]) -> None:
@@ -142,19 +137,7 @@ class _World:
         """Be one gate, and what stands behind it."""
         _accounts.set(accounts)
         setting = self.setting
-        trigger = ScnetJobStateTrigger(
-            condition=f"queued < {setting.limit}",
-            poke_interval=setting.interval,
-            submitted_by={"submit": True},
-            end_task=True,
-        )
-        trigger._log = NOWHERE
-        trigger.trigger_id = index
-        trigger.task_instance = types.SimpleNamespace(dag_id="dag", run_id="run", task_id="gate", map_index=index)
-        events = trigger.run()
-        await anext(events)
-        await events.aclose()
-        self.waiting -= 1
+        await alone.wait(index, condition=f"queued < {setting.limit}", poke_interval=setting.interval)
         self.last_waited = clock.now()
         await self.lasts(setting.passing)
         self.gates[index] = "success"

@@ -37,7 +37,8 @@ class ScnetJobStateTrigger(BaseTrigger):
 
     All triggers of one triggerer that watch the same account through the same connection share one request an
     interval. Room is given out in the order of arrival, and claimed until the cluster counts what was
-    submitted; of gates that pass in another triggerer, Airflow's states of the tasks behind them tell.
+    submitted; of gates that pass in another triggerer, Airflow's states of the tasks behind them tell. Where
+    gates of a task wait in several triggerers, those with the first runs and map indexes come first.
 
     :param condition: the state of the queue to wait for
     :param fail_when: what fails the gate for good
