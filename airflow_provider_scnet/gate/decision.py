@@ -229,18 +229,18 @@ class Reporter:
         #: The decision that was said last.
         self.last: Decision | None = None
 
-    def has_news(self, decision: Decision, notes: Collection[str]) -> bool:
+    def has_news(self, decision: Decision, notes: Collection[str], at: float) -> bool:
         """
         Tell whether there is anything to say.
 
         :param decision: the decision
         :param notes: what a reader should know once
+        :param at: a moment not long ago, such as that of the look
         """
-        return (
-            decision != self.last
-            or self._clock() - self._said_at >= REPEAT_AFTER
-            or not self._noted.issuperset(notes)
-        )
+        if decision != self.last or not self._noted.issuperset(notes):
+            return True
+        # The clock is dear where thousands ask: it is only looked at where it may say that it is time.
+        return at - self._said_at >= REPEAT_AFTER / 2 and self._clock() - self._said_at >= REPEAT_AFTER
 
     def note(self, notes: Iterable[str]) -> None:
         """
@@ -347,7 +347,7 @@ class GateKeeper:
         """
         if decision.verdict is not Verdict.WAIT:
             return True
-        return self._reporter.has_news(decision, self._notes(look, decision))
+        return self._reporter.has_news(decision, self._notes(look, decision), look.at)
 
     def say(self, look: Look, decision: Decision) -> None:
         """
