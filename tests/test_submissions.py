@@ -506,7 +506,7 @@ async def test_while_a_claim_waits_for_the_end_of_a_submission_it_is_asked_after
 @scenario
 async def test_where_answers_take_long_they_are_asked_for_less_often(world: World):
     await passed(world)
-    for takes, pause in ((0.4, 20.0), (9.0, 60.0)):
+    for takes, pause in ((0.2, 20.0), (9.0, 60.0)):
         world.airflow.takes = takes
         await asyncio.sleep(120)
         before, since = len(world.airflow.questions), now()

@@ -34,7 +34,7 @@ from airflow_provider_scnet.gate.waiting import Census, Waiting, WaitingGates
 FOLLOW_EVERY = 5.0
 #: Where an answer takes long, the pause is so many times as long, so that a thousand submissions take no more of a
 #: triggerer than a hundred; and the longest pause, in seconds.
-FOLLOW_AFTER, FOLLOW_AT_LEAST_EVERY = 50, 60.0
+FOLLOW_AFTER, FOLLOW_AT_LEAST_EVERY = 100, 60.0
 #: Seconds that Airflow may take to answer. The first question of a triggerer's life was seen to take more than 8.
 LONGEST_ANSWER = 30.0
 #: Seconds after which a run is forgotten of which nothing was heard.

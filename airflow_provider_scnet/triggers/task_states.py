@@ -4,15 +4,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 from collections.abc import Collection, Iterator, Sequence
 
 from airflow import __version__ as airflow_version
 
 from airflow_provider_scnet.gate.turns import Pauses
-
-log = logging.getLogger(__name__)
 
 #: States by run id, task id and map index (-1 where the task is not mapped).
 States = dict[str, dict[str, dict[int, "str | None"]]]
@@ -45,7 +42,6 @@ async def task_states(dag_id: str, run_ids: Collection[str], task_ids: Collectio
 async def _add_from_supervisor(
     states: States, dag_id: str, run_ids: Sequence[str], task_ids: Sequence[str]
 ) -> None:
-    log.debug("asking Airflow about %d tasks in %d runs of %s", len(task_ids), len(run_ids), dag_id)
     from airflow.sdk.execution_time import task_runner
     from airflow.sdk.execution_time.comms import ErrorResponse, GetTaskStates, TaskStatesResult
 
