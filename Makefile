@@ -59,8 +59,8 @@ test-compat: $(COMPAT:%=test-%) ## the test suite on the other Airflow versions
 test-lowest: ## the test suite on the lowest versions that pyproject.toml admits
 
 # Airflow's own work, in whole DAGs and at the start of each command, takes half of the time of the suite, and is not
-# what a Python changes; nor are the pages, which one version tests for all.
-PAGES := tests/test_pages.py tests/test_project.py
+# what a Python changes. Nor are the pages and what is simulated, which one version tests for all.
+ONCE := tests/test_pages.py tests/test_project.py tests/test_judging.py tests/test_rivals.py
 .PHONY: test-pythons
 test-pythons: ## the test suite without whole DAGs on the other Pythons, where they are found
 	$(if $(PYTHONS_HERE),$(MAKE) --no-print-directory $(PYTHONS_HERE:%=test-python-%))
@@ -107,11 +107,11 @@ clean: ## remove everything that was made
 
 .PHONY: $(VERSIONS:%=test-%)
 $(VERSIONS:%=test-%) test-lowest: test-%: .venv/%/.made
-	.venv/$*/bin/python -m pytest -n 2 $(PAGES:%=--ignore %)
+	.venv/$*/bin/python -m pytest -n 2 $(ONCE:%=--ignore %)
 
 .PHONY: $(PYTHONS:%=test-python-%)
 $(PYTHONS:%=test-python-%): test-python-%: .venv/python-%/.made
-	.venv/python-$*/bin/python -m pytest -n 2 $(PAGES:%=--ignore %) --ignore tests/test_dags.py --ignore tests/test_cli.py
+	.venv/python-$*/bin/python -m pytest -n 2 $(ONCE:%=--ignore %) --ignore tests/test_dags.py --ignore tests/test_cli.py
 
 # A module has an Airflow of its own, which mostly waits: three at once take little more time than one.
 ENGINE_TESTS := engine_tests
