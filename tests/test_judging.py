@@ -25,7 +25,7 @@ from gates import first_event
 from looks import HEALS, Cluster
 
 ACCOUNT = ("https://h", "alice")
-LOOKS = 150
+LOOKS = 100
 INTERVAL = 60.0
 CONDITIONS = ("queued < 5", "queued < 5", "queued < 5", "running + queued < 12", "queued != 6", "queued < 1")
 
@@ -100,7 +100,7 @@ class Scenario:
         return self.transcript
 
     def come_and_go(self, step: int) -> None:
-        for number in range(self.chance.choice([0, 0, 0, 0, 1, 2, 6])):
+        for number in range(self.chance.choice([0, 0, 0, 0, 0, 1, 5])):
             self.start(100 * step + number)
         for index in self.chance.sample(
             sorted(self.tasks), k=min(len(self.tasks), self.chance.choice([0, 0, 0, 2]))
