@@ -260,7 +260,7 @@ class Reporter:
         :param decision: the decision
         """
         at = self._clock()
-        if decision != self.last or self._clock() - self._said_at >= REPEAT_AFTER:
+        if decision != self.last or at - self._said_at >= REPEAT_AFTER:
             self.last, self._said_at = decision, at
             say = self._log.warning if decision.trouble else self._log.info
             say("%s%s", self._name, decision)
