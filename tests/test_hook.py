@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import ssl
@@ -15,6 +16,7 @@ import pytest
 import requests
 
 from airflow_provider_scnet import __version__
+from airflow_provider_scnet.client import wire
 from airflow_provider_scnet.client.errors import (
     Nature,
     ScnetApiError,
@@ -277,6 +279,19 @@ def test_an_answer_that_does_not_come_in_time_is_cut_off(scnet: ScnetSimulator, 
     with pytest.raises(ScnetConnectionError, match=r"within 0\.3 s") as caught:
         ScnetHook().get_job_counts()
     assert caught.value.nature is Nature.TRANSIENT
+
+
+@pytest.mark.parametrize("fault", [Fault(delay=30), Fault(drip=30)], ids=["silent", "falls silent in the body"])
+@pytest.mark.parametrize("is_timer_late", [False, True], ids=["timer", "late timer"])
+def test_silence_is_told_alike_whichever_of_the_two_time_outs_ends_it(
+    scnet: ScnetSimulator, connect, monkeypatch: pytest.MonkeyPatch, fault: Fault, is_timer_late: bool
+):
+    if is_timer_late:
+        monkeypatch.setattr(wire, "_cut_off", lambda *_: contextlib.nullcontext(threading.Event()))
+    connect(timeout=0.3)
+    scnet.order(fault)
+    with pytest.raises(ScnetConnectionError, match=r"no whole answer within 0\.3 s"):
+        ScnetHook().get_job_counts()
 
 
 def test_a_tls_handshake_that_drips_is_cut_off(monkeypatch: pytest.MonkeyPatch):

@@ -57,17 +57,22 @@ def test_a_gate_waits_and_passes_on_one_answer_after_the_other(requests_mock: rm
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "nature"),
+    ("given", "error", "nature", "said"),
     [
-        ({"exc": requests.ConnectTimeout}, ScnetConnectionError, Nature.TRANSIENT),
-        ({"exc": requests.ConnectionError("reset by peer")}, ScnetConnectionError, Nature.TRANSIENT),
-        ({"json": {"code": "10003", "msg": "no"}}, ScnetApiError, Nature.PERMANENT),
-        ({"status_code": 401}, ScnetApiError, Nature.CREDENTIALS),
+        ({"exc": requests.ConnectTimeout}, ScnetConnectionError, Nature.TRANSIENT, "no whole answer within 10 s"),
+        (
+            {"exc": requests.ConnectionError("reset by peer")},
+            ScnetConnectionError,
+            Nature.TRANSIENT,
+            "reset by peer",
+        ),
+        ({"json": {"code": "10003", "msg": "no"}}, ScnetApiError, Nature.PERMANENT, "10003"),
+        ({"status_code": 401}, ScnetApiError, Nature.CREDENTIALS, "401"),
     ],
 )
-def test_errors_are_what_they_are_on_the_wire(requests_mock: rm.Mocker, given, error, nature):
+def test_errors_are_what_they_are_on_the_wire(requests_mock: rm.Mocker, given, error, nature, said):
     requests_mock.get(STATE, **given)
-    with pytest.raises(error) as caught:
+    with pytest.raises(error, match=said) as caught:
         ScnetHook().get_job_counts()
     assert caught.value.nature is nature
 

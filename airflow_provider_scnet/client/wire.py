@@ -211,9 +211,10 @@ def send(request: Request, target: Target) -> Answer:
                     date=_date(response.headers.get("Date")),
                 )
         except (requests.RequestException, OSError, ValueError) as error:
-            if time_is_up.is_set():
+            # Silence ends by the socket's own time-out or by that for the whole answer, whichever is first.
+            if time_is_up.is_set() or _is_silence(error):
                 raise ScnetConnectionError(f"no whole answer within {target.timeout:.3g} s") from None
-            raise _in_words(error, target, request.secrets) from None
+            raise _in_words(error, request.secrets) from None
 
 
 @contextlib.contextmanager
@@ -287,13 +288,16 @@ def _date(value: str | None) -> datetime | None:
     return date if date.tzinfo else date.replace(tzinfo=timezone.utc)
 
 
-def _in_words(error: Exception, target: Target, secrets: tuple[str, ...]) -> ScnetError:
-    causes = list(_causes(error))
-    root = causes[-1]
+def _is_silence(error: Exception) -> bool:
+    return isinstance(error, requests.Timeout) or isinstance(_root(error), TimeoutError)
+
+
+def _in_words(error: Exception, secrets: tuple[str, ...]) -> ScnetError:
+    root = _root(error)
     # Python's own message quotes what came and cuts it, perhaps in the midst of a secret, which is not found then.
     said = "what came is not HTTP" if isinstance(root, ValueError) else getattr(root, "strerror", None) or root
     reason = shown(said, *secrets)
-    for cause in causes:
+    for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return ScnetConnectionError(
                 f"the server's certificate does not verify ({shown(cause.verify_message)}); "
@@ -302,8 +306,6 @@ def _in_words(error: Exception, target: Target, secrets: tuple[str, ...]) -> Scn
             )
     if isinstance(error, requests.exceptions.ContentDecodingError):
         return ScnetResponseError("the answer cannot be decompressed")
-    if isinstance(error, requests.Timeout):
-        return ScnetConnectionError(f"no answer within {target.timeout:.3g} s")
     if isinstance(error, requests.exceptions.SSLError) and not isinstance(root, (ssl.SSLEOFError, OSError)):
         return ScnetConnectionError(f"TLS failed: {reason}", nature=Nature.UNCLEAR)
     if isinstance(root, ssl.SSLError) and not isinstance(root, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
@@ -317,6 +319,10 @@ def _in_words(error: Exception, target: Target, secrets: tuple[str, ...]) -> Scn
     if isinstance(error, OSError) and "certificate" in str(error).lower():
         return ScnetConfigError("extra 'verify' names no readable file of authorities")
     return ScnetResponseError(f"the answer cannot be read ({type(root).__name__})")
+
+
+def _root(error: BaseException) -> BaseException:
+    return [*_causes(error)][-1]
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
