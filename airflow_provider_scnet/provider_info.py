@@ -35,7 +35,7 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
         "label": "Jobs counted after (seconds)",
         "description": (
             "How long the cluster may take until its counts include a submitted job. "
-            "For as long a gate counts the jobs of gates that passed itself. Empty: 60."
+            "Until then gates add the jobs of submissions that have just ended. Empty: 60."
         ),
         "schema": {"type": ["number", "null"]},
     },
