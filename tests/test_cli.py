@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import weakref
 from argparse import Namespace
 from types import SimpleNamespace
 from unittest import mock
@@ -337,6 +338,17 @@ class TestWatch:
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         yield
         signal.signal(signal.SIGINT, before)
+
+    def test_ctrl_c_in_a_finalizer_ends_it_too(self, scnet, pauses, monkeypatch, heeds_ctrl_c):
+        look_at = ScnetHook.look_at
+
+        def interrupted(hook, user_name):
+            weakref.finalize(ScnetHook(), signal.raise_signal, signal.SIGINT)  # at once: nobody keeps that hook
+            return look_at(hook, user_name)
+
+        monkeypatch.setattr(ScnetHook, "look_at", interrupted)
+        assert self.watch() == commands.INTERRUPTED
+        assert not pauses
 
     def test_without_a_terminal_it_prints_one_table_after_another_until_ctrl_c(self, scnet, heeds_ctrl_c):
         command = [*MODULE, "jobs", "--watch", "5"]

@@ -25,6 +25,7 @@ from airflow_provider_scnet.client.errors import ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.look import Look
 from airflow_provider_scnet.gate.decision import Gate, Verdict
+from airflow_provider_scnet.hooks.aside import aside
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 
 #: How a command ends; those from 128 on as a shell names the signals.
@@ -127,7 +128,8 @@ class _Console(AirflowConsole):  # type: ignore[misc]
 
 
 def _look(asked: Iterable[tuple[str, str | None]]) -> _Seen:
-    return [(conn_id, user, ScnetHook(conn_id).look_at(user)) for conn_id, user in asked]
+    # Aside: Python drops a Ctrl-C that comes in a finalizer, and urllib3 closes its connections in one.
+    return aside(lambda: [(conn_id, user, ScnetHook(conn_id).look_at(user)) for conn_id, user in asked]).result()
 
 
 def _trouble(look: Look, states: Iterable[str] = ("total",)) -> str:

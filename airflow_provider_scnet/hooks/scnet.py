@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import threading
 import time
-from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TimeoutOfFuture
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -27,6 +25,7 @@ from airflow_provider_scnet.client.job_counts import STATES, JobCounts
 from airflow_provider_scnet.client.look import Look
 from airflow_provider_scnet.client.target import Target
 from airflow_provider_scnet.client.token_payload import local
+from airflow_provider_scnet.hooks.aside import aside
 from airflow_provider_scnet.hooks.masking import amask, mask
 from airflow_provider_scnet.provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
 
@@ -140,20 +139,13 @@ class ScnetHook(BaseHook):
         return True, f"user {target.user_name}: {found}; {_way(target)}"
 
     def _try_out(self, target: Target) -> tuple[Target, Look]:
-        found: Future[tuple[Target, Look]] = Future()
+        def try_out() -> tuple[Target, Look]:
+            done = credentials.complete(target)
+            return done, self._look_twice(done)
 
-        def try_out() -> None:
-            try:
-                done = credentials.complete(target)
-                found.set_result((done, self._look_twice(done)))
-            except Exception as error:
-                found.set_exception(error)
-
-        # A name server can hold a thread for longer than any time-out: neither the answer nor the end of the
-        # process is to wait for that.
-        threading.Thread(target=try_out, name="scnet-test-connection", daemon=True).start()
         try:
-            return found.result(target.at_most(_TEST_TIMEOUT) + _TEST_MARGIN)
+            # Aside: a name server can hold a thread for longer than any time-out.
+            return aside(try_out).result(target.at_most(_TEST_TIMEOUT) + _TEST_MARGIN)
         except TimeoutOfFuture:
             error = ScnetConnectionError(
                 "nothing was found out in time: does the host, or a proxy, have an address?"

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asking beside what else a process does, so that it can be left alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def aside(function: Callable[[], T]) -> Future[T]:
+    """
+    Run a function in a thread of its own; neither who asks nor the end of the process has to wait for it.
+
+    :param function: what to run
+    """
+    found: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(function())
+        except Exception as error:
+            found.set_exception(error)
+
+    threading.Thread(target=run, name="scnet-aside", daemon=True).start()
+    return found
