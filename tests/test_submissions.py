@@ -33,6 +33,8 @@ class Airflow:
         self.answers.set()
         self.cancelled = 0
         self.takes = 0.0
+        #: The next answer is what is true when it is asked for, and comes when this is set.
+        self.late: asyncio.Event | None = None
 
     def set(self, gate: GateId, state: str | None, **submitters: str | None) -> None:
         """Set the state of a gate, and of the instances of submitters with its map index."""
@@ -42,6 +44,10 @@ class Airflow:
 
     async def __call__(self, dag_id: str, run_ids: Any, task_ids: Any) -> Any:
         self.questions.append((dag_id, set(run_ids), set(task_ids)))
+        if late := self.late:
+            self.late, found = None, self._found(dag_id, run_ids, task_ids)
+            await late.wait()
+            return found
         try:
             await self.answers.wait()
             await asyncio.sleep(self.takes)
@@ -50,6 +56,9 @@ class Airflow:
             raise
         if self.error:
             raise self.error
+        return self._found(dag_id, run_ids, task_ids)
+
+    def _found(self, dag_id: str, run_ids: Any, task_ids: Any) -> dict[str, dict[str, dict[int, str | None]]]:
         found: dict[str, dict[str, dict[int, str | None]]] = {}
         for (dag, run, task, index), state in self.states.items():
             if dag == dag_id and run in run_ids and task in task_ids:
@@ -316,6 +325,37 @@ async def test_a_gate_that_is_cleared_and_passes_again_claims_again(world: World
     assert await world.after(2) == 0
     world.let_pass(again)
     world.airflow.set(gate(0), "success", submit=None)
+    assert await world.after(600) == 1
+
+
+@scenario
+async def test_what_was_submitted_before_a_gate_was_cleared_and_passed_again_may_not_be_counted_yet(world: World):
+    first = await passed(world)
+    world.airflow.set(gate(0), "success", submit="success")
+    assert await world.after(10) == 1
+    world.airflow.set(gate(0), "deferred", submit=None)
+    again = world.wait(first.gate)
+    assert await world.after(1) == 1
+    world.let_pass(again)
+    world.airflow.set(gate(0), "success", submit="running")
+    assert await world.after(1) == 2
+    assert await world.after(COUNTED_AFTER) == 1
+
+
+@scenario
+async def test_an_answer_that_was_asked_for_before_a_gate_passed_takes_no_claim_away(world: World):
+    """Such an answer still calls it deferred, as it does a gate that was cleared and waits anew."""
+    world.wait(gate(0, run="another"))
+    waiting = world.wait(gate(0))
+    await world.look()
+    late = world.airflow.late = asyncio.Event()
+    looking = asyncio.ensure_future(world.look())
+    await asyncio.sleep(1)
+    world.let_pass(waiting)
+    world.airflow.set(gate(0), "success", submit=None)
+    await asyncio.sleep(2 * FOLLOW_EVERY)
+    late.set()
+    assert (await looking).jobs == 1
     assert await world.after(600) == 1
 
 

@@ -12,7 +12,7 @@ import contextlib
 import contextvars
 import dataclasses
 import functools
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Set
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterator, Mapping, Set
 
 from airflow_provider_scnet.client.errors import shown
 from airflow_provider_scnet.gate import clock
@@ -130,7 +130,11 @@ class Submissions:
             heard=now,
             awaited=awaited(waiting.gate, waiting.submitted_by),
         )
-        self._run_of(waiting.gate.dag_id, waiting.gate.run_id).submissions[waiting.gate] = submission
+        submissions = self._run_of(waiting.gate.dag_id, waiting.gate.run_id).submissions
+        if before := submissions.get(waiting.gate):
+            # It passed before it was cleared: what that submitted may not be counted yet. That expires by itself.
+            self._put(before, object())
+        submissions[waiting.gate] = submission
         self._put(submission)
         self._follow()
 
@@ -216,8 +220,8 @@ class Submissions:
             self._heard[dag_id] = now
 
     async def _put_question(self, dag_id: str, runs: Collection[str], tasks: Set[str]) -> None:
-        asked_of = self.waiting.census(dag_id)
-        await self._take(dag_id, runs, tasks, asked_of, await self._ask(dag_id, runs, tasks))
+        asked_of, asked_at = self.waiting.census(dag_id), clock.now()
+        await self._take(dag_id, runs, tasks, asked_of, asked_at, await self._ask(dag_id, runs, tasks))
 
     def _question(self, dag_id: str, urgent_alone: bool) -> tuple[set[str], set[str]]:
         """Return the runs and tasks that matter, gates and submissions alike."""
@@ -259,6 +263,7 @@ class Submissions:
         runs: Collection[str],
         tasks: Set[str],
         asked_of: Census,
+        asked_at: float,
         states: Mapping[str, Instances],
     ) -> None:
         """Take in the states of gates and submissions; where there are thousands, with pauses."""
@@ -276,9 +281,12 @@ class Submissions:
             for gate, submission in list(run.submissions.items()):
                 if pauses.are_due:
                     await pauses.take()
+                # What was asked before a gate passed here may be older than its passing.
+                is_too_old = submission.is_ours and submission.since >= asked_at
                 was_asked_about = gate.task_id in tasks and submission.submitted_by.keys() <= tasks
-                # Meanwhile the gate may have passed, or been cleared, and what was asked is no longer true of it.
-                if was_asked_about and gate not in self.waiting and run.submissions.get(gate) is submission:
+                # Meanwhile the gate may have been cleared, and what was asked is no longer true of it.
+                is_its_own = gate not in self.waiting and run.submissions.get(gate) is submission
+                if was_asked_about and is_its_own and not is_too_old:
                     submission.follow(instances, stood_before, clock.now())
                     self._put(submission)
                     if gate.task_id not in run.met and not submission.is_open:
@@ -361,17 +369,21 @@ class Submissions:
     def _run_of(self, dag_id: str, run_id: str) -> _Run:
         return self._runs.setdefault(dag_id, {}).setdefault(run_id, _Run())
 
-    def _put(self, submission: Submission) -> None:
-        claim = submission.claim
+    def _put(self, submission: Submission, name: Hashable = None) -> None:
+        claim, name = submission.claim, name or submission.gate
         for account in submission.accounts:
             claims = self._claims_on(account)
             if claim is None:
-                claims.drop(submission.gate)
+                claims.drop(name)
             else:
-                claims.put(submission.gate, claim)
+                claims.put(name, claim)
 
     def _forget(self) -> None:
         now = clock.now()
+        self._asking = {kind: asking for kind, asking in self._asking.items() if not asking.is_over}
+        self._heard = {
+            dag_id: at for dag_id, at in self._heard.items() if dag_id in self._runs or dag_id in self.waiting.dags
+        }
         self._rivals.forget(now - FORGET_AFTER)
         for dag_id, runs in list(self._runs.items()):
             for run_id, run in list(runs.items()):
