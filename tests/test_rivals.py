@@ -117,6 +117,18 @@ def test_a_gate_that_arrives_on_a_look_that_was_parted_already_waits_for_the_nex
     assert passing(rivals, {1: newcomer}, room=2, look_at=2.0) == [1]
 
 
+def test_the_dates_of_runs_say_who_comes_first_and_not_what_started_them():
+    ours = dataclasses.replace(GATES, run_id="scheduled__2026-01-01T00:00:00+00:00")
+    waiting = Waiting(ours, 1, 180.0, {"submit": True}, account=ACCOUNT)
+    theirs = dataclasses.replace(GATES, run_id="backfill__2026-03-01T00:00:00+00:00")
+    gates = WaitingGates()
+    gates.add(waiting)
+    gates.add(dataclasses.replace(waiting, gate=theirs))
+    rivals = Rivals(gates)
+    rivals.note(theirs, range(30))
+    assert passing(rivals, {-1: waiting}, room=1) == [-1]
+
+
 def test_nothing_is_left_to_gates_of_a_run_of_which_none_waits_here_any_longer():
     rivals, ours = world(4)
     earlier = dataclasses.replace(GATES, run_id="an earlier run")

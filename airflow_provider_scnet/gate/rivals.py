@@ -27,8 +27,8 @@ LESS_PATIENCE = 1
 #: Looks at which room is left to gates elsewhere and none of those here is among the first.
 LONGEST_PATIENCE = 10
 
-# A gate's place in the order on which all agree: its run and map index.
-_Place = tuple[str, int]
+# A gate's place in the order on which all agree: its run's date, its run, and its map index.
+_Place = tuple[str, str, int]
 
 
 class Rivals:
@@ -82,11 +82,13 @@ class Rivals:
             line = self._lines[name] = _Line()
         if line.look_at != look_at:
             census = self._waiting.census(waiting.gate.dag_id)
-            here = [(gate.run_id, gate.map_index) for gate in competing()]
+            here = [_place(gate.run_id, gate.map_index) for gate in competing()]
             # What is known of a run is old where none of its gates waits here any longer.
-            elsewhere = [(run, index) for run, indexes in by_run.items() if run in census for index in indexes]
+            elsewhere = [
+                _place(run, index) for run, indexes in by_run.items() if run in census for index in indexes
+            ]
             line.stand(look_at, here, elsewhere, opens)
-        return "" if (waiting.gate.run_id, waiting.gate.map_index) in line.first else AFTER_OTHERS
+        return "" if _place(waiting.gate.run_id, waiting.gate.map_index) in line.first else AFTER_OTHERS
 
     def forget(self, before: float) -> None:
         """
@@ -101,6 +103,11 @@ class Rivals:
             if not by_run:
                 del self._elsewhere[dag_id, task_id]
         self._lines = {name: line for name, line in self._lines.items() if line.look_at > before}
+
+
+def _place(run_id: str, map_index: int) -> _Place:
+    # Airflow's own run ids are a type and a date, as in "scheduled__2026-01-01T00:00:00+00:00".
+    return run_id.partition("__")[2] or run_id, run_id, map_index
 
 
 class _Line:
