@@ -289,8 +289,10 @@ WRONG = [
     ({"poke_interval": 0}, "poke_interval is no number of seconds above 0: '0'"),
     ({"poke_interval": float("nan")}, "poke_interval"),
     ({"poke_interval": "60"}, "poke_interval"),
-    ({"user_name": 5}, "user_name is no text but int"),
-    ({"scnet_conn_id": None}, "scnet_conn_id is no text"),
+    ({"user_name": 5.0}, "user_name is no text but float"),
+    ({"user_name": ""}, "user_name is given but empty"),
+    ({"scnet_conn_id": " "}, "scnet_conn_id is given but empty"),
+    ({"scnet_conn_id": None}, "scnet_conn_id is given but empty"),
 ]
 
 

@@ -181,6 +181,20 @@ def test_native_values_of_templates_are_taken_as_they_are_meant(scnet: ScnetSimu
     assert run(sensor)["user_name"] == "12345"
 
 
+def test_a_number_is_a_name_in_the_trigger_too():
+    sensor = gate(user_name=12345, scnet_conn_id=2026)
+    kwargs = deferred(sensor)[0].serialize()[1]
+    assert (kwargs["user_name"], kwargs["scnet_conn_id"]) == ("12345", "2026")
+    if IS_3_3:
+        assert sensor.start_trigger_args.trigger_kwargs == kwargs
+
+
+@pytest.mark.parametrize("field", ["user_name", "scnet_conn_id"])
+def test_a_name_that_is_no_text_shows_when_the_file_is_parsed(field):
+    with pytest.raises(ValueError, match=f"{field} is no text but list"):
+        gate(**{field: ["alice"]})
+
+
 # soft_fail, retries, timeout
 
 

@@ -299,7 +299,9 @@ def _token(password: str | None) -> str:
 def _user(user_name: str | None, login: str | None) -> str:
     """Return the user that the gate or the connection names, or an empty text."""
     user, field = (login or "", "login") if user_name is None else (user_name, "user_name")
-    if not isinstance(user, str) or (user_name is not None and not user.strip()):
+    if not isinstance(user, str):
+        raise ScnetConfigError(f"{field} is no text but {type(user).__name__}")
+    if user_name is not None and not user.strip():
         raise ScnetConfigError("user_name is given but empty")
     if len(user) > 200 or (user and not user.isprintable()):
         raise ScnetConfigError(f"{field} is no name of a user: longer than 200 characters, or with line breaks")

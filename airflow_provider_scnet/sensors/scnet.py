@@ -20,6 +20,7 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_scnet.gate.condition import Condition
 from airflow_provider_scnet.gate.decision import Gate, GateKeeper, Verdict, number_of_jobs, record
+from airflow_provider_scnet.gate.names import named
 from airflow_provider_scnet.sensors import ways
 from airflow_provider_scnet.sensors.submitters import names, submitters
 from airflow_provider_scnet.sensors.ways import WhenRead, is_template
@@ -137,9 +138,9 @@ class ScnetJobStateSensor(BaseSensorOperator):
         if self.fail_when is not None and not is_template(self.fail_when):
             Condition(self.fail_when)
         if not is_template(self.scnet_conn_id):
-            _named("scnet_conn_id", self.scnet_conn_id)
+            self.scnet_conn_id = named("scnet_conn_id", self.scnet_conn_id)
         if self.user_name is not None and not is_template(self.user_name):
-            _named("user_name", self.user_name)
+            self.user_name = named("user_name", self.user_name)
 
     def execute(self, context: Context) -> Any:
         """
@@ -303,10 +304,9 @@ class ScnetJobStateSensor(BaseSensorOperator):
     def _gate(self) -> Gate:
         """Read the arguments, rendered by now; what is wrong with them no retry would mend."""
         try:
-            _named("scnet_conn_id", self.scnet_conn_id)
+            self.scnet_conn_id = named("scnet_conn_id", self.scnet_conn_id)
             if self._names_a_user:
-                # A native template makes a number of a user whose name consists of digits.
-                self.user_name = _named("user_name", self.user_name)
+                self.user_name = named("user_name", self.user_name)
             if self._has_a_guard and self.fail_when is None:
                 raise ValueError("fail_when is given but empty")
             submitters(self)
@@ -335,14 +335,6 @@ class ScnetJobStateSensor(BaseSensorOperator):
         with create_session() as session:
             statement = TaskReschedule.stmt_for_task_instance(ti, try_number=ti.try_number)  # type: ignore[arg-type, call-arg]
             return session.scalar(statement.limit(1)) is not None
-
-
-def _named(field: str, value: Any) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{field} is given but empty")
-    return value
 
 
 def _seconds(claim_ttl: float | timedelta) -> float:

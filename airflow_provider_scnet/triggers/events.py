@@ -15,6 +15,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_provider_scnet.gate.asking import Asking
 from airflow_provider_scnet.gate.condition import Condition
 from airflow_provider_scnet.gate.decision import REPEAT_AFTER, Reporter, Verdict, observed
+from airflow_provider_scnet.gate.names import named
 from airflow_provider_scnet.gate.rises import Rise, RiseKeeper
 from airflow_provider_scnet.triggers import here
 
@@ -125,9 +126,9 @@ class ScnetJobStateEventTrigger(BaseEventTrigger):
         interval = self.poke_interval
         if isinstance(interval, bool) or not isinstance(interval, (int, float)) or not 0 < interval < math.inf:
             raise ValueError(f"poke_interval is no number of seconds above 0: {str(interval)[:80]!r}")
-        for name, value in (("user_name", self.user_name), ("scnet_conn_id", self.scnet_conn_id)):
-            if not isinstance(value, str) and not (name == "user_name" and value is None):
-                raise ValueError(f"{name} is no text but {type(value).__name__}")
+        self.scnet_conn_id = named("scnet_conn_id", self.scnet_conn_id)
+        if self.user_name is not None:
+            self.user_name = named("user_name", self.user_name)
         return rise
 
     def _memory(self) -> _Memory | None:
