@@ -52,8 +52,10 @@ async def end(tasks: list[asyncio.Task]) -> None:
 def test_a_hundred_gates_make_as_many_requests_as_one(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch):
     scnet.set_counts("alice", queued=9)
     looks = []
-    look = ScnetHook.look
-    monkeypatch.setattr(ScnetHook, "look", lambda hook, target: looks.append(look(hook, target)) or looks[-1])
+    look = ScnetHook._look_once
+    monkeypatch.setattr(
+        ScnetHook, "_look_once", lambda hook, target: looks.append(look(hook, target)) or looks[-1]
+    )
 
     async def scenario() -> None:
         tasks = start([trigger() for _ in range(GATES)])
@@ -366,7 +368,52 @@ def test_a_watch_whose_task_was_ended_from_outside_is_started_again_and_says_so(
         await asyncio.gather(*tasks)
 
     asyncio.run(scenario())
-    assert sum("ended from outside, and started again" in message for message in said.messages) == 3
+    assert sum("ended from outside, and was started again" in message for message in said.messages) == 3
+
+
+def test_a_gate_that_comes_as_the_last_one_has_gone_is_told_of_no_end_from_outside(scnet: ScnetSimulator):
+    async def scenario() -> None:
+        await asyncio.gather(*start([trigger(submits=0)]))
+        mine = Accounts.here(ScnetHook, task_states).watch("scnet_default", None)
+        before = mine._looking
+        with mine.seat(INTERVAL):
+            mine.wake()
+            assert mine._looking is not before
+            # What the event loop calls a turn after the task has ended.
+            mine._ended(before)
+            assert mine._note == ""
+
+    asyncio.run(scenario())
+
+
+def test_looks_that_hang_hold_no_thread_that_others_need(scnet: ScnetSimulator, connect):
+    """Airflow's triggerer itself takes one of :func:`asyncio.to_thread` to fire an event."""
+    connect(timeout=60)
+    scnet.order(Fault(delay=60), times=None)
+    gates = 40
+
+    async def all_ask() -> None:
+        while len(scnet.requests) < gates:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(int)
+
+    async def scenario() -> None:
+        tasks = start([trigger(user_name=f"user{number}") for number in range(gates)])
+        await asyncio.wait_for(all_ask(), 50)
+        await end(tasks)
+
+    asyncio.run(scenario())
+
+
+def test_what_was_read_of_a_connection_is_forgotten(scnet: ScnetSimulator):
+    async def scenario() -> None:
+        await asyncio.gather(*start([trigger(submits=0)]))
+        accounts = Accounts.here(ScnetHook, task_states)
+        assert accounts._readings
+        accounts.watch("another", None)
+        assert not accounts._readings
+
+    asyncio.run(scenario())
 
 
 def test_the_gate_that_was_looking_may_be_cancelled(scnet: ScnetSimulator):
@@ -518,7 +565,7 @@ def test_accounts_that_nobody_watches_are_forgotten(scnet: ScnetSimulator, monke
 def test_a_mistake_of_ours_is_seen_by_every_gate_and_hangs_none(
     scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(ScnetHook, "look", lambda hook, target: 1 / 0)
+    monkeypatch.setattr(ScnetHook, "_look_once", lambda hook, target: 1 / 0)
 
     async def scenario() -> list[Any]:
         return await asyncio.gather(*start([trigger() for _ in range(3)]))

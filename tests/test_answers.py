@@ -116,7 +116,7 @@ def test_a_refused_connection_is_waited_out(scnet: ScnetSimulator, run, monkeypa
 
     scnet.stop()
     refused = []
-    look = ScnetHook.look
+    look = ScnetHook._look_once
 
     def look_and_start_again_after_three(hook: ScnetHook, target: Any) -> Any:
         seen = look(hook, target)
@@ -125,7 +125,7 @@ def test_a_refused_connection_is_waited_out(scnet: ScnetSimulator, run, monkeypa
             scnet.start()
         return seen
 
-    monkeypatch.setattr(ScnetHook, "look", look_and_start_again_after_three)
+    monkeypatch.setattr(ScnetHook, "_look_once", look_and_start_again_after_three)
     assert run(gate())["counts"]["queued"] == 0
     assert [bool(error) for error in refused] == [True, True, True, False]
 

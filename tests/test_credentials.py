@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+import os
 import re
 import socket
 import threading
@@ -267,6 +268,17 @@ def test_a_platform_that_does_not_answer_is_cut_off(scnet, connect_keys):
     look = ScnetHook().look_at()
     assert look.error.nature is Nature.TRANSIENT
     assert "within 0.3 s" in str(look.error)
+
+
+def test_each_connection_is_named_in_what_another_one_with_the_same_keys_was_told(scnet, keys, monkeypatch):
+    monkeypatch.setattr(credentials, "PATIENCE", 60.0)
+    monkeypatch.setenv("AIRFLOW_CONN_TWIN", os.environ["AIRFLOW_CONN_SCNET_DEFAULT"])
+    scnet.order(Fault.api("10001", "later"), path=TOKENS_PATH)
+    errors = [ScnetHook(conn_id).look_at().error for conn_id in ("scnet_default", "twin", "twin", "scnet_default")]
+    assert [str(error).split("'")[1] for error in errors] == ["scnet_default", "twin", "twin", "scnet_default"]
+    assert len({str(error).split("'", 2)[2] for error in errors}) == 1
+    assert paths(scnet) == ["tokens"]
+    assert [error.__traceback__ for error in errors] == [None] * 4
 
 
 def test_gates_that_arrive_while_the_platform_is_away_do_not_ask_it_again(scnet, keys, monkeypatch):

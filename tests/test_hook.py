@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import pickle
 import socket
 import ssl
 import subprocess
@@ -279,6 +280,15 @@ def test_an_answer_that_does_not_come_in_time_is_cut_off(scnet: ScnetSimulator, 
     with pytest.raises(ScnetConnectionError, match=r"within 0\.3 s") as caught:
         ScnetHook().get_job_counts()
     assert caught.value.nature is Nature.TRANSIENT
+
+
+@pytest.mark.parametrize(
+    "error", [ScnetConnectionError("no", retry_after=7.0), ScnetApiError("10008", "no", nature=Nature.PERMANENT)]
+)
+def test_an_error_survives_the_way_into_another_process(error):
+    error.where = "here"
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.__dict__) == (type(error), str(error), error.__dict__)
 
 
 @pytest.mark.parametrize("fault", [Fault(delay=30), Fault(drip=30)], ids=["silent", "falls silent in the body"])

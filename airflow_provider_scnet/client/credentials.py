@@ -7,6 +7,7 @@ Everything here may be called from any thread, and is given plain values only.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import threading
 import time
@@ -104,6 +105,15 @@ class _Grant:
         return not (target.endpoint and has_user)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Failure:
+    """What a request failed with, met through which connection, and until when it is not made again."""
+
+    error: ScnetError
+    conn_id: str
+    until: float  # by time.monotonic()
+
+
 class _Keeper:
     """Keeps one account's token for one region."""
 
@@ -113,14 +123,14 @@ class _Keeper:
         self._grant: _Grant | None = None
         # By path, or by the account that accepts no token: what a request failed with, and until when it is not
         # made again, by time.monotonic().
-        self._failed: dict[str | tuple[str, str], tuple[ScnetError, float]] = {}
+        self._failed: dict[str | tuple[str, str], _Failure] = {}
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is lost when it is forgotten."""
         now = time.monotonic()
         in_use = self._renewing.locked() or self._is_fresh(self._grant)
-        return not in_use and all(until <= now for _, until in list(self._failed.values()))
+        return not in_use and all(failure.until <= now for failure in list(self._failed.values()))
 
     def at_hand(self, target: Target, refused: str) -> Target | None:
         self._refuse(target, refused)
@@ -145,7 +155,7 @@ class _Keeper:
 
     def give_up(self, target: Target, error: ScnetError) -> None:
         self._refuse(target, target.token)
-        self._remember(target.account, error)
+        self._remember(target.account, target, error)
 
     def _refuse(self, target: Target, token: str) -> None:
         grant = self._grant
@@ -165,7 +175,7 @@ class _Keeper:
         if done.account not in grant.refused:
             return done
         # Perhaps the one before it was refused as well, a moment ago.
-        self._recall(done.account)
+        self._recall(done.account, target)
         return self._renewed(target).complete(done)
 
     def _renewed(self, target: Target) -> _Grant:
@@ -191,26 +201,28 @@ class _Keeper:
 
     def _patiently(self, path: str, target: Target, request: Callable[[], _Grant]) -> _Grant:
         """Make a request, unless the last one failed a moment ago; gates that arrive by the hundred share that."""
-        self._recall(path)
+        self._recall(path, target)
         try:
             grant = request()
         except ScnetError as error:
             # One that had less time than the connection grants says nothing to others.
             if target.until is None:
-                self._remember(path, error)
+                self._remember(path, target, error)
             raise
         self._failed.pop(path, None)
         return grant
 
-    def _remember(self, what: str | tuple[str, str], error: ScnetError) -> None:
-        # Without its traceback: it is kept.
+    def _remember(self, what: str | tuple[str, str], target: Target, error: ScnetError) -> None:
         until = time.monotonic() + max(PATIENCE, error.retry_after or 0.0)
-        self._failed[what] = (error.with_traceback(None), until)
+        self._failed[what] = _Failure(_copy(error), target.conn_id, until)
 
-    def _recall(self, what: str | tuple[str, str]) -> None:
-        failure, until = self._failed.get(what, (None, 0.0))
-        if failure and time.monotonic() < until:
-            raise failure
+    def _recall(self, what: str | tuple[str, str], target: Target) -> None:
+        failure = self._failed.get(what)
+        if failure and time.monotonic() < failure.until:
+            error = _copy(failure.error)
+            # It was another connection, perhaps, that met it with these keys.
+            error.where = error.where.replace(f"'{failure.conn_id}'", f"'{target.conn_id}'", 1)
+            raise error
 
     def _request_token(self, target: Target) -> _Grant:
         keys, asked_at = self._keys, time.time()
@@ -249,6 +261,11 @@ class _Keeper:
     @staticmethod
     def _is_fresh(grant: _Grant | None) -> bool:
         return grant is not None and time.monotonic() < grant.until
+
+
+def _copy(error: ScnetError) -> ScnetError:
+    """Return an error that can be kept, or raised again, without what hangs on one that was raised."""
+    return copy.copy(error).with_traceback(None)
 
 
 _keepers: dict[AccessKeys, _Keeper] = {}

@@ -129,6 +129,8 @@ class ScnetApiError(ScnetError):
         if msg:
             text += f": {msg}"
         super().__init__(text, nature=nature or known, retry_after=retry_after)
+        # What a copy, or another process, makes it of again.
+        self.args = code, msg
 
 
 class ScnetAuthError(ScnetApiError):

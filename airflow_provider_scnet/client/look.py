@@ -40,6 +40,11 @@ class Look:
     observed_at: datetime = dataclasses.field(default_factory=lambda: datetime.now(timezone.utc))
     at: float = dataclasses.field(default_factory=time.monotonic)
 
+    def __post_init__(self) -> None:
+        if self.error:
+            # A look is kept, and shown to every gate that waits; the frames would be, too, which hold the token.
+            self.error.with_traceback(None)
+
     @property
     def user_name(self) -> str | None:
         """The cluster user whose jobs were counted."""

@@ -182,6 +182,8 @@ class Accounts:
     def _forget(self) -> None:
         since = clock.now() - FORGET_AFTER
         self._watches = {k: watch for k, watch in self._watches.items() if not watch.is_idle(since)}
+        # What was read holds the token.
+        self._readings = {k: reading for k, reading in self._readings.items() if not reading.is_over}
         self._shared = {
             k: shared
             for k, shared in self._shared.items()

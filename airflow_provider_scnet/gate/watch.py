@@ -148,9 +148,14 @@ class Watch:
             self._looking.add_done_callback(self._ended)
 
     def _ended(self, looking: asyncio.Task[None]) -> None:
-        if self._seats:
-            # By itself it ends with the last gate, so somebody cancelled it.
-            self._note = "what looks for all gates of this connection was ended from outside, and started again"
+        how = ""
+        if looking.cancelled():
+            how = "was ended from outside"
+        elif error := looking.exception():
+            how = f"has failed ({error!r:.200})"
+        # By itself it ends with the last gate; whoever comes then has another one started.
+        if how and self._seats:
+            self._note = f"what looks for all gates of this connection {how}, and was started again"
             looking.get_loop().call_later(RESTART_AFTER, self._start_again)
 
     def _start_again(self) -> None:

@@ -15,14 +15,19 @@ def aside(function: Callable[[], T]) -> Future[T]:
     """
     Run a function in a thread of its own; neither who asks nor the end of the process has to wait for it.
 
+    The threads of :func:`asyncio.to_thread` are few and belong to all of a process: requests that hang would hold
+    them, and Airflow's triggerer fires no trigger without one.
+
     :param function: what to run
     """
     found: Future[T] = Future()
+    # Nobody can take back what has begun; who no longer wants it just goes.
+    found.set_running_or_notify_cancel()
 
     def run() -> None:
         try:
             found.set_result(function())
-        except Exception as error:
+        except BaseException as error:  # whoever waits must not do so for ever
             found.set_exception(error)
 
     threading.Thread(target=run, name="scnet-aside", daemon=True).start()

@@ -2,7 +2,8 @@
 """
 Airflow's own masking of secrets, under the names that its versions have for it.
 
-It talks to the task's supervisor, so it is called on the event loop or by the task itself, never in a thread.
+It talks to the task's supervisor, so a triggerer calls it on the event loop and a worker in the task itself, never
+in a thread.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ class ScnetHook(BaseHook):
     def _try_out(self, target: Target) -> tuple[Target, Look]:
         def try_out() -> tuple[Target, Look]:
             done = credentials.complete(target)
-            return done, self._look_twice(done)
+            return done, self.look(done)
 
         try:
             # Aside: a name server can hold a thread for longer than any time-out.
@@ -209,7 +209,8 @@ class ScnetHook(BaseHook):
             # The platform, the portal, and as long again for a renewal that is under way already.
             seconds = 4 * target.timeout + _GRACE
             try:
-                done = await asyncio.wait_for(asyncio.to_thread(credentials.complete, target, refused), seconds)
+                completing = aside(lambda: credentials.complete(target, refused))
+                return await asyncio.wait_for(asyncio.wrap_future(completing), seconds)
             except asyncio.TimeoutError:
                 error = ScnetConnectionError(f"the platform issued no token within {seconds:g} s")
                 error.where = f"connection '{target.conn_id}'"
@@ -239,21 +240,26 @@ class ScnetHook(BaseHook):
             target = self.complete(self.resolve(user_name))
         except ScnetError as error:
             return Look(error=error)
-        return self._look_twice(target)
+        return self.look(target)
 
-    def _look_twice(self, target: Target) -> Look:
-        look = self.look(target)
+    def look(self, target: Target) -> Look:
+        """
+        Look; with access keys, once more if the token is refused. An error is part of what is seen.
+
+        :param target: whom to ask, and about whom
+        """
+        look = self._look_once(target)
         if not (target.keys and look.is_refused):
             return look
         try:
             target = self.complete(target, refused=target.token)
         except ScnetError as error:
             return Look(error=error, account=target.account, where=target.where)
-        return _last(self.look(target), target)
+        return _last(self._look_once(target), target)
 
     async def alook(self, target: Target) -> Look:
         """
-        Look, in a thread that is given plain values only; with access keys, once more if the token is refused.
+        Do the same, in a thread that is given plain values only.
 
         :param target: whom to ask, and about whom
         """
@@ -270,25 +276,20 @@ class ScnetHook(BaseHook):
         # A name server, or many addresses that do not answer, can hold a thread for longer than the connection's
         # time-out; the gates need not wait for that.
         try:
-            return await asyncio.wait_for(asyncio.to_thread(self.look, target), target.timeout + _GRACE)
+            looking = aside(lambda: self._look_once(target))
+            return await asyncio.wait_for(asyncio.wrap_future(looking), target.timeout + _GRACE)
         except asyncio.TimeoutError:
             error = ScnetConnectionError(f"no whole answer within {target.timeout:g} s")
             error.where = target.where
             return Look(error=error, account=target.account, where=target.where)
 
-    def look(self, target: Target) -> Look:
-        """
-        Look once; an error is part of what is seen.
-
-        :param target: whom to ask, and about whom
-        """
+    def _look_once(self, target: Target) -> Look:
         at, observed_at = time.monotonic(), datetime.now(timezone.utc)
         counts, error = None, None
         try:
             counts = read(wire.send(_request(target), target), *target.secrets)
         except ScnetError as e:
-            # Without its traceback: the error is kept, and shown to every gate that waits.
-            error = e.with_traceback(None)
+            error = e
             error.where = target.where
             if error.nature is Nature.CREDENTIALS:
                 error.advice = target.advice

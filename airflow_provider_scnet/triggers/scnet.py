@@ -27,7 +27,8 @@ __all__ = ["ScnetJobStateEventTrigger", "ScnetJobStateTrigger"]
 #: the deferral, and take a task that is scheduled again by then for one that died.
 SETTLE = 5.0
 #: Seconds after which a gate is no newcomer: a first look takes less, even where the connection is slow to be read
-#: and the platform slow to issue a token. What waited for longer has had its good answer, or it would have ended.
+#: and the platform slow to issue a token. What waited for longer has had its good answer, or no triggerer had room
+#: for it so far: which of the two, nothing tells.
 FIRST_LOOK = 120.0
 
 
@@ -38,7 +39,8 @@ class ScnetJobStateTrigger(BaseTrigger):
     All triggers of one triggerer that watch the same account through the same connection share one request an
     interval. Room is given out in the order of arrival, and claimed until the cluster counts what was
     submitted; of gates that pass in another triggerer, Airflow's states of the tasks behind them tell. Where
-    gates of a task wait in several triggerers, those with the first runs and map indexes come first.
+    gates of a task wait in several triggerers, those of the oldest runs come first, by the dates in the run ids,
+    and within a run those with the lowest map indexes.
 
     :param condition: the state of the queue to wait for
     :param fail_when: what fails the gate for good
