@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import logging
 import os
 import shutil
@@ -33,6 +35,13 @@ os.environ.update(
 
 from airflow_provider_scnet.testing import ScnetSimulator  # noqa: E402
 
+# Airflow 3 has two in one process, the core's and that of the tasks, which is the last.
+_MASKERS = (
+    "airflow.utils.log.secrets_masker",
+    "airflow._shared.secrets_masker",
+    "airflow.sdk._shared.secrets_masker",
+)
+
 pytest_plugins = ["airflow_provider_scnet.testing.pytest_plugin"]
 
 
@@ -48,13 +57,11 @@ def masker(monkeypatch: pytest.MonkeyPatch) -> Any:
     Airflow compiles all that it knows into one pattern whenever it learns of a new one. A process of its own
     knows a few; one that runs hundreds of tests, each with fresh tokens, would soon do nothing else.
     """
-    try:
-        from airflow.sdk._shared.secrets_masker import _secrets_masker
-    except ImportError:
-        from airflow.utils.log.secrets_masker import _secrets_masker
-    masker = _secrets_masker()
-    monkeypatch.setattr(masker, "patterns", set(masker.patterns))
-    monkeypatch.setattr(masker, "replacer", masker.replacer)
+    for module in _MASKERS:
+        with contextlib.suppress(ImportError):
+            masker = importlib.import_module(module)._secrets_masker()
+            monkeypatch.setattr(masker, "patterns", set(masker.patterns))
+            monkeypatch.setattr(masker, "replacer", masker.replacer)
     return masker
 
 
