@@ -89,8 +89,8 @@ def engine(scnet: ScnetSimulator, postgresql: PostgreSQL, redis: Redis, tmp_path
         "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "15",
         "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "15",
     }
-    # Neither triggerer has room for all gates.
-    capacity = ("--capacity", str(max(WATCHERS // 2, SUBMISSIONS) + SUBMISSIONS))
+    # Neither triggerer has room for all gates that watch, or the first one to be back might take them all.
+    capacity = ("--capacity", str((WATCHERS + SUBMISSIONS) // 2 + 5))
     with Production(dags, env, postgresql.url, redis.url, [capacity, capacity]) as running:
         running.trigger_dag("watch")
         running.wait_until(lambda: all_wait(running), 240, "the waiting of all gates")
