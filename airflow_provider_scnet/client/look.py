@@ -43,7 +43,7 @@ class Look:
     def __post_init__(self) -> None:
         if self.error:
             # A look is kept, and shown to every gate that waits; the frames would be, too, which hold the token.
-            self.error.with_traceback(None)
+            self.error.with_traceback(None).__context__ = None
 
     @property
     def user_name(self) -> str | None:

@@ -152,7 +152,7 @@ class Watch:
         if looking.cancelled():
             how = "was ended from outside"
         elif error := looking.exception():
-            how = f"has failed ({error!r:.200})"
+            how = f"has failed ({type(error).__name__})"
         # By itself it ends with the last gate; whoever comes then has another one started.
         if how and self._seats:
             self._note = f"what looks for all gates of this connection {how}, and was started again"
