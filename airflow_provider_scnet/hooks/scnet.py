@@ -259,7 +259,7 @@ class ScnetHook(BaseHook):
 
     async def alook(self, target: Target) -> Look:
         """
-        Do the same, in a thread that is given plain values only.
+        Look as :meth:`look` does, in a thread that is given plain values only.
 
         :param target: whom to ask, and about whom
         """
