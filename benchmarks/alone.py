@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import types
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
@@ -16,17 +17,23 @@ _NOWHERE.setLevel(logging.INFO)
 _NOWHERE.propagate = False
 
 
-async def wait(index: int, **given: Any) -> None:
+async def wait(map_index: int, run_id: str = "run", waited: float | None = None, **given: Any) -> None:
     """
-    Wait at a gate of a mapped task ``gate``, before the instance of a task ``submit`` with its own index.
+    Wait at a gate of a task ``gate``, before the instance of a task ``submit`` with its own map index.
 
-    :param index: which of its instances
+    :param map_index: its map index
+    :param run_id: its DAG run
+    :param waited: seconds that it has waited in another triggerer; None: it has just been deferred
     :param given: arguments of the trigger
     """
-    trigger = ScnetJobStateTrigger(submitted_by={"submit": True}, end_task=True, **given)
+    if waited is not None:
+        given["timeout"] = 1e6
+    trigger = ScnetJobStateTrigger(submitted_by={"submit": True}, upstream={"gate": True}, end_task=True, **given)
     trigger._log = _NOWHERE
-    trigger.trigger_id = index
-    trigger.task_instance = types.SimpleNamespace(dag_id="dag", run_id="run", task_id="gate", map_index=index)
+    trigger.trigger_id = 1
+    trigger.task_instance = types.SimpleNamespace(dag_id="dag", run_id=run_id, task_id="gate", map_index=map_index)
+    if waited is not None:
+        trigger.timeout_after = datetime.now(timezone.utc) + timedelta(seconds=1e6 - waited)
     events = trigger.run()
     try:
         await anext(events)

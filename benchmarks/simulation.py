@@ -13,16 +13,16 @@ import contextvars
 import dataclasses
 import random
 import types
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 from unittest import mock
 
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.look import Look
-from airflow_provider_scnet.gate import clock
-from airflow_provider_scnet.gate.account import Accounts
+from airflow_provider_scnet.event_loop import clock
+from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.testing.cluster import Cluster, SimulatorClock
-from airflow_provider_scnet.triggers import here
+from airflow_provider_scnet.triggers import runtime
 from benchmarks import alone, queues, virtual_time
 
 USER = "alice"
@@ -35,31 +35,41 @@ class Setting:
 
     :param triggerers: how many there are
     :param dead: how many of them have died, and left their gates waiting
+    :param killed_at: when the last one is killed; None: never
+    :param moved_after: that Airflow takes to give the gates of a dead triggerer to the others
     :param submissions: how many gates with a submission behind each; a triggerer has its share of them
-    :param interval: between two looks
+    :param runs: how many DAG runs they belong to, the same number each
+    :param interval: between two polls
     :param limit: the gates ask for ``queued < limit``
+    :param submits: jobs behind each gate
     :param slots: jobs that run at once
     :param run_for: that a job runs
     :param counted_after: after which the cluster's counts include a job; the connection says so as well
-    :param look: for an answer of the cluster
-    :param answer: for an answer of Airflow
+    :param poll: for an answer of the cluster, twice
+    :param answer: for an answer of Airflow, twice
     :param passing: from a gate's decision until Airflow's state of it says so
+    :param scheduling: from then until the submission is scheduled
     :param starting: from then until the submission runs
     :param submitting: from then until it has submitted, and again until Airflow says that it has ended
     """
 
     triggerers: int
     dead: int = 0
+    killed_at: float | None = None
+    moved_after: float = 30.0
     submissions: int = 1_000
+    runs: int = 1
     interval: float = 10.0
     limit: int = 50
+    submits: int = 1
     slots: int = 40
     run_for: float = 120.0
     counted_after: float = 5.0
-    look: tuple[float, float] = (0.05, 0.5)
+    poll: tuple[float, float] = (0.05, 0.5)
     answer: tuple[float, float] = (0.02, 0.3)
     passing: tuple[float, float] = (0.5, 2.0)
-    starting: tuple[float, float] = (0.5, 4.0)
+    scheduling: tuple[float, float] = (0.2, 1.5)
+    starting: tuple[float, float] = (0.3, 2.5)
     submitting: tuple[float, float] = (0.5, 3.0)
 
 
@@ -99,12 +109,14 @@ class _World:
             slots=setting.slots, run_for=setting.run_for, counted_after=setting.counted_after, clock=_LoopClock()
         )
         self.cluster.add_user(USER)
-        self.gates: dict[int, str | None] = {}
-        self.submissions: dict[int, str | None] = {}
+        #: Airflow's states, by run, task and map index.
+        self.found: dict[str, dict[str, dict[int, str | None]]] = {}
         self.last_waited = 0.0
 
     async def lasts(self, seconds: tuple[float, float]) -> None:
         await asyncio.sleep(self.chance.uniform(*seconds))
+
+    # What a connection is to a poller
 
     def __call__(self, scnet_conn_id: str) -> _World:
         return self
@@ -117,9 +129,9 @@ class _World:
 
     async def alook(self, target: Any) -> Look:
         began = clock.now()
-        await self.lasts(self.setting.look)
+        await self.lasts(self.setting.poll)
         reported = self.cluster.reported(USER)
-        await self.lasts(self.setting.look)
+        await self.lasts(self.setting.poll)
         return Look(
             counts=JobCounts(**reported),
             account=target.account,
@@ -127,51 +139,133 @@ class _World:
             at=began,
         )
 
-    async def ask(self, dag_id: str, run_ids: Collection[str], task_ids: Collection[str]) -> Any:
-        await self.lasts(self.setting.answer)
-        states = {"run": {"gate": dict(self.gates), "submit": dict(self.submissions)}}
-        await self.lasts(self.setting.answer)
-        return states
+    # What Airflow is to a ledger
 
-    async def submit_behind(self, index: int, accounts: Accounts) -> None:
+    async def states(self, dag_id: str, run_ids: Collection[str] | None, task_ids: Collection[str]) -> Any:
+        await self.lasts(self.setting.answer)
+        found = {
+            run_id: {task_id: dict(states) for task_id, states in tasks.items()}
+            for run_id, tasks in self.found.items()
+            if run_ids is None or run_id in run_ids
+        }
+        await self.lasts(self.setting.answer)
+        return found
+
+    async def count(
+        self, dag_id: str, task_ids: Collection[str], states: Collection[str | None] | None = None
+    ) -> int:
+        return sum(
+            states is None or state in states
+            for tasks in self.found.values()
+            for task_id in task_ids
+            for state in tasks.get(task_id, {}).values()
+        )
+
+    async def ended(self, dag_id: str, run_ids: Collection[str]) -> Collection[str]:
+        return ()
+
+    # What happens
+
+    async def gate_and_submission(self, run_id: str, index: int, accounts: Accounts, **more: Any) -> None:
         """Be one gate, and what stands behind it."""
         _accounts.set(accounts)
-        setting = self.setting
-        await alone.wait(index, condition=f"queued < {setting.limit}", poke_interval=setting.interval)
+        setting, tasks = self.setting, self.found[run_id]
+        await alone.wait(
+            index,
+            run_id,
+            condition=f"queued < {setting.limit}",
+            submits=setting.submits,
+            poke_interval=setting.interval,
+            **more,
+        )
         self.last_waited = clock.now()
+        # The triggerer may be killed from now on; the event is under way.
+        behind = asyncio.ensure_future(self._behind(tasks, index))
+        await asyncio.shield(behind)
+
+    async def _behind(self, tasks: dict[str, dict[int, str | None]], index: int) -> None:
+        setting = self.setting
         await self.lasts(setting.passing)
-        self.gates[index] = "success"
+        tasks["gate"][index] = "success"
+        await self.lasts(setting.scheduling)
+        tasks["submit"][index] = "scheduled"
         await self.lasts(setting.starting)
-        self.submissions[index] = "running"
+        tasks["submit"][index] = "running"
         await self.lasts(setting.submitting)
-        self.cluster.submit(USER)
+        for _ in range(setting.submits):
+            self.cluster.submit(USER)
         await self.lasts(setting.submitting)
-        self.submissions[index] = "success"
+        tasks["submit"][index] = "success"
 
 
 _accounts: contextvars.ContextVar[Accounts] = contextvars.ContextVar("accounts")
 
+_Gate = tuple[str, int]
+
+
+class _Triggerer:
+    """One triggerer, and the gates that wait in it."""
+
+    def __init__(self, world: _World) -> None:
+        self.world = world
+        self.accounts = Accounts(world, world)
+        self.tasks: dict[_Gate, asyncio.Task[None]] = {}
+
+    def take(self, gates: Iterable[_Gate], **more: Any) -> None:
+        for run_id, index in gates:
+            self.tasks[run_id, index] = asyncio.ensure_future(
+                self.world.gate_and_submission(run_id, index, self.accounts, **more)
+            )
+
+    async def kill(self) -> list[_Gate]:
+        """Return the gates that wait on."""
+        left = [
+            gate for gate, task in self.tasks.items() if self.world.found[gate[0]]["gate"][gate[1]] == "deferred"
+        ]
+        for gate in left:
+            self.tasks[gate].cancel()
+        await asyncio.gather(*(self.tasks[gate] for gate in left), return_exceptions=True)
+        return [gate for gate in left if self.tasks[gate].cancelled()]
+
 
 async def _play(setting: Setting, chance: random.Random) -> Outcome:
     world = _World(setting, chance)
-    for index in range(setting.submissions):
-        world.gates[index], world.submissions[index] = "deferred", None
+    each = setting.submissions // setting.runs
+    gates = [(f"scheduled__{run:05}", index) for run in range(setting.runs) for index in range(each)]
+    if setting.runs > 1 and each == 1:
+        gates = [(run_id, -1) for run_id, _ in gates]
+    for run_id, index in gates:
+        tasks = world.found.setdefault(run_id, {"gate": {}, "submit": {}})
+        tasks["gate"][index], tasks["submit"][index] = "deferred", None
     # All slots are busy at first, and earlier jobs end one after another.
     for slot in range(setting.slots):
         world.cluster.submit(USER, run_for=setting.run_for * (slot + 1) / setting.slots)
     earlier = setting.slots
     start = clock.now()
+    triggerers = [_Triggerer(world) for _ in range(setting.triggerers)]
 
-    async def triggerer(number: int) -> None:
+    async def run(number: int) -> None:
         # Each was started at its own time.
         await world.lasts((0.0, setting.interval))
-        accounts = Accounts(world, world.ask)
-        mine = range(number, setting.submissions, setting.triggerers)
-        await asyncio.gather(*(asyncio.ensure_future(world.submit_behind(index, accounts)) for index in mine))
+        triggerers[number].take(gates[number :: setting.triggerers])
 
-    with mock.patch.object(here, "accounts", _accounts.get):
-        alive = range(setting.dead, setting.triggerers)
-        await asyncio.gather(*(asyncio.ensure_future(triggerer(number)) for number in alive))
+    alive = range(setting.dead, setting.triggerers)
+    with mock.patch.object(runtime, "accounts", _accounts.get):
+        await asyncio.gather(*(run(number) for number in alive))
+        if setting.killed_at is not None:
+            await asyncio.sleep(start + setting.killed_at - clock.now())
+            left = await triggerers[-1].kill()
+            await asyncio.sleep(setting.moved_after)
+            waited = setting.killed_at + setting.moved_after
+            others = triggerers[:-1] or [_Triggerer(world)]
+            triggerers = [*triggerers[:-1], *(other for other in others if other not in triggerers)]
+            for number, other in enumerate(others):
+                other.take(left[number :: len(others)], waited=waited)
+        await asyncio.gather(
+            *(task for each in triggerers for task in each.tasks.values()),
+            return_exceptions=setting.killed_at is not None,
+        )
+    await world.lasts((30.0, 30.0))
     jobs = world.cluster.jobs(USER)
     return Outcome(
         submitted=len(jobs) - earlier,

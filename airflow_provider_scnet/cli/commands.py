@@ -24,7 +24,8 @@ from rich.text import Text
 from airflow_provider_scnet.client.errors import ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.look import Look
-from airflow_provider_scnet.gate.decision import Gate, Verdict
+from airflow_provider_scnet.gate.decision import Verdict, decide
+from airflow_provider_scnet.gate.gate import Gate
 from airflow_provider_scnet.hooks.aside import aside
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 
@@ -112,7 +113,7 @@ def explain(args: Namespace) -> int:
     if trouble := _trouble(look, gate.states):
         _say(trouble, error=True)
         return COULD_NOT_TELL
-    decision = gate.judge(look.counts or JobCounts())
+    decision = decide(gate, look.counts or JobCounts())
     _say(decision.reason)
     return YES if decision.verdict is Verdict.OPEN else NO
 

@@ -19,18 +19,26 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_scnet.gate.condition import Condition
-from airflow_provider_scnet.gate.decision import Gate, GateKeeper, Verdict, number_of_jobs, record
+from airflow_provider_scnet.gate.gate import Gate, number_of_jobs
 from airflow_provider_scnet.gate.names import named
-from airflow_provider_scnet.sensors import ways
-from airflow_provider_scnet.sensors.submitters import names, submitters
-from airflow_provider_scnet.sensors.ways import WhenRead, is_template
+from airflow_provider_scnet.sensors.start_and_end import (
+    EXECUTION_TIMEOUT_ENDS_DEFERRALS,
+    WhenRead,
+    ends_in_triggerer,
+    is_shorter,
+    is_template,
+    starts_in_scheduler,
+)
+from airflow_provider_scnet.sensors.submitting_tasks import names, submission_tasks
 
 # The hook and the trigger bring requests along, and Airflow's own triggers pydantic: they are imported where they
-# are needed, not wherever a DAG file is parsed.
+# are needed, not wherever a DAG file is parsed. So is what decides: a DAG file needs the grammar of conditions.
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.triggers.base import StartTriggerArgs
+
+    from airflow_provider_scnet.gate.evaluator import GateEvaluator
 
 _TRIGGER = "airflow_provider_scnet.triggers.scnet.ScnetJobStateTrigger"
 
@@ -110,8 +118,8 @@ class ScnetJobStateSensor(BaseSensorOperator):
 
     def _starts_from_trigger(self) -> bool:
         # Airflow reads this when it serialises the DAG, which is when a name that no task has can be told.
-        submitters(self)
-        return ways.starts_in_scheduler(self, ScnetJobStateSensor)
+        self._submission_tasks()
+        return starts_in_scheduler(self, ScnetJobStateSensor)
 
     def _start_arguments(self) -> StartTriggerArgs | None:
         if not self.start_from_trigger:
@@ -167,7 +175,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
 
         return self.defer(
             trigger=ScnetJobStateTrigger(
-                **self._trigger_kwargs(gate, ways.ends_in_triggerer(self, ScnetJobStateSensor))
+                **self._trigger_kwargs(gate, ends_in_triggerer(self, ScnetJobStateSensor))
             ),
             method_name="execute_complete",
             timeout=self._budget(),
@@ -181,13 +189,16 @@ class ScnetJobStateSensor(BaseSensorOperator):
             "scnet_conn_id": self.scnet_conn_id,
             "submits": gate.submits,
             "claim_ttl": self.claim_ttl,
-            "submitted_by": submitters(self) if gate.submits else {},
+            **(self._submission_tasks() if gate.submits else {}),
             "poke_interval": self.poke_interval,
             "timeout": self._limit() if self.timeout < _FOREVER else None,
             "silent_fail": self.silent_fail,
             "end_task": end_task,
             "push_decision": bool(self.do_xcom_push),
         }
+
+    def _submission_tasks(self) -> dict[str, Any]:
+        return submission_tasks(self, ScnetJobStateSensor)
 
     def _limit(self) -> float:
         """Return the seconds that a deferral may last: the gate's timeout, unless Airflow cuts it short."""
@@ -196,7 +207,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
         return float(self.timeout)
 
     def _is_cut_short(self) -> bool:
-        return ways.EXECUTION_TIMEOUT_ENDS_DEFERRALS and ways.is_shorter(self.execution_timeout, self.timeout)
+        return EXECUTION_TIMEOUT_ENDS_DEFERRALS and is_shorter(self.execution_timeout, self.timeout)
 
     def _budget(self) -> timedelta | None:
         """Return how long a deferral may last; Airflow enforces it even while no triggerer runs."""
@@ -217,6 +228,8 @@ class ScnetJobStateSensor(BaseSensorOperator):
         :param context: the task's context
         :param event: what the trigger sent
         """
+        from airflow_provider_scnet.gate.decision import Verdict
+
         event = event if isinstance(event, dict) else {}
         message = str(event.get("message", ""))
         if event.get("verdict") == Verdict.TIMEOUT.value:
@@ -248,6 +261,8 @@ class ScnetJobStateSensor(BaseSensorOperator):
         """
         # Airflow before 3.0 makes an ordinary failure of a deferral's time-out, which would be retried.
         if next_method == "__fail__" and (next_kwargs or {}).get("error") == _TRIGGER_TIMEOUT:
+            from airflow_provider_scnet.gate.decision import Verdict
+
             next_method, next_kwargs = "execute_complete", {"event": {"verdict": Verdict.TIMEOUT.value}}
         try:
             return super().resume_execution(next_method, next_kwargs, context)
@@ -265,12 +280,13 @@ class ScnetJobStateSensor(BaseSensorOperator):
 
         :param context: the task's context
         """
+        from airflow_provider_scnet.gate.decision import Verdict, record
         from airflow_provider_scnet.hooks.scnet import ScnetHook
 
-        keeper = self._keeper(context)
+        evaluator = self._evaluator(context)
         look = ScnetHook(self.scnet_conn_id).look_at(self.user_name)
         self._pause = look.pause
-        decision = keeper.judge(look)
+        decision = evaluator.judge(look)
         if decision.verdict is Verdict.RETRY:
             raise AirflowException(str(decision))
         if decision.verdict is Verdict.FAIL:
@@ -279,12 +295,12 @@ class ScnetJobStateSensor(BaseSensorOperator):
             return False
         return PokeReturnValue(
             is_done=True,
-            xcom_value=record(keeper.gate, look, scnet_conn_id=self.scnet_conn_id, claimed=0),
+            xcom_value=record(evaluator.gate, look, scnet_conn_id=self.scnet_conn_id, claimed=0),
         )
 
-    # Seconds for which the server asked to be left alone; the keeper of this run.
+    # Seconds for which the server asked to be left alone; the evaluator of this process.
     _pause = 0.0
-    _kept: GateKeeper | None = None
+    _evaluator_here: GateEvaluator | None = None
 
     def _get_next_poke_interval(
         self, started_at: datetime | float, run_duration: Callable[[], float], poke_count: int
@@ -293,13 +309,15 @@ class ScnetJobStateSensor(BaseSensorOperator):
         left = max(self.timeout - run_duration(), 0.0)
         return max(interval, min(self._pause, left))
 
-    def _keeper(self, context: Context) -> GateKeeper:
-        if self._kept is None:
+    def _evaluator(self, context: Context) -> GateEvaluator:
+        if self._evaluator_here is None:
+            from airflow_provider_scnet.gate.evaluator import GateEvaluator
+
             # In reschedule mode the process that had a good answer is gone; that it waited on stands for it.
             again = self._was_rescheduled(context)
             wait_for = None if again else self.timeout
-            self._kept = GateKeeper(self._gate(), self.log, answered=again, wait_for=wait_for)
-        return self._kept
+            self._evaluator_here = GateEvaluator(self._gate(), self.log, answered=again, wait_for=wait_for)
+        return self._evaluator_here
 
     def _gate(self) -> Gate:
         """Read the arguments, rendered by now; what is wrong with them no retry would mend."""
@@ -309,7 +327,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
                 self.user_name = named("user_name", self.user_name)
             if self._has_a_guard and self.fail_when is None:
                 raise ValueError("fail_when is given but empty")
-            submitters(self)
+            self._submission_tasks()
             return Gate.of(self.condition, self.fail_when, self.submits).checked()
         except ValueError as e:
             raise AirflowFailException(str(e)) from None

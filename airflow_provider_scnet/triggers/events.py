@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_scnet.gate.asking import Asking
+from airflow_provider_scnet.event_loop.shielded_call import ShieldedCall
 from airflow_provider_scnet.gate.condition import Condition
-from airflow_provider_scnet.gate.decision import REPEAT_AFTER, Reporter, Verdict, observed
+from airflow_provider_scnet.gate.decision import Verdict, observed
+from airflow_provider_scnet.gate.edge import Edge, EdgeEvaluator
 from airflow_provider_scnet.gate.names import named
-from airflow_provider_scnet.gate.rises import Rise, RiseKeeper
-from airflow_provider_scnet.triggers import here
+from airflow_provider_scnet.gate.reporter import REPEAT_AFTER, Reporter
+from airflow_provider_scnet.triggers import runtime
 
 if TYPE_CHECKING:
     BaseEventTrigger = BaseTrigger
@@ -50,7 +51,7 @@ class ScnetJobStateEventTrigger(BaseEventTrigger):
         the condition was seen false while this held; None: after the condition was seen false
     :param user_name: the cluster user; default: the connection's login, else the token's own user
     :param scnet_conn_id: the connection's id
-    :param poke_interval: seconds after which a look is too old
+    :param poke_interval: seconds after which an observation is too old
     """
 
     def __init__(
@@ -91,45 +92,45 @@ class ScnetJobStateEventTrigger(BaseEventTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Watch for ever: a watcher that ends is started again at once."""
         try:
-            rise = self._checked()
+            edge = self._checked()
         except ValueError as error:
             while True:
                 self.log.error("a watcher never fires: %s", error)
                 await asyncio.sleep(REPEAT_AFTER)
         # In the triggerer's own log, beside all others.
         reporter = Reporter(self.log, name=f"watcher of '{self.condition}' ({self.scnet_conn_id})")
-        keeper, memory = RiseKeeper(rise, reporter), self._memory()
-        watch = here.accounts().watch(self.scnet_conn_id, self.user_name)
-        with watch.seat(self.poke_interval, is_gate=False) as seat:
-            while look := await seat.next_look():
+        evaluator, memory = EdgeEvaluator(edge, reporter), self._memory()
+        poller = runtime.accounts().poller(self.scnet_conn_id, self.user_name)
+        with poller.waiter(self.poke_interval) as waiter:
+            while look := await waiter.next_observation():
                 if memory and not memory.is_read:
-                    keeper.armed = await memory.read()
+                    evaluator.armed = await memory.read()
                 if memory is None or memory.is_read:
-                    if keeper.judge(look).verdict is Verdict.OPEN:
-                        seen = observed(rise.condition, look, scnet_conn_id=self.scnet_conn_id)
+                    if evaluator.judge(look).verdict is Verdict.OPEN:
+                        seen = observed(edge.condition, look, scnet_conn_id=self.scnet_conn_id)
                         yield TriggerEvent(seen)  # type: ignore[no-untyped-call]
                         if memory:
                             # Whoever dies in between fires twice: better than a run that never starts.
                             await asyncio.sleep(STORED_AFTER)
-                    if memory and keeper.armed is not None:
-                        await memory.write(keeper.armed)
+                    if memory and evaluator.armed is not None:
+                        await memory.write(evaluator.armed)
                 if memory and memory.trouble:
                     reporter.note([memory.trouble])
 
-    def _checked(self) -> Rise:
+    def _checked(self) -> Edge:
         """
         Read the parameters, strictly.
 
         :raises ValueError: where one is not what it has to be
         """
-        rise = Rise(Condition(self.condition), None if self.rearm_when is None else Condition(self.rearm_when))
+        edge = Edge(Condition(self.condition), None if self.rearm_when is None else Condition(self.rearm_when))
         interval = self.poke_interval
         if isinstance(interval, bool) or not isinstance(interval, (int, float)) or not 0 < interval < math.inf:
             raise ValueError(f"poke_interval is no number of seconds above 0: {str(interval)[:80]!r}")
         self.scnet_conn_id = named("scnet_conn_id", self.scnet_conn_id)
         if self.user_name is not None:
             self.user_name = named("user_name", self.user_name)
-        return rise
+        return edge
 
     def _memory(self) -> _Memory | None:
         """Return where it remembers; None where Airflow has no such place."""
@@ -168,7 +169,7 @@ class _Memory:
     async def read(self) -> bool | None:
         """Return whether the watcher was armed; None where nobody knows, or cannot be asked now."""
         try:
-            stored = await Asking(self._store.aget(self._key), LONGEST_ANSWER).answer()
+            stored = await ShieldedCall(self._store.aget(self._key), LONGEST_ANSWER).result()
         except Exception as error:
             if type(error) is not ValueError:
                 self._troubled(error, "it does not fire before it knows what it saw last")
@@ -194,7 +195,8 @@ class _Memory:
         if armed == self._written or self._store is None:
             return
         try:
-            await Asking(self._store.aset(self._key, {**self._watched, "armed": armed}), LONGEST_ANSWER).answer()
+            kept = self._store.aset(self._key, {**self._watched, "armed": armed})
+            await ShieldedCall(kept, LONGEST_ANSWER).result()
         except Exception as error:
             self._troubled(error, "after a restart it goes by what was kept last")
             return

@@ -14,11 +14,13 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
-from airflow_provider_scnet.gate.decision import Gate, GateKeeper, Verdict, record
-from airflow_provider_scnet.gate.passage import Passage
-from airflow_provider_scnet.gate.submission import GateId
-from airflow_provider_scnet.gate.waiting import Waiting
-from airflow_provider_scnet.triggers import here
+from airflow_provider_scnet.claims.submission import GateId, SubmissionTasks
+from airflow_provider_scnet.claims.waiting import WaitingGate
+from airflow_provider_scnet.gate.decision import Verdict, record
+from airflow_provider_scnet.gate.evaluator import GateEvaluator
+from airflow_provider_scnet.gate.gate import Gate
+from airflow_provider_scnet.polling.admission import Admission
+from airflow_provider_scnet.triggers import runtime
 from airflow_provider_scnet.triggers.events import ScnetJobStateEventTrigger
 
 __all__ = ["ScnetJobStateEventTrigger", "ScnetJobStateTrigger"]
@@ -26,10 +28,10 @@ __all__ = ["ScnetJobStateEventTrigger", "ScnetJobStateTrigger"]
 #: Seconds before which no task is handed back to a worker: the scheduler may still see the worker's exit from
 #: the deferral, and take a task that is scheduled again by then for one that died.
 SETTLE = 5.0
-#: Seconds after which a gate is no newcomer: a first look takes less, even where the connection is slow to be read
+#: Seconds after which a gate is no newcomer: a first poll takes less, even where the connection is slow to be read
 #: and the platform slow to issue a token. What waited for longer has had its good answer, or no triggerer had room
 #: for it so far: which of the two, nothing tells.
-FIRST_LOOK = 120.0
+FIRST_POLL = 120.0
 
 
 class ScnetJobStateTrigger(BaseTrigger):
@@ -51,7 +53,9 @@ class ScnetJobStateTrigger(BaseTrigger):
         their submission runs
     :param submitted_by: ids of the tasks that submit; for each whether it is the instance with the gate's own map
         index rather than all of them
-    :param poke_interval: seconds after which a look is too old
+    :param upstream: ids of the tasks right before these; for each, likewise, which instance
+    :param gates_upstream: ids of the gates that stand before these, directly or not
+    :param poke_interval: seconds after which an observation is too old
     :param timeout: seconds that the whole wait may last; None: without an end
     :param silent_fail: whether to wait on, too, where the try would fail
     :param end_task: whether to end the task from here, without a worker
@@ -68,6 +72,8 @@ class ScnetJobStateTrigger(BaseTrigger):
         submits: int = 1,
         claim_ttl: float = 180.0,
         submitted_by: dict[str, bool] | None = None,
+        upstream: dict[str, bool] | None = None,
+        gates_upstream: list[str] | None = None,
         poke_interval: float = 60.0,
         timeout: float | None = None,
         silent_fail: bool = False,
@@ -83,6 +89,8 @@ class ScnetJobStateTrigger(BaseTrigger):
         self.submits = submits
         self.claim_ttl = claim_ttl
         self.submitted_by = submitted_by or {}
+        self.upstream = upstream or {}
+        self.gates_upstream = gates_upstream or []
         self.poke_interval = poke_interval
         self.timeout = timeout
         self.silent_fail = silent_fail
@@ -101,6 +109,8 @@ class ScnetJobStateTrigger(BaseTrigger):
                 "submits": self.submits,
                 "claim_ttl": self.claim_ttl,
                 "submitted_by": self.submitted_by,
+                "upstream": self.upstream,
+                "gates_upstream": self.gates_upstream,
                 "poke_interval": self.poke_interval,
                 "timeout": self.timeout,
                 "silent_fail": self.silent_fail,
@@ -131,47 +141,48 @@ class ScnetJobStateTrigger(BaseTrigger):
         except ValueError as error:
             return {"verdict": Verdict.FAIL.value, "message": str(error)}
         left = self._seconds_left()
-        accounts = here.accounts()
-        watch, waiting = accounts.watch(self.scnet_conn_id, self.user_name), self._waiting(gate)
-        keeper = GateKeeper(
+        waited = max(0.0, self.timeout - left) if self.timeout is not None and left is not None else 0.0
+        accounts = runtime.accounts()
+        poller, waiting = accounts.poller(self.scnet_conn_id, self.user_name), self._waiting_gate(gate, waited)
+        evaluator = GateEvaluator(
             gate,
             self.log,
             # A triggerer that was restarted, or took the gate over, has not seen what it saw before.
-            answered=self.timeout is not None and left is not None and self.timeout - left > FIRST_LOOK,
+            answered=waited > FIRST_POLL,
             silent_fail=self.silent_fail,
             wait_for=left,
-            judge=watch.judge(gate),
+            decisions=poller.decisions(gate),
         )
-        passage = Passage(accounts, keeper, self.claim_ttl, waiting)
-        with watch.seat(self.poke_interval, left, waiting, heeds=passage.heeds) as seat:
-            while look := await seat.next_look():
-                decision, claimed = passage.judge(look)
+        admission = Admission(accounts.ledger, evaluator, waiting)
+        with poller.waiter(self.poke_interval, left, waiting, admission.wake_for) as waiter:
+            while look := await waiter.next_observation():
+                decision, claimed = admission.judge(look)
                 if decision.verdict is Verdict.WAIT:
                     continue
                 event: dict[str, Any] = {"verdict": decision.verdict.value, "message": str(decision)}
                 if decision.verdict is Verdict.OPEN:
-                    seat.has_passed = True
+                    waiter.has_opened = True
                     event["decision"] = record(gate, look, scnet_conn_id=self.scnet_conn_id, claimed=claimed.jobs)
                 return event
-        seen = f"last seen: {keeper.last}" if keeper.last else ""
+        seen = f"last seen: {evaluator.last}" if evaluator.last else ""
         return {"verdict": Verdict.TIMEOUT.value, "message": seen}
 
-    def _waiting(self, gate: Gate) -> Waiting | None:
-        """Return the gate as Airflow knows it; None where no triggerer runs it, as in ``dag.test()``."""
-        task_instance = self.task_instance
-        if self.trigger_id is None or task_instance is None:
-            return None
-        return Waiting(
-            GateId(
-                task_instance.dag_id,
-                task_instance.run_id,
-                task_instance.task_id,
-                -1 if task_instance.map_index is None else task_instance.map_index,
-            ),
+    def _waiting_gate(self, gate: Gate, waited: float) -> WaitingGate:
+        task_instance, gate_id, tasks, priority = self.task_instance, None, SubmissionTasks(), 0
+        # No triggerer runs it in dag.test(), and nobody answers there.
+        if self.trigger_id is not None and task_instance is not None:
+            map_index = -1 if task_instance.map_index is None else task_instance.map_index
+            gate_id = GateId(task_instance.dag_id, task_instance.run_id, task_instance.task_id, map_index)
+            priority = getattr(task_instance, "priority_weight", None) or 0
+            tasks = SubmissionTasks(self.submitted_by, self.upstream, frozenset(self.gates_upstream))
+        return WaitingGate(
+            gate_id,
             jobs=gate.submits,
             ttl=self.claim_ttl,
-            submitted_by=self.submitted_by,
+            tasks=tasks,
             asks=gate,
+            waited=waited,
+            priority=priority,
         )
 
     def _seconds_left(self) -> float | None:

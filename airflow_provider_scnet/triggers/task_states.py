@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Airflow says of the tasks of a DAG, asked from a trigger."""
+"""How a trigger asks Airflow about the tasks of a DAG."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, TypeVar
 
 from airflow import __version__ as airflow_version
 
-from airflow_provider_scnet.gate.turns import Pauses
+from airflow_provider_scnet.event_loop.pacing import Breather
 
 #: States by run id, task id and map index (-1 where the task is not mapped).
 States = dict[str, dict[str, dict[int, "str | None"]]]
@@ -18,44 +19,102 @@ States = dict[str, dict[str, dict[int, "str | None"]]]
 # before them have room for 8,000.
 _MOST_CHARACTERS = 4000
 
+_ENDED = ["success", "failed"]
 
-async def task_states(dag_id: str, run_ids: Collection[str], task_ids: Collection[str]) -> States:
+T = TypeVar("T")
+
+
+class AirflowTaskStates:
     """
-    Return the states of all instances of some tasks in some runs; what does not exist is left out.
+    Asks Airflow: its database before 3.0, the triggerer's supervisor since.
 
-    Not to be cancelled: Airflow 3.1's triggerer would read the answer as that to its next question.
-
-    :param dag_id: the DAG
-    :param run_ids: its runs
-    :param task_ids: its tasks
+    None of these calls may be cancelled: Airflow up to 3.2.1 would read the answer as that to its next question.
     """
-    if airflow_version.startswith("2."):
-        return await asyncio.to_thread(_in_database, dag_id, list(run_ids), list(task_ids))
-    states: States = {}
-    # One after another: the supervisor answers so, beside its heartbeat.
-    for runs in _chunks(sorted(run_ids)):
-        for tasks in _unambiguous(sorted(task_ids)):
-            await _add_from_supervisor(states, dag_id, runs, tasks)
-    return states
+
+    async def states(self, dag_id: str, run_ids: Collection[str] | None, task_ids: Collection[str]) -> States:
+        """
+        Return the states of all instances of some tasks in some runs; what does not exist is left out.
+
+        :param dag_id: the DAG
+        :param run_ids: its runs; None: all of them
+        :param task_ids: its tasks
+        """
+        if _HAS_DATABASE:
+            return await _in_database(lambda session: _states(session, dag_id, run_ids, task_ids))
+        states: States = {}
+        # One after another: the supervisor answers so, beside its heartbeat.
+        for runs in [None] if run_ids is None else _chunks(sorted(run_ids)):
+            for tasks in _unambiguous(sorted(task_ids)):
+                await _add_states(states, dag_id, runs, tasks)
+        return states
+
+    async def count(
+        self, dag_id: str, task_ids: Collection[str], states: Collection[str | None] | None = None
+    ) -> int:
+        """
+        Return how many instances of some tasks there are, in all runs.
+
+        :param dag_id: the DAG
+        :param task_ids: its tasks
+        :param states: the states in which they count, None for those without; default: any
+        """
+        if _HAS_DATABASE:
+            return await _in_database(lambda session: _count(session, dag_id, task_ids, states))
+        from airflow.sdk.execution_time.comms import GetTICount, TICount
+
+        named = None if states is None else ["null" if state is None else state for state in states]
+        question = GetTICount(dag_id=dag_id, task_ids=sorted(task_ids), states=named)
+        return (await _answer(question, TICount)).count
+
+    async def ended(self, dag_id: str, run_ids: Collection[str]) -> set[str]:
+        """
+        Return those of some runs that have ended, whatever states their tasks have.
+
+        :param dag_id: the DAG
+        :param run_ids: its runs
+        """
+        if _HAS_DATABASE:
+            return await _in_database(lambda session: _ended(session, dag_id, run_ids))
+        from airflow.sdk.execution_time.comms import DRCount, GetDRCount
+
+        found: set[str] = set()
+        for runs in _chunks(sorted(run_ids)):
+            if not (await _answer(GetDRCount(dag_id=dag_id, run_ids=runs, states=_ENDED), DRCount)).count:
+                continue
+            for run_id in runs:
+                question = GetDRCount(dag_id=dag_id, run_ids=[run_id], states=_ENDED)
+                if (await _answer(question, DRCount)).count:
+                    found.add(run_id)
+        return found
 
 
-async def _add_from_supervisor(
-    states: States, dag_id: str, run_ids: Sequence[str], task_ids: Sequence[str]
-) -> None:
+async def _answer(question: Any, kind: type[T]) -> T:
+    """
+    Ask the triggerer's supervisor.
+
+    :param question: one of Airflow's messages
+    :param kind: the message that answers it
+    :raises RuntimeError: where the answer is another, such as that of an API that is away
+    """
     from airflow.sdk.execution_time import task_runner
-    from airflow.sdk.execution_time.comms import ErrorResponse, GetTaskStates, TaskStatesResult
+    from airflow.sdk.execution_time.comms import ErrorResponse
 
-    answer = await task_runner.SUPERVISOR_COMMS.asend(
-        GetTaskStates(dag_id=dag_id, run_ids=list(run_ids), task_ids=list(task_ids))  # type: ignore[arg-type]
-    )
-    if not isinstance(answer, TaskStatesResult):
-        what = answer.error.value if isinstance(answer, ErrorResponse) else type(answer).__name__
-        raise RuntimeError(what)
-    pauses = Pauses()
+    answer = await task_runner.SUPERVISOR_COMMS.asend(question)
+    if not isinstance(answer, kind):
+        raise RuntimeError(answer.error.value if isinstance(answer, ErrorResponse) else type(answer).__name__)
+    return answer
+
+
+async def _add_states(states: States, dag_id: str, run_ids: Sequence[str] | None, task_ids: Sequence[str]) -> None:
+    from airflow.sdk.execution_time.comms import GetTaskStates, TaskStatesResult
+
+    runs = None if run_ids is None else list(run_ids)
+    answer = await _answer(GetTaskStates(dag_id=dag_id, run_ids=runs, task_ids=list(task_ids)), TaskStatesResult)
+    breather = Breather()
     for run_id, by_name in answer.task_states.items():
         for name, state in by_name.items():
-            if pauses.are_due:
-                await pauses.take()
+            if breather.is_due:
+                await breather.take()
             task_id, map_index = _instance(name, task_ids)
             states.setdefault(run_id, {}).setdefault(task_id, {})[map_index] = state
 
@@ -91,18 +150,50 @@ def _chunks(run_ids: Sequence[str]) -> Iterator[list[str]]:
         yield chunk
 
 
-def _in_database(dag_id: str, run_ids: Sequence[str], task_ids: Sequence[str]) -> States:
-    """Ask Airflow 2's database, which its triggers may use, in a thread."""
-    from airflow.models.taskinstance import TaskInstance
+# Airflow 2's triggers may use its database, in a thread.
+
+_HAS_DATABASE = airflow_version.startswith("2.")
+
+
+async def _in_database(ask: Callable[[Any], T]) -> T:
     from airflow.utils.session import create_session
 
+    def run() -> T:
+        with create_session() as session:
+            return ask(session)
+
+    return await asyncio.to_thread(run)
+
+
+def _states(session: Any, dag_id: str, run_ids: Collection[str] | None, task_ids: Collection[str]) -> States:
+    from airflow.models.taskinstance import TaskInstance
+
+    rows = session.query(
+        TaskInstance.run_id, TaskInstance.task_id, TaskInstance.map_index, TaskInstance.state
+    ).filter(TaskInstance.dag_id == dag_id, TaskInstance.task_id.in_(task_ids))
+    if run_ids is not None:
+        rows = rows.filter(TaskInstance.run_id.in_(run_ids))
     states: States = {}
-    with create_session() as session:
-        rows = session.query(
-            TaskInstance.run_id, TaskInstance.task_id, TaskInstance.map_index, TaskInstance.state
-        ).filter(
-            TaskInstance.dag_id == dag_id, TaskInstance.run_id.in_(run_ids), TaskInstance.task_id.in_(task_ids)
-        )
-        for row in rows:
-            states.setdefault(row.run_id, {}).setdefault(row.task_id, {})[row.map_index] = row.state
+    for row in rows:
+        states.setdefault(row.run_id, {}).setdefault(row.task_id, {})[row.map_index] = row.state
     return states
+
+
+def _count(session: Any, dag_id: str, task_ids: Collection[str], states: Collection[str | None] | None) -> int:
+    from airflow.models.taskinstance import TaskInstance
+    from sqlalchemy import or_
+
+    rows = session.query(TaskInstance).filter(TaskInstance.dag_id == dag_id, TaskInstance.task_id.in_(task_ids))
+    if states is not None:
+        is_named = TaskInstance.state.in_([state for state in states if state is not None])
+        rows = rows.filter(or_(is_named, TaskInstance.state.is_(None)) if None in states else is_named)
+    return int(rows.count())
+
+
+def _ended(session: Any, dag_id: str, run_ids: Collection[str]) -> set[str]:
+    from airflow.models.dagrun import DagRun
+
+    rows = session.query(DagRun.run_id).filter(
+        DagRun.dag_id == dag_id, DagRun.run_id.in_(run_ids), DagRun.state.in_(_ENDED)
+    )
+    return {row.run_id for row in rows}

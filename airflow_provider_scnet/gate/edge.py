@@ -9,11 +9,12 @@ from airflow_provider_scnet.client.errors import ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.look import Look
 from airflow_provider_scnet.gate.condition import Condition
-from airflow_provider_scnet.gate.decision import Decision, Reporter, Verdict, listed
+from airflow_provider_scnet.gate.decision import Decision, Verdict, listed
+from airflow_provider_scnet.gate.reporter import Reporter
 
 
 @dataclasses.dataclass(frozen=True)
-class Rise:
+class Edge:
     """
     What the author of a watcher asked.
 
@@ -50,18 +51,18 @@ class Rise:
         return _wait(f"{seen}: '{text}' holds already, fires only after it was seen false{rearm}"), False
 
 
-class RiseKeeper:
+class EdgeEvaluator:
     """
-    Stands watch for one rise: judges each look, remembers whether it is armed, and says why it does not fire.
+    Stands watch for one edge: judges each look, remembers whether it is armed, and says why it does not fire.
 
     What it cannot see is neither true nor false, and changes nothing.
 
-    :param rise: what the author asked
+    :param edge: what the author asked
     :param reporter: where it is said
     """
 
-    def __init__(self, rise: Rise, reporter: Reporter):
-        self.rise = rise
+    def __init__(self, edge: Edge, reporter: Reporter):
+        self.edge = edge
         #: Whether it fires when the condition holds; None: nothing was seen yet.
         self.armed: bool | None = None
         self._reporter = reporter
@@ -83,7 +84,7 @@ class RiseKeeper:
         if look.doubt:
             return _wait(f"sees nothing, and looks again: {look.doubt}", trouble=True)
         try:
-            decision, self.armed = self.rise.judge(look.counts or JobCounts(), self.armed)
+            decision, self.armed = self.edge.judge(look.counts or JobCounts(), self.armed)
         except ScnetError as error:
             error.where = look.where
             return _wait(f"sees nothing, and looks again: {error}", trouble=True)

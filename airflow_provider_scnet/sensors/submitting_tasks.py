@@ -25,21 +25,56 @@ def names(submitted_by: Any) -> tuple[str, ...] | None:
     return tuple(given)
 
 
-def submitters(sensor: ScnetJobStateSensor) -> dict[str, bool]:
+def submission_tasks(sensor: ScnetJobStateSensor, base: type[ScnetJobStateSensor]) -> dict[str, Any]:
     """
-    Return the ids of the tasks that submit, once the DAG is complete.
+    Return what the trigger has to know of the tasks behind the gate, once the DAG is complete.
 
     :param sensor: the gate
-    :return: for each id whether it is the instance with the gate's own map index rather than all of them
+    :param base: the class of all gates
+    :return: ``submitted_by``, the ids of the tasks that submit; ``upstream``, those of the tasks right before
+        these; for each whether it is the instance with the gate's own map index rather than all of them; and
+        ``gates_upstream``, the ids of the gates that stand before the tasks that submit
     :raises ValueError: where the DAG has no such task
     """
     dag = sensor.get_dag()
     if dag is None:
-        return {}
+        return {"submitted_by": {}, "upstream": {}, "gates_upstream": []}
     given = names(sensor.submitted_by)
-    ids = sorted(sensor.downstream_task_ids) if given is None else [_task_id(sensor, dag, name) for name in given]
+    ids = _right_behind(sensor, dag) if given is None else [_task_id(sensor, dag, name) for name in given]
     own = next(_mapped_groups(sensor), None)
-    return {task_id: own is not None and own in _mapped_groups(dag.get_task(task_id)) for task_id in ids}
+
+    def is_own(task_id: str) -> bool:
+        return own is not None and own in _mapped_groups(dag.get_task(task_id))
+
+    submitted_by = {task_id: is_own(task_id) for task_id in ids}
+    upstream = sorted({each for task_id in ids for each in dag.get_task(task_id).upstream_task_ids})
+    before = sorted({each for task_id in ids for each in _before(dag, task_id)})
+    # Other instances of the gate stand before the tasks that submit unless each has a submission of its own.
+    siblings = not all(submitted_by.values())
+    return {
+        "submitted_by": submitted_by,
+        "upstream": {task_id: is_own(task_id) for task_id in upstream},
+        "gates_upstream": [
+            task_id
+            for task_id in before
+            if _is_gate(dag.get_task(task_id), base) and (siblings or task_id != sensor.task_id)
+        ],
+    }
+
+
+def _right_behind(sensor: ScnetJobStateSensor, dag: Any) -> list[str]:
+    """Return the tasks right behind the gate; one that stands behind another of them waits for it, or reads."""
+    ids = set(sensor.downstream_task_ids)
+    return sorted(task_id for task_id in ids if ids.isdisjoint(_before(dag, task_id)))
+
+
+def _before(dag: Any, task_id: str) -> set[str]:
+    return set(dag.get_task(task_id).get_flat_relative_ids(upstream=True))
+
+
+def _is_gate(task: Any, base: type[ScnetJobStateSensor]) -> bool:
+    cls = getattr(task, "operator_class", type(task))
+    return isinstance(cls, type) and issubclass(cls, base)
 
 
 def _task_id(sensor: ScnetJobStateSensor, dag: Any, name: str) -> str:

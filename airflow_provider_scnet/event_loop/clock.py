@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The time by which gates go."""
+"""The time by which gates wait."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def now() -> float:
     """
     Return seconds that never jump: the running event loop's, else the machine's.
 
-    An ordinary loop goes by :func:`time.monotonic` as well; a simulation has one of its own.
+    An ordinary loop uses :func:`time.monotonic` as well; a simulation has a clock of its own.
     """
     try:
         return asyncio.get_running_loop().time()

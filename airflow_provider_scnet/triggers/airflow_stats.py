@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures through Airflow's own ``Stats``: StatsD or OpenTelemetry, whatever the deployment has switched on."""
+"""Metrics through Airflow's own ``Stats``: StatsD or OpenTelemetry, whatever the deployment has switched on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 
 from airflow.providers.common.compat.sdk import Stats, conf
 
-from airflow_provider_scnet.gate.figures import Whom
+from airflow_provider_scnet.polling.metrics import Whom
 
 #: What stands in the place of a user where it came to no account.
 UNKNOWN = "unknown"
@@ -16,7 +16,7 @@ UNKNOWN = "unknown"
 
 class AirflowStats:
     """
-    Sends figures as ``scnet.jobs.running``, tagged with ``scnet_conn_id`` and ``user_name``.
+    Sends metrics as ``scnet.jobs.running``, tagged with ``scnet_conn_id`` and ``user_name``.
 
     Plain StatsD drops tags, and one account would overwrite another; there the names hold both:
     ``scnet.scnet_default.alice.jobs.running``.
@@ -51,7 +51,7 @@ def _tags(whom: Whom) -> dict[str, str]:
 
 @functools.cache
 def _tags_are_dropped() -> bool:
-    """Tell whether Airflow sends figures by a protocol without tags, in the order in which it chooses one."""
+    """Tell whether Airflow sends metrics by a protocol without tags, in the order in which it chooses one."""
 
     def is_on(option: str, fallback: bool = False) -> bool:
         return bool(conf.getboolean("metrics", option, fallback=fallback))

@@ -40,9 +40,9 @@ class Sink(Protocol):
         """Send how long something took."""
 
 
-class Figures:
+class Metrics:
     """
-    The figures of one event loop. A sink that fails disturbs nobody; it is logged once.
+    The metrics of one event loop. A sink that fails disturbs nobody; it is logged once.
 
     :param sink: where they go; None: nowhere
     """
@@ -51,7 +51,7 @@ class Figures:
         self._sink = sink
         self._has_failed = False
 
-    def looked(self, whom: Whom, look: Look, seconds: float | None = None) -> None:
+    def polled(self, whom: Whom, look: Look, seconds: float | None = None) -> None:
         """
         Tell what a look saw.
 
@@ -73,7 +73,7 @@ class Figures:
 
         self._send(send)
 
-    def judged(self, whom: Whom, waiting: int, passed: int, claimed: int) -> None:
+    def gates_decided(self, whom: Whom, waiting: int, passed: int, claimed: int) -> None:
         """
         Tell what the gates made of a look.
 

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from airflow_provider_scnet.gate.account import Accounts
-from airflow_provider_scnet.triggers.figures import AirflowStats
-from airflow_provider_scnet.triggers.task_states import task_states
+from airflow_provider_scnet.polling.accounts import Accounts
+from airflow_provider_scnet.triggers.airflow_stats import AirflowStats
+from airflow_provider_scnet.triggers.task_states import AirflowTaskStates
 
 
 def accounts() -> Accounts:
@@ -13,4 +13,4 @@ def accounts() -> Accounts:
     # Not before something waits: a DAG file that names a trigger is parsed again and again, and asks nobody.
     from airflow_provider_scnet.hooks.scnet import ScnetHook
 
-    return Accounts.here(ScnetHook, task_states, AirflowStats())
+    return Accounts.of_running_loop(ScnetHook, AirflowTaskStates(), AirflowStats())

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all claims on one account come to, for each gate that asks."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import itertools
+from collections.abc import Iterable
+
+from airflow_provider_scnet.claims.submission import GateId, Phase, Scope, Submission
+from airflow_provider_scnet.gate.claimed import NOTHING, Claimed
+
+#: How many awaited submissions a message names.
+_MOST_NAMED = 2
+
+
+def claim_of(submission: Submission) -> Claimed:
+    """
+    Return what one submission claims.
+
+    :param submission: the submission
+    """
+    awaited = submission.awaited if submission.is_open else None
+    return Claimed(
+        jobs=submission.terms.jobs,
+        awaited=(awaited,) if awaited else (),
+        unended=int(awaited is not None),
+        ended=int(submission.phase is Phase.FINISHED),
+        end=submission.expires,
+    )
+
+
+def plus(a: Claimed, b: Claimed) -> Claimed:
+    """
+    Add up.
+
+    :param a: what is claimed
+    :param b: what is claimed besides
+    """
+    awaited = a.awaited if len(a.awaited) >= _MOST_NAMED else (*a.awaited, *b.awaited)[:_MOST_NAMED]
+    return Claimed(a.jobs + b.jobs, awaited, a.unended + b.unended, a.ended + b.ended, max(a.end, b.end))
+
+
+class Totals:
+    """
+    The claims on one account as they weigh on one observation.
+
+    :param at: when the observation was made, by the event loop's clock
+    """
+
+    def __init__(self, at: float) -> None:
+        self.at = at
+        self._everybody = NOTHING
+        # Those that Airflow does not start, by their gates' task. Only later gates of that task count them.
+        self._own: dict[tuple[str, str], list[Submission]] = {}
+        # Those of a run that wait for tasks upstream. Gates among these do not count them.
+        self._upstream: dict[tuple[str, str], list[Submission]] = {}
+        self._sums: dict[object, list[Claimed]] = {}
+        self._by_gate: dict[object, Claimed] = {}
+
+    def add(self, submission: Submission, scope: Scope) -> None:
+        """
+        Count a submission's jobs.
+
+        :param submission: the submission
+        :param scope: who counts them
+        """
+        if not submission.terms.jobs or scope is Scope.NOBODY:
+            return
+        self._by_gate.clear()
+        gate = submission.gate
+        if scope is Scope.OWN_TASK:
+            self._own.setdefault(gate.task, []).append(submission)
+            self._sums.pop(gate.task, None)
+            return
+        self._everybody = plus(self._everybody, claim_of(submission))
+        if submission.phase is Phase.WAITS_UPSTREAM and submission.terms.tasks.gates:
+            self._upstream.setdefault((gate.dag_id, gate.run_id), []).append(submission)
+
+    def claimed(self, gate: GateId | None) -> Claimed:
+        """
+        Return what a gate counts on top of the observation.
+
+        :param gate: the gate; None where Airflow does not know it
+        """
+        if gate is None or (gate.task not in self._own and (gate.dag_id, gate.run_id) not in self._upstream):
+            return self._everybody
+        earlier = self._earlier(gate)
+        upstream = [
+            each
+            for each in self._upstream.get((gate.dag_id, gate.run_id), ())
+            if gate.task_id in each.terms.tasks.gates
+        ]
+        key = (gate.task, earlier.jobs, gate.run_id if upstream else None)
+        if key not in self._by_gate:
+            self._by_gate[key] = plus(_without(self._everybody, upstream), earlier)
+        return self._by_gate[key]
+
+    def _earlier(self, gate: GateId) -> Claimed:
+        """Return what those submissions of the gate's task claim that Airflow does not start, of earlier gates."""
+        own = self._own.get(gate.task)
+        if not own:
+            return NOTHING
+        if gate.task not in self._sums:
+            own.sort(key=lambda each: each.gate.order)
+            self._sums[gate.task] = list(itertools.accumulate(map(claim_of, own), plus, initial=NOTHING))
+        return self._sums[gate.task][bisect.bisect_left(own, gate.order, key=lambda each: each.gate.order)]
+
+
+def _without(claimed: Claimed, submissions: Iterable[Submission]) -> Claimed:
+    taken = [claim_of(each) for each in submissions]
+    names = {name for each in taken for name in each.awaited}
+    return dataclasses.replace(
+        claimed,
+        jobs=claimed.jobs - sum(each.jobs for each in taken),
+        awaited=tuple(name for name in claimed.awaited if name not in names),
+        unended=claimed.unended - sum(each.unended for each in taken),
+    )

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A task in the background that survives being cancelled from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+#: Seconds after which a task that was cancelled from outside, or failed, is started again. Not at once: a loop
+#: that shuts down cancels all tasks, and has ended by then.
+RESTART_AFTER = 1.0
+
+
+class BackgroundTask:
+    """
+    A task that runs while it is needed, for nobody in particular.
+
+    :param run: the task; it returns when it is not needed any longer
+    :param is_needed: whether it is started again where it was cancelled or failed
+    """
+
+    def __init__(self, run: Callable[[], Coroutine[Any, Any, None]], is_needed: Callable[[], bool]) -> None:
+        self._run = run
+        self._is_needed = is_needed
+        self._task: asyncio.Task[None] | None = None
+        #: How it ended last where that was not by itself; whoever reports it clears it.
+        self.failure = ""
+
+    def start(self) -> None:
+        """Make sure that it runs."""
+        if self._task is None or self._task.done():
+            # An empty context: it must not log in the name of the gate that happened to start it.
+            self._task = contextvars.Context().run(asyncio.ensure_future, self._run())
+            self._task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        how = ""
+        if task.cancelled():
+            how = "was cancelled from outside"
+        elif error := task.exception():
+            how = f"failed ({type(error).__name__}: {error})"
+        if how and self._is_needed():
+            self.failure = how
+            task.get_loop().call_later(RESTART_AFTER, self._restart)
+
+    def _restart(self) -> None:
+        if self._is_needed():
+            self.start()

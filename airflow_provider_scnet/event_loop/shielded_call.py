@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A call to Airflow that is never cancelled, however long it takes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, ClassVar, Generic, TypeVar
+
+from airflow_provider_scnet.event_loop import clock
+
+T = TypeVar("T")
+
+
+class ShieldedCall(Generic[T]):
+    """
+    One call to Airflow, which is never cancelled.
+
+    Cancelling what Airflow's supervisor is about to answer ends the whole triggerer of some versions. So a caller
+    that has waited for too long leaves the call alone, may find it again, and makes another one only when that has
+    been in vain as well.
+
+    :param call: what is awaited
+    :param timeout: seconds for which a caller waits
+    """
+
+    # A call that nobody waits for any longer must not be collected before its end.
+    _all: ClassVar[set[asyncio.Task[Any]]] = set()
+
+    def __init__(self, call: Coroutine[Any, Any, T], timeout: float) -> None:
+        self.started_at = clock.now()
+        self._timeout = timeout
+        self._task = asyncio.ensure_future(call)
+        self._all.add(self._task)
+        self._task.add_done_callback(self._end)
+
+    async def result(self) -> T:
+        """
+        Wait for the result.
+
+        :raises TimeoutError: where it takes too long
+        """
+        await asyncio.wait([self._task], timeout=self._timeout)
+        if not self._task.done():
+            raise TimeoutError(f"no answer within {self._timeout:g} s")
+        return self._task.result()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, or callers have waited for it twice in vain."""
+        return self._task.done() or clock.now() - self.started_at >= 2 * self._timeout
+
+    @classmethod
+    def _end(cls, task: asyncio.Task[Any]) -> None:
+        cls._all.discard(task)
+        # Nobody may be left to retrieve its error.
+        _ = task.cancelled() or task.exception()

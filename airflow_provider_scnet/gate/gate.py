@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the author of a gate asks."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from airflow_provider_scnet.gate.condition import Condition, ConditionError
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate:
+    """
+    What the author of a gate asks.
+
+    :param condition: the state of the queue to wait for
+    :param fail_when: what fails the gate for good, judged on reported counts only, before ``condition``
+    :param submits: how many jobs the work behind the gate will submit
+    """
+
+    condition: Condition
+    fail_when: Condition | None = None
+    submits: int = 1
+
+    @classmethod
+    def of(cls, condition: str, fail_when: str | None = None, submits: int | str = 1) -> Gate:
+        """
+        Read what the author wrote, strictly.
+
+        :param condition: the state of the queue to wait for
+        :param fail_when: what fails the gate for good, or None
+        :param submits: how many jobs the work behind the gate will submit, also as rendered text
+        :raises ConditionError: where an expression is outside the grammar
+        :raises ValueError: where ``submits`` is no number of jobs
+        """
+        guard = None if fail_when is None else Condition(fail_when)
+        return cls(Condition(condition), guard, number_of_jobs(submits))
+
+    def checked(self) -> Gate:
+        """
+        Return the gate, if it can open at all.
+
+        :raises ConditionError: where the condition holds on an empty cluster but could never hold once the gate's
+            own jobs are added
+        """
+        text, jobs = self.condition.text, self.submits
+        if not self.condition.leaves_room_for(jobs - 1):
+            raise ConditionError(text, f"could never hold with the {jobs} jobs that the gate submits")
+        return self
+
+    @property
+    def states(self) -> frozenset[str]:
+        """The names that have to be reported before the gate can decide."""
+        return self.condition.states | (self.fail_when.states if self.fail_when else frozenset())
+
+
+def number_of_jobs(submits: int | str) -> int:
+    """
+    Read a number of jobs to submit.
+
+    :param submits: a whole number from 0 to 10⁹, also as rendered text
+    :raises ValueError: where it is anything else
+    """
+    if isinstance(submits, str) and re.fullmatch(r"\s*[0-9]{1,10}\s*", submits):
+        submits = int(submits)
+    if isinstance(submits, bool) or not isinstance(submits, int) or not 0 <= submits <= 10**9:
+        raise ValueError(f"submits is no number of jobs from 0 to 10⁹: {str(submits)[:80]!r}")
+    return submits

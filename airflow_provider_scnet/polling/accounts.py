@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one triggerer knows of its accounts: who polls them, and the last observation of each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, ClassVar, Protocol
+
+from airflow_provider_scnet.claims.ledger import FORGET_AFTER, Ledger, TaskStates
+from airflow_provider_scnet.claims.submission import Account
+from airflow_provider_scnet.client.errors import ScnetConnectionError, ScnetError
+from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.client.target import Target
+from airflow_provider_scnet.event_loop import clock
+from airflow_provider_scnet.event_loop.pacing import Pacer
+from airflow_provider_scnet.event_loop.shielded_call import ShieldedCall
+from airflow_provider_scnet.polling.metrics import Metrics, Sink, Whom
+from airflow_provider_scnet.polling.poller import Poller
+
+#: Seconds that Airflow may take to hand a connection out.
+LONGEST_READ = 30.0
+#: Seconds after which a gate that has just arrived no longer trusts a failure that would fail it: somebody may
+#: have mended the account, and cleared the gate.
+MENDED_AFTER = 5.0
+
+
+class Source(Protocol):
+    """How one asks SCnet through a connection."""
+
+    def aresolve(self, user_name: str | None = None) -> Coroutine[Any, Any, Target]:
+        """Read the connection."""
+
+    async def acomplete(self, target: Target) -> Target:
+        """Obtain what the connection leaves to SCnet's platform."""
+
+    async def alook(self, target: Target) -> Look:
+        """Look once; an error is part of what is seen."""
+
+
+class Accounts:
+    """
+    What one event loop, and so one triggerer, knows of all accounts that its gates ask about.
+
+    However many gates ask about an account through a connection, one request an interval is made for all of them,
+    and room is given out once. Another triggerer polls for itself; what opened there shows in Airflow's states of
+    its tasks.
+
+    :param source: returns how one asks SCnet through a connection, by the connection's id
+    :param airflow: how one asks Airflow about tasks
+    :param sink: where metrics go; None: nowhere
+    """
+
+    # Tasks and locks of asyncio belong to one loop: a second asyncio.run must not meet those of the first.
+    _by_loop: ClassVar[dict[asyncio.AbstractEventLoop, Accounts]] = {}
+
+    def __init__(self, source: Callable[[str], Source], airflow: TaskStates, sink: Sink | None = None) -> None:
+        self._source = source
+        #: What is sent of polls and gates.
+        self.metrics = Metrics(sink)
+        #: What becomes of the submissions behind gates that opened.
+        self.ledger = Ledger(airflow)
+        #: How work for many gates is spread.
+        self.pacer = Pacer()
+        self._readings: dict[tuple[str, str | None], ShieldedCall[Target]] = {}
+        self._pollers: dict[tuple[str, str | None], Poller] = {}
+        self._last: dict[tuple[str, ...], _LastObservation] = {}
+
+    @classmethod
+    def of_running_loop(
+        cls, source: Callable[[str], Source], airflow: TaskStates, sink: Sink | None = None
+    ) -> Accounts:
+        """
+        Return the accounts of the running event loop.
+
+        :param source: returns how one asks SCnet through a connection, by the connection's id
+        :param airflow: how one asks Airflow about tasks
+        :param sink: where metrics go; None: nowhere
+        """
+        loop = asyncio.get_running_loop()
+        if loop not in cls._by_loop:
+            cls._by_loop = {known: accounts for known, accounts in cls._by_loop.items() if not known.is_closed()}
+            cls._by_loop[loop] = cls(source, airflow, sink)
+        return cls._by_loop[loop]
+
+    def poller(self, scnet_conn_id: str, user_name: str | None) -> Poller:
+        """
+        Return the poller that all gates with this connection and user name share.
+
+        :param scnet_conn_id: the connection's id
+        :param user_name: the cluster user as the gate names it; None: the connection's own
+        """
+        self._forget()
+        name = (scnet_conn_id, user_name)
+        if name not in self._pollers:
+            self._pollers[name] = Poller(self, scnet_conn_id, user_name)
+        return self._pollers[name]
+
+    async def observe(
+        self, scnet_conn_id: str, user_name: str | None, max_age: float, newcomers: bool = False
+    ) -> Look:
+        """
+        Return an observation that is young enough: the last one, or a new one. The connection is read each time.
+
+        :param scnet_conn_id: the connection's id
+        :param user_name: the cluster user as the gate names it; None: the connection's own
+        :param max_age: seconds
+        :param newcomers: whether gates are among those who ask that have not seen any observation yet
+        """
+        source = self._source(scnet_conn_id)
+        try:
+            target = await self._read(source, scnet_conn_id, user_name)
+            # First, because only the region may know the account's endpoint and user.
+            target = await source.acomplete(target)
+        except ScnetError as error:
+            look = Look(error=error)
+            self.metrics.polled(Whom(scnet_conn_id, user_name), look)
+            return look
+        # Gates that name the same user in different ways (or not at all) meet here.
+        last = self._last.setdefault((scnet_conn_id, *target.account), _LastObservation())
+        async with last.lock:
+            # Another token deserves another poll: the last answer may have been about the old one.
+            if last.look is None or last.target != target or last.is_too_old(max_age, newcomers):
+                began = clock.now()
+                last.look = await source.alook(target)
+                last.target = target
+                self.metrics.polled(Whom(scnet_conn_id, target.account[1]), last.look, clock.now() - began)
+            return last.look
+
+    def report_gates(self, scnet_conn_id: str, account: Account, at: float, opened: int) -> None:
+        """
+        Send metrics of what gates made of an observation.
+
+        :param scnet_conn_id: the connection's id
+        :param account: the account that the gates ask about
+        :param at: when the observation was made, by the event loop's clock
+        :param opened: how many gates have opened since this was sent last
+        """
+        waiting = sum(
+            poller.gates
+            for (conn_id, _), poller in self._pollers.items()
+            if conn_id == scnet_conn_id and poller.account == account
+        )
+        # Where nobody waits nobody polls: what is sent last stands until somebody comes.
+        claimed = self.ledger.claimed(account, at).jobs if waiting else 0
+        self.metrics.gates_decided(Whom(scnet_conn_id, account[1]), waiting, opened, claimed)
+
+    async def _read(self, source: Source, scnet_conn_id: str, user_name: str | None) -> Target:
+        """
+        Read the connection, for as long as it is worth waiting for.
+
+        A call that takes longer is found again at the next poll, and then left alone.
+        """
+        name = (scnet_conn_id, user_name)
+        reading = self._readings.get(name)
+        if reading is None or reading.is_over:
+            reading = self._readings[name] = ShieldedCall(source.aresolve(user_name), LONGEST_READ)
+        try:
+            return await reading.result()
+        except TimeoutError:
+            raise _not_read(scnet_conn_id) from None
+
+    def _forget(self) -> None:
+        since = clock.now() - FORGET_AFTER
+        self._pollers = {k: poller for k, poller in self._pollers.items() if not poller.is_idle(since)}
+        # What was read holds the token.
+        self._readings = {k: reading for k, reading in self._readings.items() if not reading.is_over}
+        self._last = {
+            k: last for k, last in self._last.items() if last.lock.locked() or (last.look and last.look.at > since)
+        }
+
+
+class _LastObservation:
+    """The last observation of one account through one connection; one request at a time."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.target: Target | None = None
+        self.look: Look | None = None
+
+    def is_too_old(self, max_age: float, newcomers: bool) -> bool:
+        if self.look is None:
+            return True
+        if newcomers and self.look.fails_gates:
+            max_age = min(max_age, MENDED_AFTER)
+        # The sum by which a poller knows when a poll is due: by a difference, rounded otherwise, it may not be.
+        return clock.now() >= self.look.at + max(max_age, self.look.pause)
+
+
+def _not_read(scnet_conn_id: str) -> ScnetError:
+    error = ScnetConnectionError(f"Airflow did not hand it out within {LONGEST_READ:.0f} s")
+    error.where = f"connection '{scnet_conn_id}'"
+    return error

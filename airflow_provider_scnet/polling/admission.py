@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether one gate opens on an observation, given all claims; and its own claim where it does."""
+
+from __future__ import annotations
+
+from airflow_provider_scnet.claims.ledger import Ledger
+from airflow_provider_scnet.claims.waiting import WaitingGate
+from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.gate.claimed import NOTHING, Claimed
+from airflow_provider_scnet.gate.decision import Decision, Verdict, decide
+from airflow_provider_scnet.gate.evaluator import GateEvaluator
+from airflow_provider_scnet.polling.waiter import Wake
+
+
+class Admission:
+    """
+    Lets one gate through: its evaluator decides on observations and on the claims of all others.
+
+    :param ledger: the claims
+    :param evaluator: the gate's evaluator
+    :param waiting: the gate
+    """
+
+    def __init__(self, ledger: Ledger, evaluator: GateEvaluator, waiting: WaitingGate) -> None:
+        self._ledger = ledger
+        self._evaluator = evaluator
+        self._waiting = waiting
+
+    def wake_for(self, look: Look) -> Wake:
+        """
+        Tell what an observation is to the gate.
+
+        :param look: the observation
+        """
+        decision, _ = self._decide(look)
+        if decision.verdict is Verdict.OPEN and self._waiting.jobs:
+            return Wake.ROOM
+        return Wake.NEWS if self._evaluator.has_news(look, decision) else Wake.NOTHING
+
+    def judge(self, look: Look) -> tuple[Decision, Claimed]:
+        """
+        Decide on an observation, say what is new, and claim room where the gate opens: without an ``await``.
+
+        :param look: the observation
+        :return: the decision, and what others have claimed
+        """
+        decision, claimed = self._decide(look)
+        self._evaluator.say(look, decision)
+        if decision.verdict is Verdict.OPEN:
+            self._waiting.account, self._waiting.counted_after = look.account, look.counted_after
+            self._ledger.reserve(self._waiting)
+        return decision, claimed
+
+    def _decide(self, look: Look) -> tuple[Decision, Claimed]:
+        claimed = self._ledger.claimed(look.account, look.at, self._waiting.gate) if look.account else NOTHING
+        decision = self._evaluator.decide(look, claimed)
+        if decision.verdict is Verdict.OPEN and (reason := self._reason_to_wait(look, claimed)):
+            decision = self._evaluator.decide(look, claimed, reason)
+        return decision, claimed
+
+    def _reason_to_wait(self, look: Look, claimed: Claimed) -> str:
+        gate, counts = self._evaluator.gate, look.counts
+        if not gate.submits or counts is None:
+            return ""
+
+        def opens(others: int) -> bool:
+            more = Claimed(claimed.jobs + others * gate.submits)
+            return decide(gate, counts, more).verdict is Verdict.OPEN
+
+        return self._ledger.reason_to_wait(self._waiting, look.at, opens)

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One gate, or watcher, among those that share a poller."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from airflow_provider_scnet.claims.waiting import WaitingGate
+from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.event_loop.pacing import MOST_WOKEN, Pacer
+
+
+class Wake(enum.Enum):
+    """What a waiter is woken for."""
+
+    NOTHING = "nothing new"
+    NEWS = "something to say, or to end by"
+    ROOM = "room that it may claim, before anybody behind it sees the observation"
+
+
+class Waiter:
+    """
+    The place of one gate among those that share a poller.
+
+    :param start_polling: makes sure that somebody polls
+    :param pacer: when it is woken
+    :param waiting: the gate; None for a watcher, which claims nothing
+    :param wake_for: tells what an observation is to it; None: each is news
+    """
+
+    def __init__(
+        self,
+        start_polling: Callable[[], None],
+        pacer: Pacer,
+        waiting: WaitingGate | None = None,
+        wake_for: Callable[[Look], Wake] | None = None,
+    ) -> None:
+        self.waiting = waiting
+        #: Set by a gate that opens.
+        self.has_opened = False
+        self.has_left = False
+        self._start_polling = start_polling
+        self._pacer = pacer
+        self._wake_for = wake_for
+        self._shown_at: float | None = None
+        self._time_is_up = False
+        self._next: _Next | None = None
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the gate is being cancelled, as all are when their loop ends."""
+        return self._next is not None and self._next.is_leaving
+
+    async def next_observation(self) -> Look | None:
+        """
+        Wait for an observation that this gate has not seen, and that matters to it.
+
+        What the caller does with it before its next ``await`` is atomic among all gates of the event loop.
+
+        :return: the observation, or None when the gate's time is up
+        """
+        if self._time_is_up:
+            return None
+        self._next = _Next(self._pacer)
+        self._start_polling()
+        return await self._next
+
+    def show(self, look: Look) -> int:
+        """
+        Give the gate an observation, if it is anything to it: a step of the :class:`.Pacer`.
+
+        :param look: the observation
+        """
+        if self.has_left or self._shown_at == look.at:
+            return 0
+        self._shown_at = look.at
+        try:
+            wake = self._wake_for(look) if self._wake_for else Wake.NEWS
+        except Exception:  # the gate meets it again, and ends by it
+            wake = Wake.NEWS
+        if wake is Wake.NOTHING or not self._resolve(look):
+            return 0
+        return MOST_WOKEN if wake is Wake.ROOM else 1
+
+    def time_is_up(self) -> None:
+        """End the wait; from now on the gate gets no observation."""
+        self._time_is_up = True
+        self._pacer.put([functools.partial(self._resolve, None)])
+
+    def _resolve(self, look: Look | None) -> bool:
+        return self._next is not None and self._next.resolve(look)
+
+
+class _Next(asyncio.Future["Look | None"]):
+    """
+    What a gate waits for. Where thousands of gates are cancelled at once, they end a few at a time.
+
+    :param pacer: when it is cancelled
+    """
+
+    def __init__(self, pacer: Pacer) -> None:
+        super().__init__()
+        self._pacer = pacer
+        #: Whether it will be.
+        self.is_leaving = False
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Be cancelled soon. Whoever cancels the gate's task is told that this will be, and relies on it."""
+        if self.done():
+            return False
+        if not self.is_leaving:
+            self.is_leaving = True
+            self._pacer.put([functools.partial(super().cancel, msg)])
+        return True
+
+    def resolve(self, look: Look | None) -> bool:
+        """
+        Let the gate go on.
+
+        :param look: what it gets
+        :return: whether that woke it
+        """
+        if self.done() or self.is_leaving:
+            return False
+        self.set_result(look)
+        return True
