@@ -15,7 +15,7 @@ from typing import Any
 from unittest import mock
 
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
-from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.gate import clock
 from airflow_provider_scnet.gate.account import Accounts
 from airflow_provider_scnet.triggers import here
@@ -46,21 +46,21 @@ class Cluster:
         """Be the source for any connection."""
         return self
 
-    async def aresolve(self, user_name: str | None = None) -> Any:
+    async def aread_settings(self, user_name: str | None = None) -> Any:
         """Read no connection."""
         return types.SimpleNamespace(account=("https://cluster", "alice"))
 
-    async def acomplete(self, target: Any) -> Any:
+    async def awith_token(self, target: Any) -> Any:
         """Ask no platform."""
         return target
 
-    async def alook(self, target: Any) -> Look:
+    async def apoll(self, target: Any) -> Observation:
         """Look when it is time."""
         self._asked.set()
         await self._let_go.wait()
         self._let_go.clear()
         counts = JobCounts(**dict.fromkeys(STATES, 0) | {"queued": self.queued})
-        return Look(counts=counts, account=target.account, at=clock.now())
+        return Observation(counts=counts, account=target.account, at=clock.now())
 
     async def ask(self, dag_id: str, run_ids: Collection[str], task_ids: Collection[str]) -> Any:
         """Tell the states of tasks."""

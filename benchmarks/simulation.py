@@ -18,7 +18,7 @@ from typing import Any
 from unittest import mock
 
 from airflow_provider_scnet.client.job_counts import JobCounts
-from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.gate import clock
 from airflow_provider_scnet.gate.account import Accounts
 from airflow_provider_scnet.testing.cluster import Cluster, SimulatorClock
@@ -109,18 +109,18 @@ class _World:
     def __call__(self, scnet_conn_id: str) -> _World:
         return self
 
-    async def aresolve(self, user_name: str | None = None) -> Any:
+    async def aread_settings(self, user_name: str | None = None) -> Any:
         return types.SimpleNamespace(account=("https://cluster", USER))
 
-    async def acomplete(self, target: Any) -> Any:
+    async def awith_token(self, target: Any) -> Any:
         return target
 
-    async def alook(self, target: Any) -> Look:
+    async def apoll(self, target: Any) -> Observation:
         began = clock.now()
         await self.lasts(self.setting.look)
         reported = self.cluster.reported(USER)
         await self.lasts(self.setting.look)
-        return Look(
+        return Observation(
             counts=JobCounts(**reported),
             account=target.account,
             counted_after=self.setting.counted_after,

@@ -52,9 +52,9 @@ async def end(tasks: list[asyncio.Task]) -> None:
 def test_a_hundred_gates_make_as_many_requests_as_one(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch):
     scnet.set_counts("alice", queued=9)
     looks = []
-    look = ScnetHook._look_once
+    look = ScnetHook._poll_once
     monkeypatch.setattr(
-        ScnetHook, "_look_once", lambda hook, target: looks.append(look(hook, target)) or looks[-1]
+        ScnetHook, "_poll_once", lambda hook, target: looks.append(look(hook, target)) or looks[-1]
     )
 
     async def scenario() -> None:
@@ -302,7 +302,7 @@ def test_a_reading_of_the_connection_that_takes_too_long_is_met_again_and_never_
 ):
     """A request to Airflow's supervisor that is cancelled ends the trigger runner of 3.1.8."""
     monkeypatch.setattr(account, "LONGEST_READ", 0.5)
-    resolve = ScnetHook.aresolve
+    resolve = ScnetHook.aread_settings
     reads, handed_out = [], asyncio.Event()
 
     async def slow(hook: ScnetHook, user_name: str | None = None) -> Any:
@@ -314,7 +314,7 @@ def test_a_reading_of_the_connection_that_takes_too_long_is_met_again_and_never_
             raise
         return await resolve(hook, user_name)
 
-    monkeypatch.setattr(ScnetHook, "aresolve", slow)
+    monkeypatch.setattr(ScnetHook, "aread_settings", slow)
 
     async def scenario() -> None:
         accounts = Accounts.here(ScnetHook, task_states)
@@ -335,7 +335,7 @@ def test_a_reading_of_the_connection_that_takes_too_long_is_met_again_and_never_
 
 def test_a_connection_that_is_never_handed_out_holds_up_two_looks_only(scnet, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(account, "LONGEST_READ", 0.05)
-    resolve = ScnetHook.aresolve
+    resolve = ScnetHook.aread_settings
     reads = []
 
     async def hang_at_first(hook: ScnetHook, user_name: str | None = None) -> Any:
@@ -344,7 +344,7 @@ def test_a_connection_that_is_never_handed_out_holds_up_two_looks_only(scnet, mo
             await asyncio.Event().wait()
         return await resolve(hook, user_name)
 
-    monkeypatch.setattr(ScnetHook, "aresolve", hang_at_first)
+    monkeypatch.setattr(ScnetHook, "aread_settings", hang_at_first)
 
     async def scenario() -> None:
         for event in await asyncio.gather(*start([trigger(submits=0) for _ in range(3)])):
@@ -569,7 +569,7 @@ def test_accounts_that_nobody_watches_are_forgotten(scnet: ScnetSimulator, monke
 def test_a_mistake_of_ours_is_seen_by_every_gate_and_hangs_none(
     scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(ScnetHook, "_look_once", lambda hook, target: 1 / 0)
+    monkeypatch.setattr(ScnetHook, "_poll_once", lambda hook, target: 1 / 0)
 
     async def scenario() -> list[Any]:
         return await asyncio.gather(*start([trigger() for _ in range(3)]))

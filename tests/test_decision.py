@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_scnet.client.errors import Nature, ScnetConnectionError, ScnetError
+from airflow_provider_scnet.client.errors import ErrorKind, ScnetConnectionError, ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
-from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.gate.claims import Claimed
 from airflow_provider_scnet.gate.condition import ConditionError
 from airflow_provider_scnet.gate.decision import REPEAT_AFTER, Gate, GateKeeper, Verdict, number_of_jobs
@@ -108,8 +108,8 @@ def test_it_says_why_it_waits():
     assert str(gate.judge(counts(3, 1))) == "running 3, queued 1: passes, queued < 5"
 
 
-def look(counts_seen: JobCounts | None = None, error: ScnetError | None = None, **more) -> Look:
-    return Look(counts=counts_seen, error=error, account=("https://h", "alice"), **more)
+def look(counts_seen: JobCounts | None = None, error: ScnetError | None = None, **more) -> Observation:
+    return Observation(counts=counts_seen, error=error, account=("https://h", "alice"), **more)
 
 
 class Clock:
@@ -165,16 +165,16 @@ def test_a_doubt_keeps_it_shut_and_is_said():
 
 
 @pytest.mark.parametrize(
-    ("nature", "first", "later"),
+    ("kind", "first", "later"),
     [
-        (Nature.TRANSIENT, Verdict.WAIT, Verdict.WAIT),
-        (Nature.UNCLEAR, Verdict.RETRY, Verdict.WAIT),
-        (Nature.CREDENTIALS, Verdict.RETRY, Verdict.RETRY),
-        (Nature.PERMANENT, Verdict.FAIL, Verdict.FAIL),
+        (ErrorKind.TRANSIENT, Verdict.WAIT, Verdict.WAIT),
+        (ErrorKind.UNCLEAR, Verdict.RETRY, Verdict.WAIT),
+        (ErrorKind.CREDENTIALS, Verdict.RETRY, Verdict.RETRY),
+        (ErrorKind.PERMANENT, Verdict.FAIL, Verdict.FAIL),
     ],
 )
-def test_patience_depends_on_the_nature_of_the_error(nature, first, later):
-    error = ScnetError("x", nature=nature)
+def test_patience_depends_on_the_nature_of_the_error(kind, first, later):
+    error = ScnetError("x", kind=kind)
     keeper = GateKeeper(Gate.of("queued < 5"), log)
     assert keeper.judge(look(error=error)).verdict is first
     keeper.judge(look(counts(queued=9)))
@@ -183,7 +183,7 @@ def test_patience_depends_on_the_nature_of_the_error(nature, first, later):
 
 def test_a_transient_error_is_no_good_answer():
     keeper = GateKeeper(Gate.of("queued < 5"), log)
-    keeper.judge(look(error=ScnetError("x", nature=Nature.TRANSIENT)))
+    keeper.judge(look(error=ScnetError("x", kind=ErrorKind.TRANSIENT)))
     assert keeper.judge(look(error=ScnetError("x"))).verdict is Verdict.RETRY
 
 

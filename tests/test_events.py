@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_scnet.client.errors import Nature, ScnetError
+from airflow_provider_scnet.client.errors import ErrorKind, ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.gate import clock
 from airflow_provider_scnet.gate.account import Accounts
@@ -27,7 +27,7 @@ from airflow_provider_scnet.triggers.task_states import task_states
 from benchmarks import virtual_time
 
 from gates import INTERVAL, first_event
-from looks import HEALS, Cluster
+from observations import HEALS, Cluster
 
 MINUTE = 60.0
 
@@ -91,7 +91,7 @@ def lines(said: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in said.records if record.name == "gate"]
 
 
-FOR_GOOD = ScnetError("user frozen", nature=Nature.PERMANENT)
+FOR_GOOD = ScnetError("user frozen", kind=ErrorKind.PERMANENT)
 
 
 @pytest.mark.parametrize(
@@ -413,7 +413,7 @@ def test_parsing_a_dag_with_a_watcher_brings_neither_the_hook_nor_what_it_asks_w
         "import sys; import airflow_provider_scnet.triggers.scnet as t;"
         "t.ScnetJobStateEventTrigger(condition='queued < 5').serialize();"
         "print([m for m in sys.modules if m.startswith('airflow_provider_scnet.hooks')"
-        " or m == 'airflow_provider_scnet.client.wire'])"
+        " or m == 'airflow_provider_scnet.client.transport'])"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]"

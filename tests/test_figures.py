@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_scnet.client.errors import Nature, ScnetConfigError, ScnetError
+from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError, ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.gate.account import Accounts
 from airflow_provider_scnet.gate.figures import Whom
@@ -28,7 +28,7 @@ from airflow_provider_scnet.triggers.task_states import task_states
 from benchmarks import virtual_time
 
 from gates import first_event
-from looks import HEALS, Cluster
+from observations import HEALS, Cluster
 
 MINUTE = 60.0
 ALICE = Whom("scnet_default", "alice")
@@ -78,12 +78,12 @@ def watch() -> asyncio.Task[Any]:
 def test_a_look_tells_the_jobs_by_state_and_how_long_it_took_once_for_all_gates():
     cluster = Cluster({"counts": JobCounts(1, 9, 2, 3, 4)}, 9)
 
-    async def slowly(target: Any, alook: Any = cluster.alook) -> Any:
-        look = await alook(target)
+    async def slowly(target: Any, apoll: Any = cluster.apoll) -> Any:
+        look = await apoll(target)
         await asyncio.sleep(0.25)
         return look
 
-    cluster.alook = slowly
+    cluster.apoll = slowly
 
     async def scenario() -> None:
         for user_name in [None] * 50 + ["alice"] * 50:
@@ -155,14 +155,14 @@ def test_connections_and_users_are_told_apart():
     assert waiting == {Whom("a", "alice"): 1, Whom("b", "alice"): 1, Whom("b", "bob"): 2}
 
 
-@pytest.mark.parametrize("nature", Nature)
-def test_a_look_that_fails_is_counted_by_the_nature_of_its_error_and_tells_no_jobs(nature):
+@pytest.mark.parametrize("kind", ErrorKind)
+def test_a_look_that_fails_is_counted_by_the_nature_of_its_error_and_tells_no_jobs(kind):
     async def scenario() -> None:
         watch()
         await asyncio.sleep(2.5 * MINUTE)
 
-    sink = told(Cluster(ScnetError("x", nature=nature)), scenario)
-    assert sink.counts == {(f"look.failed.{nature.name.lower()}", ALICE): 3}
+    sink = told(Cluster(ScnetError("x", kind=kind)), scenario)
+    assert sink.counts == {(f"look.failed.{kind.name.lower()}", ALICE): 3}
     assert set(sink.of(ALICE)) == {"gates.waiting", "jobs.claimed"}
     assert len(sink.durations) == 3
 
@@ -177,7 +177,7 @@ def test_a_connection_that_cannot_be_read_is_a_failed_look_of_no_user_and_takes_
         async def fails(user_name: str | None = None) -> Any:
             raise ScnetConfigError("x")
 
-        cluster.aresolve = fails
+        cluster.aread_settings = fails
         await gate
 
     sink = told(cluster, scenario)
@@ -197,7 +197,7 @@ def test_a_look_that_fails_as_nobody_expected_is_counted_too():
     async def fails(target: Any) -> Any:
         raise ZeroDivisionError
 
-    cluster.alook = fails
+    cluster.apoll = fails
     assert told(cluster, scenario).counts == {("look.failed.unclear", Whom("scnet_default", None)): 1}
 
 

@@ -22,7 +22,7 @@ from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
 from benchmarks import virtual_time
 
 from gates import first_event
-from looks import HEALS, Cluster
+from observations import HEALS, Cluster
 
 ACCOUNT = ("https://h", "alice")
 LOOKS = 100

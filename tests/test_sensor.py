@@ -120,7 +120,7 @@ def test_parsing_a_dag_brings_neither_the_hook_nor_requests_nor_urllib3_along():
         "import sys; import airflow_provider_scnet.sensors.scnet as s;"
         "s.ScnetJobStateSensor(task_id='g', condition='queued < 5');"
         "print([m for m in sys.modules if m.startswith('airflow_provider_scnet.') and 'hooks' in m],"
-        " [m for m in ('wire', 'address') if f'airflow_provider_scnet.client.{m}' in sys.modules])"
+        " [m for m in ('transport', 'address') if f'airflow_provider_scnet.client.{m}' in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[] []"

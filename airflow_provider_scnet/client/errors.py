@@ -7,7 +7,7 @@ import enum
 import re
 
 
-class Nature(enum.IntEnum):
+class ErrorKind(enum.IntEnum):
     """
     What an error means for someone who waits; the larger, the worse.
 
@@ -15,36 +15,36 @@ class Nature(enum.IntEnum):
     """
 
     TRANSIENT = 1  #: heals by itself: wait
-    UNCLEAR = 2  #: may be a wrong address or a passing fault: fails a first look, waited out after a good one
+    UNCLEAR = 2  #: may be a wrong address or a passing fault: fails a first poll, waited out after a good one
     CREDENTIALS = 3  #: the token is not accepted: fails the try
     PERMANENT = 4  #: no waiting will help: fails for good
 
 
-#: SCnet's business codes: meaning, as documented, and nature for a gate.
+#: SCnet's business codes: meaning, as documented, and kind for a gate.
 #: Source: error table of ``/hpc/openapi/v2/view/jobs/state``; 911xxx as public clients met them.
-CODES: dict[str, tuple[str, Nature]] = {
-    "10001": ("内部错误, internal error", Nature.TRANSIENT),
-    "10003": ("参数不全, parameters missing", Nature.PERMANENT),
-    "10004": ("参数无效, parameters invalid", Nature.PERMANENT),
-    "10007": ("用户已被冻结, user frozen", Nature.PERMANENT),
-    "10008": ("权限不足, insufficient permission", Nature.CREDENTIALS),
-    "10009": ("没有权限访问接口, no permission for this interface", Nature.PERMANENT),
-    "10010": ("文件校验失败, file check failed", Nature.PERMANENT),
-    "10011": ("文件过大, file too large", Nature.PERMANENT),
-    "10012": ("连接中断, connection broken", Nature.TRANSIENT),
-    "10013": ("操作超时, operation timed out", Nature.TRANSIENT),
-    "815005": ("作业提交失败, the scheduler did not answer", Nature.TRANSIENT),
-    "815007": ("作业提交失败, sbatch failed", Nature.TRANSIENT),
-    "911009": ("区域用户不存在, no such user in this region", Nature.PERMANENT),
-    "911404": ("the authentication service cannot be reached", Nature.TRANSIENT),
-    "911406": ("the token could not be resolved to a user", Nature.CREDENTIALS),
+CODES: dict[str, tuple[str, ErrorKind]] = {
+    "10001": ("内部错误, internal error", ErrorKind.TRANSIENT),
+    "10003": ("参数不全, parameters missing", ErrorKind.PERMANENT),
+    "10004": ("参数无效, parameters invalid", ErrorKind.PERMANENT),
+    "10007": ("用户已被冻结, user frozen", ErrorKind.PERMANENT),
+    "10008": ("权限不足, insufficient permission", ErrorKind.CREDENTIALS),
+    "10009": ("没有权限访问接口, no permission for this interface", ErrorKind.PERMANENT),
+    "10010": ("文件校验失败, file check failed", ErrorKind.PERMANENT),
+    "10011": ("文件过大, file too large", ErrorKind.PERMANENT),
+    "10012": ("连接中断, connection broken", ErrorKind.TRANSIENT),
+    "10013": ("操作超时, operation timed out", ErrorKind.TRANSIENT),
+    "815005": ("作业提交失败, the scheduler did not answer", ErrorKind.TRANSIENT),
+    "815007": ("作业提交失败, sbatch failed", ErrorKind.TRANSIENT),
+    "911009": ("区域用户不存在, no such user in this region", ErrorKind.PERMANENT),
+    "911404": ("the authentication service cannot be reached", ErrorKind.TRANSIENT),
+    "911406": ("the token could not be resolved to a user", ErrorKind.CREDENTIALS),
 }
 
 _JWT = re.compile(r"eyJ[\w-]{5,}\.[\w-]+(\.[\w-]*)?")
 _SHOWN_CHARACTERS = 200
 
 
-def shown(text: object, *secrets: str) -> str:
+def redacted(text: object, *secrets: str) -> str:
     """
     Return what a server said in a form that may be logged.
 
@@ -67,13 +67,13 @@ class ScnetError(Exception):
     Any failure to learn job counts from SCnet.
 
     :param message: what happened and what to do about it
-    :param nature: what the error means for someone who waits; default: the class's own
+    :param kind: what the error means for someone who waits; default: the class's own
     :param retry_after: seconds for which the server asked to be left alone
     """
 
-    nature: Nature = Nature.UNCLEAR
+    kind: ErrorKind = ErrorKind.UNCLEAR
 
-    def __init__(self, message: str, *, nature: Nature | None = None, retry_after: float | None = None):
+    def __init__(self, message: str, *, kind: ErrorKind | None = None, retry_after: float | None = None):
         super().__init__(message)
         self.message = message
         self.retry_after = retry_after
@@ -81,8 +81,8 @@ class ScnetError(Exception):
         self.where = ""
         #: what to do about it, where that depends on the connection; filled in likewise
         self.advice = ""
-        if nature is not None:
-            self.nature = nature
+        if kind is not None:
+            self.kind = kind
 
     def __str__(self) -> str:
         """Say where it happened, what, and what to do about it."""
@@ -93,7 +93,7 @@ class ScnetError(Exception):
 class ScnetConnectionError(ScnetError):
     """No answer came: refused, timed out, broken off, or a certificate that does not verify."""
 
-    nature = Nature.TRANSIENT
+    kind = ErrorKind.TRANSIENT
 
 
 class ScnetResponseError(ScnetError):
@@ -103,7 +103,7 @@ class ScnetResponseError(ScnetError):
 class ScnetConfigError(ScnetError):
     """The Airflow connection, or an argument, lacks or contradicts something."""
 
-    nature = Nature.PERMANENT
+    kind = ErrorKind.PERMANENT
 
 
 class ScnetApiError(ScnetError):
@@ -119,16 +119,16 @@ class ScnetApiError(ScnetError):
         code: str,
         msg: str,
         *,
-        nature: Nature | None = None,
+        kind: ErrorKind | None = None,
         retry_after: float | None = None,
     ):
         self.code = code
         self.msg = msg
-        meaning, known = CODES.get(code, ("", Nature.UNCLEAR))
+        meaning, known = CODES.get(code, ("", ErrorKind.UNCLEAR))
         text = f"SCnet answered code {code}" + (f" ({meaning})" if meaning else "")
         if msg:
             text += f": {msg}"
-        super().__init__(text, nature=nature or known, retry_after=retry_after)
+        super().__init__(text, kind=kind or known, retry_after=retry_after)
         # What a copy, or another process, makes it of again.
         self.args = code, msg
 
@@ -138,16 +138,16 @@ class ScnetAuthError(ScnetApiError):
 
 
 def api_error(
-    code: str, msg: str, *, nature: Nature | None = None, retry_after: float | None = None
+    code: str, msg: str, *, kind: ErrorKind | None = None, retry_after: float | None = None
 ) -> ScnetApiError:
     """
     Return the error that stands for a code: a :class:`ScnetAuthError` where the token is at fault.
 
     :param code: SCnet's code, or an HTTP status
     :param msg: what SCnet said, already fit to be shown
-    :param nature: where it is worse than the code alone would say
+    :param kind: where it is worse than the code alone would say
     :param retry_after: seconds for which the server asked to be left alone
     """
-    nature = nature or CODES.get(code, ("", Nature.UNCLEAR))[1]
-    error_class = ScnetAuthError if nature is Nature.CREDENTIALS else ScnetApiError
-    return error_class(code, msg, nature=nature, retry_after=retry_after)
+    kind = kind or CODES.get(code, ("", ErrorKind.UNCLEAR))[1]
+    error_class = ScnetAuthError if kind is ErrorKind.CREDENTIALS else ScnetApiError
+    return error_class(code, msg, kind=kind, retry_after=retry_after)

@@ -7,9 +7,9 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar, Protocol
 
+from airflow_provider_scnet.client.connection_settings import ConnectionSettings
 from airflow_provider_scnet.client.errors import ScnetConnectionError, ScnetError
-from airflow_provider_scnet.client.look import Look
-from airflow_provider_scnet.client.target import Target
+from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.gate import clock
 from airflow_provider_scnet.gate.asking import Asking
 from airflow_provider_scnet.gate.claims import Claims
@@ -29,13 +29,13 @@ MENDED_AFTER = 5.0
 class Source(Protocol):
     """How one asks SCnet through a connection."""
 
-    def aresolve(self, user_name: str | None = None) -> Coroutine[Any, Any, Target]:
+    def aread_settings(self, user_name: str | None = None) -> Coroutine[Any, Any, ConnectionSettings]:
         """Read the connection."""
 
-    async def acomplete(self, target: Target) -> Target:
+    async def awith_token(self, target: ConnectionSettings) -> ConnectionSettings:
         """Obtain what the connection leaves to SCnet's platform."""
 
-    async def alook(self, target: Target) -> Look:
+    async def apoll(self, target: ConnectionSettings) -> Observation:
         """Look once; an error is part of what is seen."""
 
 
@@ -61,7 +61,7 @@ class Accounts:
         self.figures = Figures(sink)
         #: What becomes of the submissions behind gates that passed.
         self.submissions = Submissions(ask, self.claims)
-        self._readings: dict[tuple[str, str | None], Asking[Target]] = {}
+        self._readings: dict[tuple[str, str | None], Asking[ConnectionSettings]] = {}
         self._watches: dict[tuple[str, str | None], Watch] = {}
         self._shared: dict[tuple[str, ...], _SharedLook] = {}
         #: What is done for many gates.
@@ -109,7 +109,7 @@ class Accounts:
 
     async def look(
         self, scnet_conn_id: str, user_name: str | None, max_age: float, newcomers: bool = False
-    ) -> Look:
+    ) -> Observation:
         """
         Return a look that is young enough: another gate's, or a new one. The connection is read anew each time.
 
@@ -122,9 +122,9 @@ class Accounts:
         try:
             target = await self._read(source, scnet_conn_id, user_name)
             # First, because only the region may know the account's endpoint and user.
-            target = await source.acomplete(target)
+            target = await source.awith_token(target)
         except ScnetError as error:
-            look = Look(error=error)
+            look = Observation(error=error)
             self.figures.looked(Whom(scnet_conn_id, user_name), look)
             return look
         # Gates that name the same user in different ways (or not at all) meet here.
@@ -133,7 +133,7 @@ class Accounts:
             # Another token deserves another look: the last answer may have been about the old one.
             if shared.look is None or shared.target != target or shared.is_too_old(max_age, newcomers):
                 began = clock.now()
-                shared.look = await source.alook(target)
+                shared.look = await source.apoll(target)
                 shared.target = target
                 self.figures.looked(Whom(scnet_conn_id, target.account[1]), shared.look, clock.now() - began)
                 self.claims(target.account).forget(self._oldest_look(target.account))
@@ -163,7 +163,7 @@ class Accounts:
             shared.look.at for (_, *key), shared in self._shared.items() if shared.look and tuple(key) == account
         )
 
-    async def _read(self, source: Source, scnet_conn_id: str, user_name: str | None) -> Target:
+    async def _read(self, source: Source, scnet_conn_id: str, user_name: str | None) -> ConnectionSettings:
         """
         Read the connection, for as long as it is worth waiting for.
 
@@ -173,7 +173,7 @@ class Accounts:
         name = (scnet_conn_id, user_name)
         reading = self._readings.get(name)
         if reading is None or reading.is_over:
-            reading = self._readings[name] = Asking(source.aresolve(user_name), LONGEST_READ)
+            reading = self._readings[name] = Asking(source.aread_settings(user_name), LONGEST_READ)
         try:
             return await reading.answer()
         except TimeoutError:
@@ -199,8 +199,8 @@ class _SharedLook:
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
-        self.target: Target | None = None
-        self.look: Look | None = None
+        self.target: ConnectionSettings | None = None
+        self.look: Observation | None = None
 
     def is_too_old(self, max_age: float, newcomers: bool) -> bool:
         if self.look is None:

@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Protocol
 
-from airflow_provider_scnet.client.errors import Nature, ScnetError
+from airflow_provider_scnet.client.errors import ErrorKind, ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
-from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.gate.claims import NOTHING, Claimed
 from airflow_provider_scnet.gate.clock import now
 from airflow_provider_scnet.gate.condition import Condition, ConditionError, views
@@ -303,7 +303,7 @@ class GateKeeper:
         """The decision that was said last."""
         return self._reporter.last
 
-    def judge(self, look: Look, claimed: Claimed = NOTHING, hold: str = "") -> Decision:
+    def judge(self, look: Observation, claimed: Claimed = NOTHING, hold: str = "") -> Decision:
         """
         Decide on a look, and log what is new.
 
@@ -315,7 +315,7 @@ class GateKeeper:
         self.say(look, decision)
         return decision
 
-    def decide(self, look: Look, claimed: Claimed = NOTHING, hold: str = "") -> Decision:
+    def decide(self, look: Observation, claimed: Claimed = NOTHING, hold: str = "") -> Decision:
         """
         Decide on a look.
 
@@ -338,7 +338,7 @@ class GateKeeper:
         self.answered = True
         return decision
 
-    def has_news(self, look: Look, decision: Decision) -> bool:
+    def has_news(self, look: Observation, decision: Decision) -> bool:
         """
         Tell whether a decision is not to wait, or there is anything to say.
 
@@ -349,7 +349,7 @@ class GateKeeper:
             return True
         return self._reporter.has_news(decision, self._notes(look, decision), look.at)
 
-    def say(self, look: Look, decision: Decision) -> None:
+    def say(self, look: Observation, decision: Decision) -> None:
         """
         Log what is new.
 
@@ -359,22 +359,22 @@ class GateKeeper:
         self._reporter.note(self._notes(look, decision))
         self._reporter.report(decision)
 
-    def _notes(self, look: Look, decision: Decision) -> tuple[str, ...]:
+    def _notes(self, look: Observation, decision: Decision) -> tuple[str, ...]:
         if decision.verdict is Verdict.WAIT and self._end is not None and look.token_ends:
             return look.notes + look.ends_within(self._end - self.clock())
         return look.notes
 
     def _bear(self, error: ScnetError) -> Decision:
         """Wait out what heals, fail at once on what does not."""
-        nature = error.nature
-        if nature is Nature.PERMANENT:
+        kind = error.kind
+        if kind is ErrorKind.PERMANENT:
             return Decision(Verdict.FAIL, str(error), trouble=True)
-        if nature is Nature.TRANSIENT or (nature is Nature.UNCLEAR and self.answered) or self.silent_fail:
+        if kind is ErrorKind.TRANSIENT or (kind is ErrorKind.UNCLEAR and self.answered) or self.silent_fail:
             return Decision(Verdict.WAIT, f"waiting: {error}", trouble=True)
         return Decision(Verdict.RETRY, str(error), trouble=True)
 
 
-def record(gate: Gate, look: Look, *, scnet_conn_id: str, claimed: int) -> dict[str, Any]:
+def record(gate: Gate, look: Observation, *, scnet_conn_id: str, claimed: int) -> dict[str, Any]:
     """
     Return the decision of a gate that opened as a JSON-native record.
 
@@ -386,7 +386,7 @@ def record(gate: Gate, look: Look, *, scnet_conn_id: str, claimed: int) -> dict[
     return {**observed(gate.condition, look, scnet_conn_id=scnet_conn_id), "claimed": claimed}
 
 
-def observed(condition: Condition, look: Look, *, scnet_conn_id: str) -> dict[str, Any]:
+def observed(condition: Condition, look: Observation, *, scnet_conn_id: str) -> dict[str, Any]:
     """
     Return what a condition was found to hold on as a JSON-native record.
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from airflow_provider_scnet.client.job_counts import STATES
-from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.client.observation import Observation
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Figures:
         self._sink = sink
         self._has_failed = False
 
-    def looked(self, whom: Whom, look: Look, seconds: float | None = None) -> None:
+    def looked(self, whom: Whom, look: Observation, seconds: float | None = None) -> None:
         """
         Tell what a look saw.
 
@@ -64,7 +64,7 @@ class Figures:
             if seconds is not None:
                 sink.duration("look.duration", whom, seconds)
             if look.error:
-                sink.count(f"look.failed.{look.error.nature.name.lower()}", whom, 1)
+                sink.count(f"look.failed.{look.error.kind.name.lower()}", whom, 1)
             # What proves nothing to a gate must not look like an empty cluster either.
             if look.counts and not look.doubt:
                 for state in STATES:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.gate import clock
 from airflow_provider_scnet.gate.account import Accounts
 from airflow_provider_scnet.gate.claims import NOTHING, Claim, Claimed
@@ -28,7 +28,7 @@ class Passage:
         self._ttl = ttl
         self._waiting = waiting
 
-    def heeds(self, look: Look) -> Heed:
+    def heeds(self, look: Observation) -> Heed:
         """
         Tell what a look is to the gate.
 
@@ -39,7 +39,7 @@ class Passage:
             return Heed.ALL
         return Heed.SOME if self._keeper.has_news(look, decision) else Heed.NONE
 
-    def judge(self, look: Look) -> tuple[Decision, Claimed]:
+    def judge(self, look: Observation) -> tuple[Decision, Claimed]:
         """
         Decide on a look, say what is new, and claim room where the gate passes: all in one, without an ``await``.
 
@@ -52,7 +52,7 @@ class Passage:
             self._claim(look)
         return decision, claimed
 
-    def _decide(self, look: Look) -> tuple[Decision, Claimed]:
+    def _decide(self, look: Observation) -> tuple[Decision, Claimed]:
         claimed = self._accounts.claims(look.account).weigh(look.at) if look.account else NOTHING
         decision = self._keeper.decide(look, claimed)
         if decision.verdict is Verdict.OPEN and self._waiting:
@@ -62,7 +62,7 @@ class Passage:
                 decision = self._keeper.decide(look, claimed, hold)
         return decision, claimed
 
-    def _turn(self, waiting: Waiting, look: Look, claimed: Claimed) -> str:
+    def _turn(self, waiting: Waiting, look: Observation, claimed: Claimed) -> str:
         """Say why it is not the gate's turn; empty where it is."""
         gate, counts = self._keeper.gate, look.counts
         if not gate.submits or counts is None:
@@ -73,7 +73,7 @@ class Passage:
 
         return self._accounts.submissions.turn(waiting, look.at, opens)
 
-    def _claim(self, look: Look) -> None:
+    def _claim(self, look: Observation) -> None:
         if self._waiting:
             self._accounts.submissions.passes(self._waiting)
         elif look.account:

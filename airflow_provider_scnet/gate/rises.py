@@ -7,7 +7,7 @@ import dataclasses
 
 from airflow_provider_scnet.client.errors import ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
-from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.gate.condition import Condition
 from airflow_provider_scnet.gate.decision import Decision, Reporter, Verdict, listed
 
@@ -66,7 +66,7 @@ class RiseKeeper:
         self.armed: bool | None = None
         self._reporter = reporter
 
-    def judge(self, look: Look) -> Decision:
+    def judge(self, look: Observation) -> Decision:
         """
         Decide on a look, and log what is new.
 
@@ -77,7 +77,7 @@ class RiseKeeper:
         self._reporter.report(decision)
         return decision
 
-    def _decide(self, look: Look) -> Decision:
+    def _decide(self, look: Observation) -> Decision:
         if look.error:
             return _wait(f"sees nothing, and looks again: {look.error}", trouble=True)
         if look.doubt:

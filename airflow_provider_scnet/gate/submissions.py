@@ -14,7 +14,7 @@ import dataclasses
 import functools
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterator, Mapping, Set
 
-from airflow_provider_scnet.client.errors import shown
+from airflow_provider_scnet.client.errors import redacted
 from airflow_provider_scnet.gate import clock
 from airflow_provider_scnet.gate.asking import Asking
 from airflow_provider_scnet.gate.claims import Claims
@@ -211,7 +211,7 @@ class Submissions:
                     break
         except Exception as error:  # whatever it is, the gates stay as shut as they were
             self.trouble = (
-                f"Airflow does not say what became of submissions ({type(error).__name__}: {shown(error)}): "
+                f"Airflow does not say what became of submissions ({type(error).__name__}: {redacted(error)}): "
                 "gates stay as shut as they were, and claims of which nothing is heard expire"
             )
             return

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from airflow_provider_scnet.client.errors import ScnetError
-from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.gate import clock
 from airflow_provider_scnet.gate.decision import Gate, Judge
 from airflow_provider_scnet.gate.figures import Figures, Whom
@@ -49,7 +49,7 @@ class Looker(Protocol):
 
     async def look(
         self, scnet_conn_id: str, user_name: str | None, max_age: float, newcomers: bool = False
-    ) -> Look:
+    ) -> Observation:
         """Return a look that is young enough."""
 
     def tell_of_gates(self, scnet_conn_id: str, account: Account, look_at: float, passed: int) -> None:
@@ -82,7 +82,7 @@ class Watch:
         self._note = ""
         self._drift = 0.0
         self._passed = 0
-        self.last: Look | None = None
+        self.last: Observation | None = None
         #: The account that it is about, as far as that was known at any look.
         self.account: Account | None = None
         #: How many gates wait; whoever else looks is none.
@@ -103,7 +103,7 @@ class Watch:
         wait_for: float | None = None,
         waiting: Waiting | None = None,
         is_gate: bool = True,
-        heeds: Callable[[Look], Heed] | None = None,
+        heeds: Callable[[Observation], Heed] | None = None,
     ) -> Iterator[Seat]:
         """
         Take a place behind all gates that are here already.
@@ -207,7 +207,7 @@ class Watch:
             return 0.0
         return self.last.at + max(interval, self.last.pause) + self._drift
 
-    async def _hear(self, look: Look, seats: list[Seat], interval: float) -> float:
+    async def _hear(self, look: Observation, seats: list[Seat], interval: float) -> float:
         """
         Learn what became of the submissions that matter to a look.
 
@@ -226,11 +226,11 @@ class Watch:
         # not stay in step.
         return random.uniform(0.0, interval / 4)  # noqa: S311
 
-    async def _look(self, interval: float) -> Look:
+    async def _look(self, interval: float) -> Observation:
         try:
             return await self._looker.look(*self._name, interval, bool(self._newcomers))
         except Exception as error:  # whatever it is, it must not end the waiting of everybody
-            look = Look(error=ScnetError(f"unexpected {type(error).__name__} while looking at SCnet"))
+            look = Observation(error=ScnetError(f"unexpected {type(error).__name__} while looking at SCnet"))
             self._looker.figures.looked(Whom(*self._name), look)
             return look
 
@@ -250,7 +250,7 @@ class Seat:
         watch: Watch,
         turns: Turns,
         waiting: Waiting | None = None,
-        heeds: Callable[[Look], Heed] | None = None,
+        heeds: Callable[[Observation], Heed] | None = None,
     ) -> None:
         self.waiting = waiting
         #: Set by a gate that passes.
@@ -268,7 +268,7 @@ class Seat:
         """Whether the gate is being cancelled, as all are when their loop ends."""
         return self._next is not None and self._next.is_leaving
 
-    async def next_look(self) -> Look | None:
+    async def next_look(self) -> Observation | None:
         """
         Wait for a look that this gate has not seen, and that matters to it.
 
@@ -283,7 +283,7 @@ class Seat:
         self._watch.wake()
         return await self._next
 
-    def show(self, look: Look) -> int:
+    def show(self, look: Observation) -> int:
         """
         Give the gate what was seen, if it is anything to it: a step among :class:`.Turns`.
 
@@ -305,11 +305,11 @@ class Seat:
         self._time_is_up = True
         self._turns.put([functools.partial(self._resolve, None)])
 
-    def _resolve(self, look: Look | None) -> bool:
+    def _resolve(self, look: Observation | None) -> bool:
         return self._next is not None and self._next.resolve(look)
 
 
-class _Next(asyncio.Future["Look | None"]):
+class _Next(asyncio.Future["Observation | None"]):
     """
     What a gate waits for. Where thousands of gates are cancelled at once, they end a few at a turn.
 
@@ -331,7 +331,7 @@ class _Next(asyncio.Future["Look | None"]):
             self._turns.put([functools.partial(super().cancel, msg)])
         return True
 
-    def resolve(self, look: Look | None) -> bool:
+    def resolve(self, look: Observation | None) -> bool:
         """
         Let the gate go on.
 

@@ -268,7 +268,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
         from airflow_provider_scnet.hooks.scnet import ScnetHook
 
         keeper = self._keeper(context)
-        look = ScnetHook(self.scnet_conn_id).look_at(self.user_name)
+        look = ScnetHook(self.scnet_conn_id).observe(self.user_name)
         self._pause = look.pause
         decision = keeper.judge(look)
         if decision.verdict is Verdict.RETRY:

@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 
-from airflow_provider_scnet.client import envelope, wire
-from airflow_provider_scnet.client.errors import Nature, ScnetApiError, ScnetConnectionError, ScnetError
-from airflow_provider_scnet.client.regions import REGION_PATH, TOKENS_PATH, AccessKeys, Region, token_of
-from airflow_provider_scnet.client.target import Target
+from airflow_provider_scnet.client import response, transport
+from airflow_provider_scnet.client.access_keys import REGION_PATH, TOKENS_PATH, AccessKeys, Region, token_of
+from airflow_provider_scnet.client.connection_settings import ConnectionSettings
+from airflow_provider_scnet.client.errors import ErrorKind, ScnetApiError, ScnetConnectionError, ScnetError
 from airflow_provider_scnet.client.token_payload import TokenPayload
 
 #: Seconds before its end at which a token is renewed; a tenth of its lifetime where that is less.
@@ -30,40 +30,40 @@ PATIENCE = 5.0
 CLOCKS_DIFFER = 60.0
 
 
-def complete(target: Target, refused: str = "") -> Target:
+def with_token(settings: ConnectionSettings, refused: str = "") -> ConnectionSettings:
     """
-    Return the target with a token, and with what the connection leaves open of endpoint and user.
+    Return the settings with a token, and with what the connection leaves open of endpoint and user.
 
-    A target whose token was pasted is complete as it is.
+    Settings with a pasted token are complete as they are.
 
-    :param target: what the connection says
+    :param settings: what the connection says
     :param refused: a token that the region has just not accepted: another is asked for
     :raises ScnetError: where the platform does not issue a token, or does not say where the region is
     """
-    return _keeper_of(target.keys).complete(target, refused) if target.keys else target
+    return _keeper_of(settings.keys).with_token(settings, refused) if settings.keys else settings
 
 
-def at_hand(target: Target, refused: str = "") -> Target | None:
+def at_hand(settings: ConnectionSettings, refused: str = "") -> ConnectionSettings | None:
     """
-    Return what :func:`complete` would, if that takes no request; else None.
+    Return what :func:`with_token` would, if that takes no request; else None.
 
-    :param target: what the connection says
+    :param settings: what the connection says
     :param refused: a token that the region has just not accepted
     """
-    return _keeper_of(target.keys).at_hand(target, refused) if target.keys else target
+    return _keeper_of(settings.keys).at_hand(settings, refused) if settings.keys else settings
 
 
-def give_up(target: Target, error: ScnetError) -> None:
+def give_up(settings: ConnectionSettings, error: ScnetError) -> None:
     """
     Take note that the region did not accept the token that was to replace a refused one either.
 
     Nobody asks with it again, and those who come within a moment share the error.
 
-    :param target: whom was asked, and with which token
+    :param settings: whom was asked, and with which token
     :param error: what the region said
     """
-    if target.keys:
-        _keeper_of(target.keys).give_up(target, error)
+    if settings.keys:
+        _keeper_of(settings.keys).give_up(settings, error)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,24 +85,24 @@ class _Grant:
     region: Region | None = None
     refused: set[str | tuple[str, str]] = dataclasses.field(default_factory=set)
 
-    def complete(self, target: Target) -> Target:
-        """Fill a target in; of the region only what it needs, so that it is the same whoever asked before."""
-        if self.region is None or not self._needs_region(target):
-            return target.with_token(self.token, region=self.name)
-        return target.with_token(
+    def with_token(self, settings: ConnectionSettings) -> ConnectionSettings:
+        """Fill settings in; of the region only what they need, so that they are the same whoever asked before."""
+        if self.region is None or not self._needs_region(settings):
+            return settings.with_token(self.token, region=self.name)
+        return settings.with_token(
             self.token,
             region=self.name,
-            endpoint=None if target.endpoint else self.region.endpoint,
+            endpoint=None if settings.endpoint else self.region.endpoint,
             user_name=self.region.user_name,
         )
 
-    def suffices(self, target: Target) -> bool:
-        """Tell whether nothing more has to be asked to complete a target."""
-        return self.region is not None or not self._needs_region(target)
+    def suffices(self, settings: ConnectionSettings) -> bool:
+        """Tell whether nothing more has to be asked to complete settings."""
+        return self.region is not None or not self._needs_region(settings)
 
-    def _needs_region(self, target: Target) -> bool:
-        has_user = target.user_name or TokenPayload.from_token(self.token).compute_user
-        return not (target.endpoint and has_user)
+    def _needs_region(self, settings: ConnectionSettings) -> bool:
+        has_user = settings.user_name or TokenPayload.from_token(self.token).compute_user
+        return not (settings.endpoint and has_user)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,129 +132,131 @@ class _Keeper:
         in_use = self._renewing.locked() or self._is_fresh(self._grant)
         return not in_use and all(failure.until <= now for failure in list(self._failed.values()))
 
-    def at_hand(self, target: Target, refused: str) -> Target | None:
-        self._refuse(target, refused)
+    def at_hand(self, settings: ConnectionSettings, refused: str) -> ConnectionSettings | None:
+        self._refuse(settings, refused)
         grant = self._grant
-        if grant is None or not self._is_fresh(grant) or not grant.suffices(target):
+        if grant is None or not self._is_fresh(grant) or not grant.suffices(settings):
             return None
-        done = self._completed(grant, target)
+        done = self._completed(grant, settings)
         return None if done.account in grant.refused else done
 
-    def complete(self, target: Target, refused: str) -> Target:
-        if found := self.at_hand(target, refused):
+    def with_token(self, settings: ConnectionSettings, refused: str) -> ConnectionSettings:
+        if found := self.at_hand(settings, refused):
             return found
         # Two requests' time: for as long may the one who asks already take.
-        if not self._renewing.acquire(timeout=target.at_most(2 * target.timeout)):
+        if not self._renewing.acquire(timeout=settings.at_most(2 * settings.timeout)):
             error = ScnetConnectionError("there is no answer yet to an earlier request for a token")
-            error.where = self._where(target, self._keys.platform)
+            error.where = self._where(settings, self._keys.platform)
             raise error
         try:
-            return self.at_hand(target, "") or self._obtain(target)
+            return self.at_hand(settings, "") or self._obtain(settings)
         finally:
             self._renewing.release()
 
-    def give_up(self, target: Target, error: ScnetError) -> None:
-        self._refuse(target, target.token)
-        self._remember(target.account, target, error)
+    def give_up(self, settings: ConnectionSettings, error: ScnetError) -> None:
+        self._refuse(settings, settings.token)
+        self._remember(settings.account, settings, error)
 
-    def _refuse(self, target: Target, token: str) -> None:
+    def _refuse(self, settings: ConnectionSettings, token: str) -> None:
         grant = self._grant
         if grant and grant.token == token:
-            grant.refused.add(target.account)
+            grant.refused.add(settings.account)
 
-    def _obtain(self, target: Target) -> Target:
+    def _obtain(self, settings: ConnectionSettings) -> ConnectionSettings:
         kept = self._grant if self._is_fresh(self._grant) else None
-        if kept and self._keys.portal in kept.refused and not kept.suffices(target):
+        if kept and self._keys.portal in kept.refused and not kept.suffices(settings):
             kept = None
-        grant = kept or self._renewed(target)
-        if not grant.suffices(target):
+        grant = kept or self._renewed(settings)
+        if not grant.suffices(settings):
             is_new = kept is None
-            described = self._patiently(REGION_PATH, target, lambda: self._described(grant, target, is_new=is_new))
+            described = self._patiently(
+                REGION_PATH, settings, lambda: self._described(grant, settings, is_new=is_new)
+            )
             self._grant = grant = described
-        done = self._completed(grant, target)
+        done = self._completed(grant, settings)
         if done.account not in grant.refused:
             return done
         # Perhaps the one before it was refused as well, a moment ago.
-        self._recall(done.account, target)
-        return self._renewed(target).complete(done)
+        self._recall(done.account, settings)
+        return self._renewed(settings).with_token(done)
 
-    def _renewed(self, target: Target) -> _Grant:
-        self._grant = self._patiently(TOKENS_PATH, target, lambda: self._request_token(target))
+    def _renewed(self, settings: ConnectionSettings) -> _Grant:
+        self._grant = self._patiently(TOKENS_PATH, settings, lambda: self._request_token(settings))
         return self._grant
 
-    def _completed(self, grant: _Grant, target: Target) -> Target:
+    def _completed(self, grant: _Grant, settings: ConnectionSettings) -> ConnectionSettings:
         try:
-            return grant.complete(target)
+            return grant.with_token(settings)
         except ScnetError as error:
-            error.where = self._where(target, self._keys.portal)
+            error.where = self._where(settings, self._keys.portal)
             raise
 
-    def _described(self, grant: _Grant, target: Target, *, is_new: bool) -> _Grant:
+    def _described(self, grant: _Grant, settings: ConnectionSettings, *, is_new: bool) -> _Grant:
         try:
-            return dataclasses.replace(grant, region=self._request_region(target, grant))
+            return dataclasses.replace(grant, region=self._request_region(settings, grant))
         except ScnetError as error:
-            if is_new or error.nature is not Nature.CREDENTIALS:
+            if is_new or error.kind is not ErrorKind.CREDENTIALS:
                 raise
-        # The token was kept for too long: one fresh token and one more try, as for a look.
-        grant = self._renewed(target)
-        return dataclasses.replace(grant, region=self._request_region(target, grant))
+        # The token was kept for too long: one fresh token and one more try, as for a poll.
+        grant = self._renewed(settings)
+        return dataclasses.replace(grant, region=self._request_region(settings, grant))
 
-    def _patiently(self, path: str, target: Target, request: Callable[[], _Grant]) -> _Grant:
+    def _patiently(self, path: str, settings: ConnectionSettings, request: Callable[[], _Grant]) -> _Grant:
         """Make a request, unless the last one failed a moment ago; gates that arrive by the hundred share that."""
-        self._recall(path, target)
+        self._recall(path, settings)
         try:
             grant = request()
         except ScnetError as error:
             # One that had less time than the connection grants says nothing to others.
-            if target.until is None:
-                self._remember(path, target, error)
+            if settings.until is None:
+                self._remember(path, settings, error)
             raise
         self._failed.pop(path, None)
         return grant
 
-    def _remember(self, what: str | tuple[str, str], target: Target, error: ScnetError) -> None:
+    def _remember(self, what: str | tuple[str, str], settings: ConnectionSettings, error: ScnetError) -> None:
         until = time.monotonic() + max(PATIENCE, error.retry_after or 0.0)
-        self._failed[what] = _Failure(_copy(error), target.conn_id, until)
+        self._failed[what] = _Failure(_copy(error), settings.conn_id, until)
 
-    def _recall(self, what: str | tuple[str, str], target: Target) -> None:
+    def _recall(self, what: str | tuple[str, str], settings: ConnectionSettings) -> None:
         failure = self._failed.get(what)
         if failure and time.monotonic() < failure.until:
             error = _copy(failure.error)
             # It was another connection, perhaps, that met it with these keys.
-            error.where = error.where.replace(f"'{failure.conn_id}'", f"'{target.conn_id}'", 1)
+            error.where = error.where.replace(f"'{failure.conn_id}'", f"'{settings.conn_id}'", 1)
             raise error
 
-    def _request_token(self, target: Target) -> _Grant:
+    def _request_token(self, settings: ConnectionSettings) -> _Grant:
         keys, asked_at = self._keys, time.time()
         headers = keys.signed(asked_at)
         secrets = (keys.secret_key, keys.access_key, str(headers["signature"]))
-        request = wire.Request("POST", keys.platform, TOKENS_PATH, headers, secrets=secrets)
+        request = transport.Request("POST", keys.platform, TOKENS_PATH, headers, secrets=secrets)
         answer = None
         try:
-            answer = wire.send(request, target)
-            token, name = token_of(envelope.content(answer, *secrets), keys.cluster_id, *secrets)
+            answer = transport.send(request, settings)
+            token, name = token_of(response.content(answer, *secrets), keys.cluster_id, *secrets)
         except ScnetError as error:
-            error.where = self._where(target, keys.platform)
+            error.where = self._where(settings, keys.platform)
             if answer and isinstance(error, ScnetApiError):
                 error.advice = _advice(error, asked_at, answer.date)
             raise
         return _Grant(token, name, _until(token, answer.date))
 
-    def _request_region(self, target: Target, grant: _Grant) -> Region:
+    def _request_region(self, settings: ConnectionSettings, grant: _Grant) -> Region:
         portal, token = self._keys.portal, grant.token
-        request = wire.Request("GET", portal, REGION_PATH, {"token": token}, secrets=(token,))
+        request = transport.Request("GET", portal, REGION_PATH, {"token": token}, secrets=(token,))
         try:
-            answer = wire.send(request, target)
-            return Region.of(envelope.content(answer, token), token)
+            answer = transport.send(request, settings)
+            return Region.of(response.content(answer, token), token)
         except ScnetError as error:
-            if error.nature is Nature.CREDENTIALS:
+            if error.kind is ErrorKind.CREDENTIALS:
                 grant.refused.add(portal)
-            error.where = self._where(target, portal)
+            error.where = self._where(settings, portal)
             raise
 
-    def _where(self, target: Target, origin: str) -> str:
+    def _where(self, settings: ConnectionSettings, origin: str) -> str:
         return (
-            f"connection '{target.conn_id}', access keys of platform user '{self._keys.user}', "
+            f"connection '{settings.conn_id}', access keys of platform user '{self._keys.user}', "
             f"region {self._keys.cluster_id} ({origin})"
         )
 
@@ -297,6 +299,6 @@ def _advice(error: ScnetApiError, asked_at: float, server_time: datetime | None)
     if abs(ahead) > CLOCKS_DIFFER:
         side = "ahead of" if ahead > 0 else "behind"
         parts.append(f"the clock here is {abs(ahead) / 60:.0f} min {side} SCnet's, which fails signatures: set it")
-    if error.nature in (Nature.CREDENTIALS, Nature.PERMANENT):
+    if error.kind in (ErrorKind.CREDENTIALS, ErrorKind.PERMANENT):
         parts.append("check the extras access_key, secret_key and platform_user")
     return "; ".join(parts)

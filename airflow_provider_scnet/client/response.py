@@ -9,7 +9,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from airflow_provider_scnet.client.errors import CODES, Nature, ScnetError, ScnetResponseError, api_error, shown
+from airflow_provider_scnet.client.errors import (
+    CODES,
+    ErrorKind,
+    ScnetError,
+    ScnetResponseError,
+    api_error,
+    redacted,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +76,7 @@ def code_of(body: Any, *secrets: str) -> str | None:
         return None
     code = body.get("code")
     if isinstance(code, str) or (isinstance(code, int) and not isinstance(code, bool)):
-        return shown(code, *secrets)
+        return redacted(code, *secrets)
     return None
 
 
@@ -81,7 +88,7 @@ def msg_of(body: Any, *secrets: str) -> str:
     :param secrets: texts that must not appear in it
     """
     msg = body.get("msg") if isinstance(body, Mapping) else None
-    return shown(msg, *secrets) if isinstance(msg, str) else ""
+    return redacted(msg, *secrets) if isinstance(msg, str) else ""
 
 
 def data_of(body: Any, *secrets: str) -> Any:
@@ -123,23 +130,25 @@ def content(answer: Answer, *secrets: str) -> Any:
     except ScnetResponseError:
         body = None
     code, msg = code_of(body, *secrets), msg_of(body, *secrets)
-    status, nature = f"HTTP {answer.status}", _nature_of_status(answer.status)
+    status, kind = f"HTTP {answer.status}", _kind_of_status(answer.status)
     # A code that the documentation does not list (gateways repeat the status there) adds nothing to the status.
-    if code in CODES and CODES[code][1] >= nature:
+    if code in CODES and CODES[code][1] >= kind:
         raise api_error(code, f"{msg} ({status})".strip(), retry_after=answer.retry_after)
-    if nature is Nature.CREDENTIALS:
-        raise api_error(str(answer.status), msg or status, nature=nature, retry_after=answer.retry_after)
+    if kind is ErrorKind.CREDENTIALS:
+        raise api_error(str(answer.status), msg or status, kind=kind, retry_after=answer.retry_after)
     text = f"{status}: {msg}" if msg else status
     if answer.location:
-        text += f", a redirect to {shown(answer.location, *secrets)}, which is not followed: correct the address"
-    raise ScnetResponseError(text, nature=nature, retry_after=answer.retry_after)
+        text += (
+            f", a redirect to {redacted(answer.location, *secrets)}, which is not followed: correct the address"
+        )
+    raise ScnetResponseError(text, kind=kind, retry_after=answer.retry_after)
 
 
-def _nature_of_status(status: int) -> Nature:
+def _kind_of_status(status: int) -> ErrorKind:
     if status in (401, 403):
-        return Nature.CREDENTIALS
+        return ErrorKind.CREDENTIALS
     if status in (408, 425, 429) or 500 <= status < 600:
-        return Nature.TRANSIENT
+        return ErrorKind.TRANSIENT
     if 300 <= status < 400:
-        return Nature.PERMANENT
-    return Nature.UNCLEAR
+        return ErrorKind.PERMANENT
+    return ErrorKind.UNCLEAR

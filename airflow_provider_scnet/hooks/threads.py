@@ -11,7 +11,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def aside(function: Callable[[], T]) -> Future[T]:
+def run_in_thread(function: Callable[[], T]) -> Future[T]:
     """
     Run a function in a thread of its own; neither who asks nor the end of the process has to wait for it.
 

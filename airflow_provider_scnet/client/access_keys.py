@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from airflow_provider_scnet.client.address import base_url
-from airflow_provider_scnet.client.errors import ScnetConfigError, ScnetResponseError, shown
+from airflow_provider_scnet.client.errors import ScnetConfigError, ScnetResponseError, redacted
 
 #: Where tokens are issued, and where regions are described, unless the connection says otherwise.
 PLATFORM = "https://api.scnet.cn"
@@ -121,10 +121,10 @@ def token_of(data: Any, cluster_id: str, *secrets: str) -> tuple[str, str]:
     regions = [entry for entry in entries if entry.cluster_id != NO_REGION]
     found = [entry for entry in regions if entry.cluster_id == cluster_id]
     if len(found) > 1:
-        raise ScnetResponseError(f"the answer lists the region {shown(cluster_id)} twice")
+        raise ScnetResponseError(f"the answer lists the region {redacted(cluster_id)} twice")
     if not found:
         raise ScnetConfigError(
-            f"there is no region with the cluster_id '{shown(cluster_id)}'; {_listed('regions', regions)}"
+            f"there is no region with the cluster_id '{redacted(cluster_id)}'; {_listed('regions', regions)}"
         )
     if found[0].token is None:
         usable = [region for region in regions if region.token is not None]
@@ -142,10 +142,10 @@ def _entry(entry: Any, *secrets: str) -> RegionToken:
     if not isinstance(cluster_id, str) or not cluster_id:
         raise ScnetResponseError("the answer lists a token without its clusterId")
     if token is not None and (not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token)):
-        raise ScnetResponseError(f"the answer's token for the region {shown(cluster_id, *secrets)} is no token")
+        raise ScnetResponseError(f"the answer's token for the region {redacted(cluster_id, *secrets)} is no token")
     return RegionToken(
-        cluster_id=shown(cluster_id, *secrets),
-        name=shown(name, *secrets) if isinstance(name, str) else "",
+        cluster_id=redacted(cluster_id, *secrets),
+        name=redacted(name, *secrets) if isinstance(name, str) else "",
         token=token,
     )
 
@@ -183,7 +183,7 @@ class Region:
         for entry in urls or []:
             if not isinstance(entry, Mapping) or not isinstance(entry.get("url"), str):
                 raise ScnetResponseError("the answer's hpcUrls hold something else")
-            addresses[entry.get("enable") == "true"].append(shown(entry["url"], *secrets))
+            addresses[entry.get("enable") == "true"].append(redacted(entry["url"], *secrets))
         name = (user or {}).get("userName")
         if name is not None and not _is_name(name, *secrets):
             raise ScnetResponseError("the answer's name of the cluster user is no name")
