@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_scnet.client import job_state
 from airflow_provider_scnet.gate import account, watch
 from airflow_provider_scnet.gate.account import Accounts
 from airflow_provider_scnet.hooks.scnet import ScnetHook
@@ -52,10 +53,8 @@ async def end(tasks: list[asyncio.Task]) -> None:
 def test_a_hundred_gates_make_as_many_requests_as_one(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch):
     scnet.set_counts("alice", queued=9)
     looks = []
-    look = ScnetHook._poll_once
-    monkeypatch.setattr(
-        ScnetHook, "_poll_once", lambda hook, target: looks.append(look(hook, target)) or looks[-1]
-    )
+    poll_once = job_state.poll_once
+    monkeypatch.setattr(job_state, "poll_once", lambda settings: looks.append(poll_once(settings)) or looks[-1])
 
     async def scenario() -> None:
         tasks = start([trigger() for _ in range(GATES)])
@@ -569,7 +568,7 @@ def test_accounts_that_nobody_watches_are_forgotten(scnet: ScnetSimulator, monke
 def test_a_mistake_of_ours_is_seen_by_every_gate_and_hangs_none(
     scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(ScnetHook, "_poll_once", lambda hook, target: 1 / 0)
+    monkeypatch.setattr(job_state, "poll_once", lambda settings: 1 / 0)
 
     async def scenario() -> list[Any]:
         return await asyncio.gather(*start([trigger() for _ in range(3)]))

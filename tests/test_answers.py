@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
-from airflow_provider_scnet.client.errors import CODES, ErrorKind
+from airflow_provider_scnet.client import job_state
+from airflow_provider_scnet.client.error_codes import CODES, ErrorKind
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
 
 from gates import MODES, gate
@@ -112,20 +113,18 @@ def test_what_heals_is_waited_out(scnet: ScnetSimulator, connect, run, fault: Fa
 
 
 def test_a_refused_connection_is_waited_out(scnet: ScnetSimulator, run, monkeypatch: pytest.MonkeyPatch):
-    from airflow_provider_scnet.hooks.scnet import ScnetHook
-
     scnet.stop()
     refused = []
-    look = ScnetHook._poll_once
+    poll_once = job_state.poll_once
 
-    def look_and_start_again_after_three(hook: ScnetHook, target: Any) -> Any:
-        seen = look(hook, target)
+    def poll_and_start_again_after_three(settings: Any) -> Any:
+        seen = poll_once(settings)
         refused.append(seen.error)
         if len(refused) == 3:
             scnet.start()
         return seen
 
-    monkeypatch.setattr(ScnetHook, "_poll_once", look_and_start_again_after_three)
+    monkeypatch.setattr(job_state, "poll_once", poll_and_start_again_after_three)
     assert run(gate())["counts"]["queued"] == 0
     assert [bool(error) for error in refused] == [True, True, True, False]
 

@@ -22,9 +22,10 @@ import pytest
 from airflow_provider_scnet.client import issued_tokens
 from airflow_provider_scnet.client.access_keys import REGION_PATH, TOKENS_PATH, RegionToken
 from airflow_provider_scnet.client.errors import ScnetError
+from airflow_provider_scnet.client.job_state import JOB_STATE_PATH
 from airflow_provider_scnet.client.response import Answer
 from airflow_provider_scnet.gate.decision import Gate, GateKeeper, record
-from airflow_provider_scnet.hooks.scnet import JOB_STATE_PATH, ScnetHook
+from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.testing import Fault, ScnetSimulator, make_token
 
 #: One of the documented form, and one of which nothing but the text itself is known, longer than a message.
@@ -146,7 +147,7 @@ def ask_in_every_way(said: Said) -> None:
     said.attempt(hook.get_job_counts)
     said.attempt(lambda: asyncio.run(hook.aget_job_counts()))
     said.attempt(lambda: hook.get_conn().close())
-    if settings := said.attempt(lambda: hook.with_token(hook.read_settings())):
+    if settings := said.attempt(lambda: issued_tokens.with_token(hook.read_settings())):
         said.add(settings.where, settings.notes, settings.account, settings.advice, settings.region)
     look = hook.observe()
     said.add(look, look.error, look.notes, look.doubt, look.where, look.account)

@@ -119,7 +119,7 @@ def test_endpoint_and_user_come_from_the_region(scnet, connect_keys):
     scnet.add_region("22", "East", user_name="alice_hpc")
     connect_keys("remote", platform_user="alice@example.com", cluster_id=22)
     hook = ScnetHook()
-    settings = hook.with_token(hook.read_settings())
+    settings = issued_tokens.with_token(hook.read_settings())
     assert (settings.account, settings.region) == ((scnet.url, "alice_hpc"), "East")
 
 

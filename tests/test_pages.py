@@ -21,7 +21,7 @@ from airflow.models.connection import Connection
 
 from airflow_provider_scnet import __main__ as command_line
 from airflow_provider_scnet.client.connection_settings import EXTRAS, ConnectionSettings
-from airflow_provider_scnet.client.errors import CODES, ErrorKind
+from airflow_provider_scnet.client.error_codes import CODES, ErrorKind
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
 from airflow_provider_scnet.gate.claims import Claim, Claims
 from airflow_provider_scnet.gate.decision import Gate

@@ -8,11 +8,12 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow_provider_scnet.client.address import base_url
-from airflow_provider_scnet.client.errors import ScnetConfigError, ScnetResponseError, redacted
+from airflow_provider_scnet.client.errors import ScnetConfigError, ScnetResponseError
+from airflow_provider_scnet.client.text import listed, redacted
 
 #: Where tokens are issued, and where regions are described, unless the connection says otherwise.
 PLATFORM = "https://api.scnet.cn"
@@ -101,12 +102,12 @@ class RegionToken:
         return f"'{self.name}' ({self.cluster_id})" if self.name else self.cluster_id
 
 
-def token_of(data: Any, cluster_id: str, *secrets: str) -> tuple[str, str]:
+def token_of(cluster_id: str, data: Any, *secrets: str) -> tuple[str, str]:
     """
     Return the token of a region, and the region's name.
 
-    :param data: the ``data`` of the platform's answer
     :param cluster_id: the region
+    :param data: the ``data`` of the platform's answer
     :param secrets: texts that must not appear in an error
     :raises ScnetResponseError: where it is not the documented list
     :raises ScnetConfigError: where there is no such region, or no token for it; lists those there are
@@ -224,7 +225,5 @@ def _is_name(name: Any, *secrets: str) -> bool:
     return not any(secret in name for secret in secrets)
 
 
-def _listed(what: str, things: Iterable[object]) -> str:
-    names = [str(thing) for thing in things]
-    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
-    return f"the {what} are: {', '.join(names[:_MOST_LISTED])}{more}" if names else f"there are no {what}"
+def _listed(what: str, things: Sequence[object]) -> str:
+    return f"the {what} are: {listed(things, _MOST_LISTED)}" if things else f"there are no {what}"

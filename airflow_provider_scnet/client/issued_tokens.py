@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import threading
 import time
 from collections.abc import Callable
@@ -105,15 +106,6 @@ class _Grant:
         return not (settings.endpoint and has_user)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Failure:
-    """What a request failed with, met through which connection, and until when it is not made again."""
-
-    error: ScnetError
-    conn_id: str
-    until: float  # by time.monotonic()
-
-
 class _Keeper:
     """Keeps one account's token for one region."""
 
@@ -123,14 +115,14 @@ class _Keeper:
         self._grant: _Grant | None = None
         # By path, or by the account that accepts no token: what a request failed with, and until when it is not
         # made again, by time.monotonic().
-        self._failed: dict[str | tuple[str, str], _Failure] = {}
+        self._failed: dict[str | tuple[str, str], tuple[ScnetError, float]] = {}
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is lost when it is forgotten."""
         now = time.monotonic()
         in_use = self._renewing.locked() or self._is_fresh(self._grant)
-        return not in_use and all(failure.until <= now for failure in list(self._failed.values()))
+        return not in_use and all(until <= now for _, until in list(self._failed.values()))
 
     def at_hand(self, settings: ConnectionSettings, refused: str) -> ConnectionSettings | None:
         self._refuse(settings, refused)
@@ -145,9 +137,10 @@ class _Keeper:
             return found
         # Two requests' time: for as long may the one who asks already take.
         if not self._renewing.acquire(timeout=settings.at_most(2 * settings.timeout)):
-            error = ScnetConnectionError("there is no answer yet to an earlier request for a token")
-            error.where = self._where(settings, self._keys.platform)
-            raise error
+            raise ScnetConnectionError(
+                "there is no answer yet to an earlier request for a token",
+                where=self._where(settings, self._keys.platform),
+            )
         try:
             return self.at_hand(settings, "") or self._obtain(settings)
         finally:
@@ -155,7 +148,7 @@ class _Keeper:
 
     def give_up(self, settings: ConnectionSettings, error: ScnetError) -> None:
         self._refuse(settings, settings.token)
-        self._remember(settings.account, settings, error)
+        self._remember(settings.account, error)
 
     def _refuse(self, settings: ConnectionSettings, token: str) -> None:
         grant = self._grant
@@ -170,18 +163,23 @@ class _Keeper:
         if not grant.suffices(settings):
             is_new = kept is None
             described = self._patiently(
-                REGION_PATH, settings, lambda: self._described(grant, settings, is_new=is_new)
+                REGION_PATH,
+                self._keys.portal,
+                settings,
+                lambda: self._described(grant, settings, is_new=is_new),
             )
             self._grant = grant = described
         done = self._completed(grant, settings)
         if done.account not in grant.refused:
             return done
         # Perhaps the one before it was refused as well, a moment ago.
-        self._recall(done.account, settings)
+        self._recall(done.account, done.where)
         return self._renewed(settings).with_token(done)
 
     def _renewed(self, settings: ConnectionSettings) -> _Grant:
-        self._grant = self._patiently(TOKENS_PATH, settings, lambda: self._request_token(settings))
+        self._grant = self._patiently(
+            TOKENS_PATH, self._keys.platform, settings, lambda: self._request_token(settings)
+        )
         return self._grant
 
     def _completed(self, grant: _Grant, settings: ConnectionSettings) -> ConnectionSettings:
@@ -201,29 +199,32 @@ class _Keeper:
         grant = self._renewed(settings)
         return dataclasses.replace(grant, region=self._request_region(settings, grant))
 
-    def _patiently(self, path: str, settings: ConnectionSettings, request: Callable[[], _Grant]) -> _Grant:
+    def _patiently(
+        self, path: str, origin: str, settings: ConnectionSettings, request: Callable[[], _Grant]
+    ) -> _Grant:
         """Make a request, unless the last one failed a moment ago; gates that arrive by the hundred share that."""
-        self._recall(path, settings)
+        where = self._where(settings, origin)
+        self._recall(path, where)
         try:
             grant = request()
         except ScnetError as error:
+            error.where = error.where or where
             # One that had less time than the connection grants says nothing to others.
             if settings.until is None:
-                self._remember(path, settings, error)
+                self._remember(path, error)
             raise
         self._failed.pop(path, None)
         return grant
 
-    def _remember(self, what: str | tuple[str, str], settings: ConnectionSettings, error: ScnetError) -> None:
-        until = time.monotonic() + max(PATIENCE, error.retry_after or 0.0)
-        self._failed[what] = _Failure(_copy(error), settings.conn_id, until)
+    def _remember(self, what: str | tuple[str, str], error: ScnetError) -> None:
+        self._failed[what] = _copy(error), time.monotonic() + max(PATIENCE, error.retry_after or 0.0)
 
-    def _recall(self, what: str | tuple[str, str], settings: ConnectionSettings) -> None:
-        failure = self._failed.get(what)
-        if failure and time.monotonic() < failure.until:
-            error = _copy(failure.error)
-            # It was another connection, perhaps, that met it with these keys.
-            error.where = error.where.replace(f"'{failure.conn_id}'", f"'{settings.conn_id}'", 1)
+    def _recall(self, what: str | tuple[str, str], where: str) -> None:
+        known, until = self._failed.get(what, (None, 0.0))
+        if known and time.monotonic() < until:
+            error = _copy(known)
+            # Another connection with the same keys may have met it.
+            error.where = where
             raise error
 
     def _request_token(self, settings: ConnectionSettings) -> _Grant:
@@ -231,14 +232,11 @@ class _Keeper:
         headers = keys.signed(asked_at)
         secrets = (keys.secret_key, keys.access_key, str(headers["signature"]))
         request = transport.Request("POST", keys.platform, TOKENS_PATH, headers, secrets=secrets)
-        answer = None
+        answer = transport.send(request, settings)
         try:
-            answer = transport.send(request, settings)
-            token, name = token_of(response.content(answer, *secrets), keys.cluster_id, *secrets)
-        except ScnetError as error:
-            error.where = self._where(settings, keys.platform)
-            if answer and isinstance(error, ScnetApiError):
-                error.advice = _advice(error, asked_at, answer.date)
+            token, name = response.read(answer, functools.partial(token_of, keys.cluster_id), *secrets)
+        except ScnetApiError as error:
+            error.advice = _advice(error, asked_at, answer.date)
             raise
         return _Grant(token, name, _until(token, answer.date))
 
@@ -246,12 +244,10 @@ class _Keeper:
         portal, token = self._keys.portal, grant.token
         request = transport.Request("GET", portal, REGION_PATH, {"token": token}, secrets=(token,))
         try:
-            answer = transport.send(request, settings)
-            return Region.of(response.content(answer, token), token)
+            return response.read(transport.send(request, settings), Region.of, token)
         except ScnetError as error:
             if error.kind is ErrorKind.CREDENTIALS:
                 grant.refused.add(portal)
-            error.where = self._where(settings, portal)
             raise
 
     def _where(self, settings: ConnectionSettings, origin: str) -> str:

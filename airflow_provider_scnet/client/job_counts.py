@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from airflow_provider_scnet.client import response
-from airflow_provider_scnet.client.errors import ScnetResponseError, redacted
+from airflow_provider_scnet.client.errors import ScnetResponseError
+from airflow_provider_scnet.client.text import redacted
 
 #: The states a job can be counted in, in the field's terms.
 STATES = ("running", "queued", "held", "suspended", "other")

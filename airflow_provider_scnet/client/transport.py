@@ -29,9 +29,9 @@ from airflow_provider_scnet.client.errors import (
     ScnetConnectionError,
     ScnetError,
     ScnetResponseError,
-    redacted,
 )
 from airflow_provider_scnet.client.response import Answer
+from airflow_provider_scnet.client.text import redacted
 
 #: The largest body that is read, in bytes after decompression.
 LARGEST_BODY = 1024 * 1024

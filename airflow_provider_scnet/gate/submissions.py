@@ -14,7 +14,7 @@ import dataclasses
 import functools
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterator, Mapping, Set
 
-from airflow_provider_scnet.client.errors import redacted
+from airflow_provider_scnet.client.text import redacted
 from airflow_provider_scnet.gate import clock
 from airflow_provider_scnet.gate.asking import Asking
 from airflow_provider_scnet.gate.claims import Claims

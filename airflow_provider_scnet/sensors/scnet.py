@@ -21,6 +21,7 @@ from airflow.providers.common.compat.sdk import (
 from airflow_provider_scnet.gate.condition import Condition
 from airflow_provider_scnet.gate.decision import Gate, GateKeeper, Verdict, number_of_jobs, record
 from airflow_provider_scnet.gate.names import named
+from airflow_provider_scnet.provider_info import DEFAULT_CONN_ID
 from airflow_provider_scnet.sensors import ways
 from airflow_provider_scnet.sensors.submitters import names, submitters
 from airflow_provider_scnet.sensors.ways import WhenRead, is_template
@@ -81,7 +82,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
         condition: str,
         fail_when: str | None = None,
         user_name: str | None = None,
-        scnet_conn_id: str = "scnet_default",
+        scnet_conn_id: str = DEFAULT_CONN_ID,
         submits: int | str = 1,
         submitted_by: str | Sequence[str] | None = None,
         claim_ttl: float | timedelta = 180,

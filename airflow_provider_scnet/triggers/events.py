@@ -17,6 +17,7 @@ from airflow_provider_scnet.gate.condition import Condition
 from airflow_provider_scnet.gate.decision import REPEAT_AFTER, Reporter, Verdict, observed
 from airflow_provider_scnet.gate.names import named
 from airflow_provider_scnet.gate.rises import Rise, RiseKeeper
+from airflow_provider_scnet.provider_info import DEFAULT_CONN_ID
 from airflow_provider_scnet.triggers import here
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class ScnetJobStateEventTrigger(BaseEventTrigger):
         condition: str,
         rearm_when: str | None = None,
         user_name: str | None = None,
-        scnet_conn_id: str = "scnet_default",
+        scnet_conn_id: str = DEFAULT_CONN_ID,
         poke_interval: float = 60.0,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

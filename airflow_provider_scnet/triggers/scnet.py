@@ -18,6 +18,7 @@ from airflow_provider_scnet.gate.decision import Gate, GateKeeper, Verdict, reco
 from airflow_provider_scnet.gate.passage import Passage
 from airflow_provider_scnet.gate.submission import GateId
 from airflow_provider_scnet.gate.waiting import Waiting
+from airflow_provider_scnet.provider_info import DEFAULT_CONN_ID
 from airflow_provider_scnet.triggers import here
 from airflow_provider_scnet.triggers.events import ScnetJobStateEventTrigger
 
@@ -64,7 +65,7 @@ class ScnetJobStateTrigger(BaseTrigger):
         condition: str,
         fail_when: str | None = None,
         user_name: str | None = None,
-        scnet_conn_id: str = "scnet_default",
+        scnet_conn_id: str = DEFAULT_CONN_ID,
         submits: int = 1,
         claim_ttl: float = 180.0,
         submitted_by: dict[str, bool] | None = None,
