@@ -6,6 +6,9 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+#: The connection that is used where nobody names another.
+DEFAULT_CONN_ID = "scnet_default"
+
 #: Fields of the connection form that live in the connection's extra.
 CONN_FIELDS: dict[str, dict[str, Any]] = {
     "timeout": {

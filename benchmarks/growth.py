@@ -14,11 +14,12 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 from unittest import mock
 
+from airflow_provider_scnet.polling.accounts import Accounts
+
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
-from airflow_provider_scnet.client.look import Look
-from airflow_provider_scnet.gate import clock
-from airflow_provider_scnet.gate.account import Accounts
-from airflow_provider_scnet.triggers import here
+from airflow_provider_scnet.client.observation import Observation
+from airflow_provider_scnet.event_loop import clock
+from airflow_provider_scnet.triggers import runtime
 from benchmarks import alone, pictures
 
 GATES = (100, 1_000, 10_000)
@@ -46,21 +47,21 @@ class Cluster:
         """Be the source for any connection."""
         return self
 
-    async def aresolve(self, user_name: str | None = None) -> Any:
+    async def aread_settings(self, user_name: str | None = None) -> Any:
         """Read no connection."""
         return types.SimpleNamespace(account=("https://cluster", "alice"))
 
-    async def acomplete(self, target: Any) -> Any:
+    async def awith_token(self, target: Any) -> Any:
         """Ask no platform."""
         return target
 
-    async def alook(self, target: Any) -> Look:
+    async def apoll(self, target: Any) -> Observation:
         """Look when it is time."""
         self._asked.set()
         await self._let_go.wait()
         self._let_go.clear()
         counts = JobCounts(**dict.fromkeys(STATES, 0) | {"queued": self.queued})
-        return Look(counts=counts, account=target.account, at=clock.now())
+        return Observation(counts=counts, account=target.account, at=clock.now())
 
     async def ask(self, dag_id: str, run_ids: Collection[str], task_ids: Collection[str]) -> Any:
         """Tell the states of tasks."""
@@ -122,7 +123,7 @@ async def _measure(number: int, share: int) -> _Figures:
     for end in ("the release of all", "the cancelling of all"):
         cluster = Cluster(queued=0 if claiming else 10 * number)
         accounts = Accounts(cluster, cluster.ask)
-        with mock.patch.object(here, "accounts", return_value=accounts):
+        with mock.patch.object(runtime, "accounts", return_value=accounts):
             asks = {"condition": f"queued < {claiming or 1}", "submits": int(bool(claiming)), "poke_interval": 0.0}
             waiting = [asyncio.ensure_future(alone.wait(index, **asks)) for index in range(number)]
             for index in range(number):

@@ -2,7 +2,7 @@
 """
 How far claims carry: many triggerers on one account, none pinned, with time that passes at once.
 
-The looks, claims and decisions are the provider's own code, a set of them for each triggerer. Simulated are the
+The observations, claims and decisions are the provider's own code, a set of them for each triggerer. Simulated are the
 cluster, and an Airflow that starts what stands behind a gate as late as a busy one does.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 from unittest import mock
 
 from airflow_provider_scnet.client.job_counts import JobCounts
-from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.testing.cluster import Cluster, SimulatorClock
@@ -121,20 +121,20 @@ class _World:
     def __call__(self, scnet_conn_id: str) -> _World:
         return self
 
-    async def aresolve(self, user_name: str | None = None) -> Any:
+    async def aread_settings(self, user_name: str | None = None) -> Any:
         return types.SimpleNamespace(account=("https://cluster", USER))
 
-    async def acomplete(self, target: Any) -> Any:
-        return target
+    async def awith_token(self, settings: Any) -> Any:
+        return settings
 
-    async def alook(self, target: Any) -> Look:
+    async def apoll(self, settings: Any) -> Observation:
         began = clock.now()
         await self.lasts(self.setting.poll)
         reported = self.cluster.reported(USER)
         await self.lasts(self.setting.poll)
-        return Look(
+        return Observation(
             counts=JobCounts(**reported),
-            account=target.account,
+            account=settings.account,
             counted_after=self.setting.counted_after,
             at=began,
         )

@@ -12,14 +12,14 @@ from unittest import mock
 from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.triggers.base import TriggerEvent
 
-from airflow_provider_scnet.gate import watch
+from airflow_provider_scnet.polling import poller
 from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
 from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
 
 #: Seconds between looks: short, because most of these gates look a few times at most.
 INTERVAL = 0.02
 
-watch.SHORTEST_INTERVAL = INTERVAL
+poller.SHORTEST_INTERVAL = INTERVAL
 
 
 def context(**more: Any) -> dict[str, Any]:

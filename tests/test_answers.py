@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
-from airflow_provider_scnet.client.errors import CODES, Nature
+from airflow_provider_scnet.client import job_state
+from airflow_provider_scnet.client.error_codes import CODES, ErrorKind
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
 
 from gates import MODES, gate
@@ -40,8 +41,8 @@ WAITED_OUT = {
     "503": Fault(status=503, body=""),
     **{
         f"code {code}": Fault.api(code, "busy", GOOD)
-        for code, (_, nature) in CODES.items()
-        if nature is Nature.TRANSIENT
+        for code, (_, kind) in CODES.items()
+        if kind is ErrorKind.TRANSIENT
     },
 }
 
@@ -86,12 +87,12 @@ CREDENTIALS = {
     "401": Fault(status=401, body=""),
     "403": Fault(status=403, body="forbidden"),
     "403 with good counts": Fault(status=403),
-    **{f"code {c}": Fault.api(c, "auth_fail", GOOD) for c, (_, n) in CODES.items() if n is Nature.CREDENTIALS},
+    **{f"code {c}": Fault.api(c, "auth_fail", GOOD) for c, (_, n) in CODES.items() if n is ErrorKind.CREDENTIALS},
 }
 
 PERMANENT = {
     "a redirect": Fault.redirect("http://127.0.0.1:9/"),
-    **{f"code {c}": Fault.api(c, "no", GOOD) for c, (_, n) in CODES.items() if n is Nature.PERMANENT},
+    **{f"code {c}": Fault.api(c, "no", GOOD) for c, (_, n) in CODES.items() if n is ErrorKind.PERMANENT},
 }
 
 
@@ -112,20 +113,18 @@ def test_what_heals_is_waited_out(scnet: ScnetSimulator, connect, run, fault: Fa
 
 
 def test_a_refused_connection_is_waited_out(scnet: ScnetSimulator, run, monkeypatch: pytest.MonkeyPatch):
-    from airflow_provider_scnet.hooks.scnet import ScnetHook
-
     scnet.stop()
     refused = []
-    look = ScnetHook._look_once
+    poll_once = job_state.poll_once
 
-    def look_and_start_again_after_three(hook: ScnetHook, target: Any) -> Any:
-        seen = look(hook, target)
+    def poll_and_start_again_after_three(settings: Any) -> Any:
+        seen = poll_once(settings)
         refused.append(seen.error)
         if len(refused) == 3:
             scnet.start()
         return seen
 
-    monkeypatch.setattr(ScnetHook, "_look_once", look_and_start_again_after_three)
+    monkeypatch.setattr(job_state, "poll_once", poll_and_start_again_after_three)
     assert run(gate())["counts"]["queued"] == 0
     assert [bool(error) for error in refused] == [True, True, True, False]
 

@@ -122,7 +122,7 @@ class TestJobs:
         assert "'held' is missing" in row["trouble"]
 
     def test_brackets_in_a_name_are_shown_as_they_are(self, scnet, capsys):
-        look = ScnetHook().look_at()
+        look = ScnetHook().observe()
         commands._show([("[red]a", None, look)], "table", commands._Console())
         assert "[red]a" in capsys.readouterr().out
 
@@ -340,13 +340,13 @@ class TestWatch:
         signal.signal(signal.SIGINT, before)
 
     def test_ctrl_c_in_a_finalizer_ends_it_too(self, scnet, pauses, monkeypatch, heeds_ctrl_c):
-        look_at = ScnetHook.look_at
+        look_at = ScnetHook.observe
 
         def interrupted(hook, user_name):
             weakref.finalize(ScnetHook(), signal.raise_signal, signal.SIGINT)  # at once: nobody keeps that hook
             return look_at(hook, user_name)
 
-        monkeypatch.setattr(ScnetHook, "look_at", interrupted)
+        monkeypatch.setattr(ScnetHook, "observe", interrupted)
         assert self.watch() == commands.INTERRUPTED
         assert not pauses
 

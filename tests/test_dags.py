@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_scnet.client.regions import TOKENS_PATH
+from airflow_provider_scnet.client.access_keys import TOKENS_PATH
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
 
 from pages import ROOT, blocks

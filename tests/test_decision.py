@@ -10,12 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_scnet.client.errors import Nature, ScnetConnectionError, ScnetError
+from airflow_provider_scnet.client.errors import ErrorKind, ScnetConnectionError, ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
-from airflow_provider_scnet.client.look import Look
-from airflow_provider_scnet.gate.claims import Claimed
+from airflow_provider_scnet.client.observation import Observation
+from airflow_provider_scnet.gate.claimed import Claimed
 from airflow_provider_scnet.gate.condition import ConditionError
-from airflow_provider_scnet.gate.decision import REPEAT_AFTER, Gate, GateKeeper, Verdict, number_of_jobs
+from airflow_provider_scnet.gate.decision import Verdict, decide
+from airflow_provider_scnet.gate.evaluator import GateEvaluator
+from airflow_provider_scnet.gate.gate import Gate, number_of_jobs
+from airflow_provider_scnet.gate.reporter import REPEAT_AFTER
 
 log = logging.getLogger("gate")
 
@@ -25,8 +28,8 @@ def counts(running=0, queued=0, held=0, suspended=0, other=0) -> JobCounts:
 
 
 def test_it_opens_when_its_condition_holds():
-    assert Gate.of("queued < 5").judge(counts(queued=4)).verdict is Verdict.OPEN
-    assert Gate.of("queued < 5").judge(counts(queued=5)).verdict is Verdict.WAIT
+    assert decide(Gate.of("queued < 5"), counts(queued=4)).verdict is Verdict.OPEN
+    assert decide(Gate.of("queued < 5"), counts(queued=5)).verdict is Verdict.WAIT
 
 
 @pytest.mark.parametrize(
@@ -43,18 +46,20 @@ def test_it_opens_when_its_condition_holds():
     ],
 )
 def test_room_for_three_lets_three_pass(claimed, submits, queued, verdict):
-    assert Gate.of("queued < 5", submits=submits).judge(counts(queued=queued), Claimed(claimed)).verdict is verdict
+    assert (
+        decide(Gate.of("queued < 5", submits=submits), counts(queued=queued), Claimed(claimed)).verdict is verdict
+    )
 
 
 @pytest.mark.parametrize("condition", ["running < 5", "total < 5", "running + queued < 5", "2 * queued < 9"])
 def test_claims_close_a_gate_whatever_state_its_condition_names(condition):
     gate = Gate.of(condition)
-    assert gate.judge(counts(), Claimed(4)).verdict is Verdict.OPEN
-    assert gate.judge(counts(), Claimed(5)).verdict is Verdict.WAIT
+    assert decide(gate, counts(), Claimed(4)).verdict is Verdict.OPEN
+    assert decide(gate, counts(), Claimed(5)).verdict is Verdict.WAIT
 
 
 def test_claims_never_open_a_gate_that_waits_for_more_jobs():
-    assert Gate.of("running > 3").judge(counts(), Claimed(10)).verdict is Verdict.WAIT
+    assert decide(Gate.of("running > 3"), counts(), Claimed(10)).verdict is Verdict.WAIT
 
 
 @given(
@@ -67,8 +72,8 @@ def test_claims_never_open_a_gate_that_waits_for_more_jobs():
 )
 def test_more_claims_only_ever_close(condition, seen, claimed, submits):
     gate = Gate.of(condition, submits=submits)
-    if gate.judge(seen, Claimed(claimed)).verdict is Verdict.OPEN:
-        assert gate.judge(seen).verdict is Verdict.OPEN
+    if decide(gate, seen, Claimed(claimed)).verdict is Verdict.OPEN:
+        assert decide(gate, seen).verdict is Verdict.OPEN
 
 
 def test_a_gate_that_could_never_open_is_refused():
@@ -90,26 +95,26 @@ def test_a_number_of_jobs_may_be_rendered_text(submits, jobs):
 
 def test_it_says_why_it_waits():
     gate = Gate.of("queued < 5")
-    assert str(gate.judge(counts(12, 7))) == "running 12, queued 7: waiting, needs queued < 5"
+    assert str(decide(gate, counts(12, 7))) == "running 12, queued 7: waiting, needs queued < 5"
     assert (
-        str(gate.judge(counts(12, 7), Claimed(2)))
+        str(decide(gate, counts(12, 7), Claimed(2)))
         == "running 12, queued 7 (+2 claimed): waiting, needs queued < 5"
     )
-    assert str(gate.judge(counts(12, 4, held=1), Claimed(2, end=time.monotonic() + 94.9))) == (
+    assert str(decide(gate, counts(12, 4, held=1), Claimed(2, end=time.monotonic() + 94.9))) == (
         "running 12, queued 4 (+2 claimed), held 1: waiting, needs queued < 5; "
         "only claims of gates that passed keep it shut, for 95 s at most"
     )
-    assert str(Gate.of("queued < 5", submits=3).judge(counts(queued=3))) == (
+    assert str(decide(Gate.of("queued < 5", submits=3), counts(queued=3))) == (
         "running 0, queued 3: waiting, needs queued < 5 with room for 3"
     )
-    assert str(Gate.of("total < 5").judge(counts(3, 3))) == (
+    assert str(decide(Gate.of("total < 5"), counts(3, 3))) == (
         "running 3, queued 3, total 6: waiting, needs total < 5"
     )
-    assert str(gate.judge(counts(3, 1))) == "running 3, queued 1: passes, queued < 5"
+    assert str(decide(gate, counts(3, 1))) == "running 3, queued 1: passes, queued < 5"
 
 
-def look(counts_seen: JobCounts | None = None, error: ScnetError | None = None, **more) -> Look:
-    return Look(counts=counts_seen, error=error, account=("https://h", "alice"), **more)
+def look(counts_seen: JobCounts | None = None, error: ScnetError | None = None, **more) -> Observation:
+    return Observation(counts=counts_seen, error=error, account=("https://h", "alice"), **more)
 
 
 class Clock:
@@ -121,73 +126,73 @@ class Clock:
 
 def test_it_speaks_when_what_it_sees_changes_and_every_ten_minutes(caplog: pytest.LogCaptureFixture):
     clock = Clock()
-    keeper = GateKeeper(Gate.of("queued < 5"), log, clock=clock)
+    evaluator = GateEvaluator(Gate.of("queued < 5"), log, clock=clock)
     with caplog.at_level("INFO"):
-        keeper.judge(look(counts(queued=7)))
+        evaluator.judge(look(counts(queued=7)))
         for _ in range(9):
             clock.now += 60
-            keeper.judge(look(counts(queued=7)), claimed=Claimed(0, end=clock.now))
+            evaluator.judge(look(counts(queued=7)), claimed=Claimed(0, end=clock.now))
         assert len(caplog.messages) == 1
         clock.now = REPEAT_AFTER
-        keeper.judge(look(counts(queued=7)))
+        evaluator.judge(look(counts(queued=7)))
         assert len(caplog.messages) == 2
-        keeper.judge(look(counts(queued=8)))
+        evaluator.judge(look(counts(queued=8)))
         assert len(caplog.messages) == 3
-        keeper.judge(look(counts(queued=8)), claimed=Claimed(1))
+        evaluator.judge(look(counts(queued=8)), claimed=Claimed(1))
         assert caplog.messages[-1] == "running 0, queued 8 (+1 claimed): waiting, needs queued < 5"
-        keeper.judge(look(error=ScnetConnectionError("no answer")))
+        evaluator.judge(look(error=ScnetConnectionError("no answer")))
         assert caplog.messages[-1] == "waiting: no answer"
-        keeper.judge(look(counts(queued=4)))
+        evaluator.judge(look(counts(queued=4)))
         assert caplog.messages[-1] == "running 0, queued 4: passes, queued < 5"
 
 
 def test_the_seconds_that_claims_have_left_are_said_but_are_no_news(caplog: pytest.LogCaptureFixture):
-    keeper = GateKeeper(Gate.of("queued < 5"), log)
+    evaluator = GateEvaluator(Gate.of("queued < 5"), log)
     with caplog.at_level("INFO"):
-        keeper.judge(look(counts(queued=4)), claimed=Claimed(1, end=time.monotonic() + 100))
-        keeper.judge(look(counts(queued=4)), claimed=Claimed(1, end=time.monotonic() + 40))
+        evaluator.judge(look(counts(queued=4)), claimed=Claimed(1, end=time.monotonic() + 100))
+        evaluator.judge(look(counts(queued=4)), claimed=Claimed(1, end=time.monotonic() + 40))
     assert len(caplog.messages) == 1
     assert "for 100 s at most" in caplog.text
 
 
 def test_a_note_is_said_once(caplog: pytest.LogCaptureFixture):
-    keeper = GateKeeper(Gate.of("queued < 5"), log)
+    evaluator = GateEvaluator(Gate.of("queued < 5"), log)
     for _ in range(3):
-        keeper.judge(look(counts(queued=7), notes=("unknown state '等待'",)))
+        evaluator.judge(look(counts(queued=7), notes=("unknown state '等待'",)))
     assert caplog.text.count("等待") == 1
 
 
 def test_a_doubt_keeps_it_shut_and_is_said():
-    keeper = GateKeeper(Gate.of("queued < 5", "total == 0"), log)
-    decision = keeper.judge(look(counts(), doubt="the token is bob's"))
+    evaluator = GateEvaluator(Gate.of("queued < 5", "total == 0"), log)
+    decision = evaluator.judge(look(counts(), doubt="the token is bob's"))
     assert decision.verdict is Verdict.WAIT
     assert str(decision) == "waiting: the token is bob's"
 
 
 @pytest.mark.parametrize(
-    ("nature", "first", "later"),
+    ("kind", "first", "later"),
     [
-        (Nature.TRANSIENT, Verdict.WAIT, Verdict.WAIT),
-        (Nature.UNCLEAR, Verdict.RETRY, Verdict.WAIT),
-        (Nature.CREDENTIALS, Verdict.RETRY, Verdict.RETRY),
-        (Nature.PERMANENT, Verdict.FAIL, Verdict.FAIL),
+        (ErrorKind.TRANSIENT, Verdict.WAIT, Verdict.WAIT),
+        (ErrorKind.UNCLEAR, Verdict.RETRY, Verdict.WAIT),
+        (ErrorKind.CREDENTIALS, Verdict.RETRY, Verdict.RETRY),
+        (ErrorKind.PERMANENT, Verdict.FAIL, Verdict.FAIL),
     ],
 )
-def test_patience_depends_on_the_nature_of_the_error(nature, first, later):
-    error = ScnetError("x", nature=nature)
-    keeper = GateKeeper(Gate.of("queued < 5"), log)
-    assert keeper.judge(look(error=error)).verdict is first
-    keeper.judge(look(counts(queued=9)))
-    assert keeper.judge(look(error=error)).verdict is later
+def test_patience_depends_on_the_nature_of_the_error(kind, first, later):
+    error = ScnetError("x", kind=kind)
+    evaluator = GateEvaluator(Gate.of("queued < 5"), log)
+    assert evaluator.judge(look(error=error)).verdict is first
+    evaluator.judge(look(counts(queued=9)))
+    assert evaluator.judge(look(error=error)).verdict is later
 
 
 def test_a_transient_error_is_no_good_answer():
-    keeper = GateKeeper(Gate.of("queued < 5"), log)
-    keeper.judge(look(error=ScnetError("x", nature=Nature.TRANSIENT)))
-    assert keeper.judge(look(error=ScnetError("x"))).verdict is Verdict.RETRY
+    evaluator = GateEvaluator(Gate.of("queued < 5"), log)
+    evaluator.judge(look(error=ScnetError("x", kind=ErrorKind.TRANSIENT)))
+    assert evaluator.judge(look(error=ScnetError("x"))).verdict is Verdict.RETRY
 
 
 def test_a_missing_state_is_named_with_the_place():
-    decision = GateKeeper(Gate.of("queued < 5"), log).judge(look(JobCounts(running=1), where="connection 'c'"))
+    decision = GateEvaluator(Gate.of("queued < 5"), log).judge(look(JobCounts(running=1), where="connection 'c'"))
     assert decision.verdict is Verdict.RETRY
     assert str(decision) == "connection 'c': in the cluster's answer 'queued' is missing"

@@ -19,12 +19,13 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_scnet.client import credentials
-from airflow_provider_scnet.client.envelope import Answer
+from airflow_provider_scnet.client import issued_tokens
+from airflow_provider_scnet.client.access_keys import REGION_PATH, TOKENS_PATH, RegionToken
 from airflow_provider_scnet.client.errors import ScnetError
-from airflow_provider_scnet.client.regions import REGION_PATH, TOKENS_PATH, RegionToken
-from airflow_provider_scnet.gate.decision import Gate, GateKeeper, record
-from airflow_provider_scnet.hooks.scnet import JOB_STATE_PATH, ScnetHook
+from airflow_provider_scnet.client.job_state import JOB_STATE_PATH
+from airflow_provider_scnet.client.response import Answer
+from airflow_provider_scnet.gate.decision import Gate, GateEvaluator, record
+from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.testing import Fault, ScnetSimulator, make_token
 
 #: One of the documented form, and one of which nothing but the text itself is known, longer than a message.
@@ -111,8 +112,8 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(credentials, "_keepers", {})
-    monkeypatch.setattr(credentials, "PATIENCE", 0.0)
+    monkeypatch.setattr(issued_tokens, "_keepers", {})
+    monkeypatch.setattr(issued_tokens, "PATIENCE", 0.0)
 
 
 class Said:
@@ -146,19 +147,19 @@ def ask_in_every_way(said: Said) -> None:
     said.attempt(hook.get_job_counts)
     said.attempt(lambda: asyncio.run(hook.aget_job_counts()))
     said.attempt(lambda: hook.get_conn().close())
-    if target := said.attempt(lambda: hook.complete(hook.resolve())):
-        said.add(target.where, target.notes, target.account, target.advice, target.region)
-    look = hook.look_at()
+    if settings := said.attempt(lambda: issued_tokens.with_token(hook.read_settings())):
+        said.add(settings.where, settings.notes, settings.account, settings.advice, settings.region)
+    look = hook.observe()
     said.add(look, look.error, look.notes, look.doubt, look.where, look.account)
     counts = look.counts
     if counts:
         said.add(counts.unknown, dict(counts.problems), counts.as_dict())
         said.attempt(lambda: counts.require(("total",)))
     gate = Gate.of("queued < 5", fail_when="other > 5")
-    said.attempt(lambda: GateKeeper(gate, logging.getLogger("gate")).judge(look))
+    said.attempt(lambda: GateEvaluator(gate, logging.getLogger("gate")).judge(look))
     said.add(json.dumps(record(gate, look, scnet_conn_id="scnet_default", claimed=0), ensure_ascii=False))
-    said.add(credentials._keepers, *(keeper._grant for keeper in credentials._keepers.values()))
-    said.add(*(vars(keeper) for keeper in credentials._keepers.values()))
+    said.add(issued_tokens._keepers, *(keeper._grant for keeper in issued_tokens._keepers.values()))
+    said.add(*(vars(keeper) for keeper in issued_tokens._keepers.values()))
 
 
 def assert_unsaid(secret: str, *texts: object) -> None:
@@ -252,7 +253,7 @@ def test_what_holds_a_token_does_not_print_it():
     token = TOKENS["an opaque token"]
     assert token not in repr(RegionToken("1", "x", token))
     assert token not in repr(Answer(200, token.encode(), location=token))
-    assert token not in repr(credentials._Grant(token, "x", 0.0))
+    assert token not in repr(issued_tokens._Grant(token, "x", 0.0))
 
 
 def test_errors_of_the_provider_carry_no_cause_that_could_be_printed(scnet: ScnetSimulator):

@@ -13,21 +13,21 @@ from typing import Any
 import pytest
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_scnet.client.errors import Nature, ScnetError
+from airflow_provider_scnet.client.errors import ErrorKind, ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
-from airflow_provider_scnet.gate import clock
-from airflow_provider_scnet.gate.account import Accounts
-from airflow_provider_scnet.gate.decision import REPEAT_AFTER
-from airflow_provider_scnet.hooks.scnet import ScnetHook
+from airflow_provider_scnet.event_loop import clock
+from airflow_provider_scnet.gate.reporter import REPEAT_AFTER
+from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.testing import ScnetSimulator
+from airflow_provider_scnet.triggers import runtime
 from airflow_provider_scnet.triggers import events
 from airflow_provider_scnet.triggers import scnet as triggers
 from airflow_provider_scnet.triggers.scnet import ScnetJobStateEventTrigger, ScnetJobStateTrigger
-from airflow_provider_scnet.triggers.task_states import task_states
+from airflow_provider_scnet.triggers.task_states import AirflowTaskStates
 from benchmarks import virtual_time
 
 from gates import INTERVAL, first_event
-from looks import HEALS, Cluster
+from observations import HEALS, Cluster
 
 MINUTE = 60.0
 
@@ -61,7 +61,7 @@ class Store:
 async def first_looks(trigger: ScnetJobStateEventTrigger, cluster: Cluster, looks: int) -> list[int]:
     """Return the numbers of the looks, from 1, on which a watcher fires."""
     loop = asyncio.get_running_loop()
-    Accounts._by_loop[loop] = Accounts(cluster, task_states)
+    Accounts._by_loop[loop] = Accounts(cluster, AirflowTaskStates())
     fired = []
 
     async def watch() -> None:
@@ -91,7 +91,7 @@ def lines(said: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in said.records if record.name == "gate"]
 
 
-FOR_GOOD = ScnetError("user frozen", nature=Nature.PERMANENT)
+FOR_GOOD = ScnetError("user frozen", kind=ErrorKind.PERMANENT)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_a_watcher_that_dies_before_its_event_is_stored_fires_again_rather_than_
     async def die() -> None:
         trigger = watcher()
         trigger.asset_state_store = store
-        Accounts._by_loop[asyncio.get_running_loop()] = Accounts(Cluster(9, 4), task_states)
+        Accounts._by_loop[asyncio.get_running_loop()] = Accounts(Cluster(9, 4), AirflowTaskStates())
         run = trigger.run()
         await anext(run)
         await run.aclose()
@@ -374,11 +374,11 @@ def test_over_http_it_brings_what_it_saw_and_no_claim_keeps_it_from_firing(scnet
     async def scenario() -> dict[str, Any]:
         fired = asyncio.ensure_future(first_event(watcher(poke_interval=INTERVAL)))
         await first_event(ScnetJobStateTrigger(condition="queued == 9", poke_interval=INTERVAL))
-        accounts = Accounts.here(ScnetHook, task_states)
-        assert accounts.claims((scnet.url, "alice")).weigh(clock.now()).jobs == 1
+        accounts = runtime.accounts()
+        assert accounts.ledger.claimed((scnet.url, "alice"), clock.now()).jobs == 1
         scnet.set_counts("alice", running=1, queued=4)
         payload = (await fired).payload
-        assert accounts.claims((scnet.url, "alice")).weigh(clock.now()).jobs == 1
+        assert accounts.ledger.claimed((scnet.url, "alice"), clock.now()).jobs == 1
         return payload
 
     payload = asyncio.run(scenario())
@@ -413,7 +413,7 @@ def test_parsing_a_dag_with_a_watcher_brings_neither_the_hook_nor_what_it_asks_w
         "import sys; import airflow_provider_scnet.triggers.scnet as t;"
         "t.ScnetJobStateEventTrigger(condition='queued < 5').serialize();"
         "print([m for m in sys.modules if m.startswith('airflow_provider_scnet.hooks')"
-        " or m == 'airflow_provider_scnet.client.wire'])"
+        " or m == 'airflow_provider_scnet.client.transport'])"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]"

@@ -17,9 +17,9 @@ import pytest
 import requests
 
 from airflow_provider_scnet import __version__
-from airflow_provider_scnet.client import wire
+from airflow_provider_scnet.client import transport
 from airflow_provider_scnet.client.errors import (
-    Nature,
+    ErrorKind,
     ScnetApiError,
     ScnetAuthError,
     ScnetConfigError,
@@ -73,7 +73,7 @@ def test_the_connection_is_read_anew_for_each_call(scnet: ScnetSimulator, monkey
 def test_a_connection_may_be_json_or_a_uri(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch, form: str):
     conn = scnet.connection_json(timeout="5") if form == "json" else scnet.connection_uri(timeout="5")
     monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", conn)
-    assert ScnetHook().resolve().timeout == 5.0
+    assert ScnetHook().read_settings().timeout == 5.0
     ScnetHook().get_job_counts()
 
 
@@ -88,14 +88,14 @@ def test_a_connection_may_be_json_or_a_uri(scnet: ScnetSimulator, monkeypatch: p
 )
 def test_a_uri_means_the_same_as_a_whole_address(monkeypatch: pytest.MonkeyPatch, uri: str, endpoint: str):
     monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", uri)
-    target = ScnetHook().resolve()
-    assert (target.endpoint, target.user_name, target.token) == (endpoint, "alice", "TOKEN")
+    settings = ScnetHook().read_settings()
+    assert (settings.endpoint, settings.user_name, settings.token) == (endpoint, "alice", "TOKEN")
 
 
 def test_a_connection_that_airflow_does_not_know_is_named():
     with pytest.raises(ScnetConfigError, match=r"'nowhere'.*not defined.*Connections") as caught:
         ScnetHook("nowhere").get_job_counts()
-    assert caught.value.nature is Nature.UNCLEAR
+    assert caught.value.kind is ErrorKind.UNCLEAR
 
 
 def test_a_malformed_uri_is_refused_without_showing_the_token(monkeypatch: pytest.MonkeyPatch):
@@ -108,37 +108,37 @@ def test_a_malformed_uri_is_refused_without_showing_the_token(monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "error", "nature"),
+    ("status", "body", "error", "kind"),
     [
-        (500, "oops", ScnetResponseError, Nature.TRANSIENT),
-        (502, "<html>", ScnetResponseError, Nature.TRANSIENT),
-        (503, {"code": "503", "msg": "x"}, ScnetResponseError, Nature.TRANSIENT),
-        (500, {"code": "10003", "msg": "x"}, ScnetApiError, Nature.PERMANENT),
-        (500, {"code": "0", "data": []}, ScnetResponseError, Nature.TRANSIENT),
-        (200, {"code": "10001", "msg": "x", "data": []}, ScnetApiError, Nature.TRANSIENT),
-        (400, {"status": 400, "error": "Bad Request"}, ScnetResponseError, Nature.UNCLEAR),
-        (400, {"code": "10012", "msg": "x"}, ScnetResponseError, Nature.UNCLEAR),
-        (401, "", ScnetAuthError, Nature.CREDENTIALS),
-        (401, {"code": "10001", "msg": "x"}, ScnetAuthError, Nature.CREDENTIALS),
-        (401, {"code": "10009", "msg": "x"}, ScnetApiError, Nature.PERMANENT),
-        (403, {"code": "10008", "msg": "auth_fail"}, ScnetAuthError, Nature.CREDENTIALS),
-        (403, {"code": "0", "data": []}, ScnetAuthError, Nature.CREDENTIALS),
-        (404, {"code": "404", "msg": "x"}, ScnetResponseError, Nature.UNCLEAR),
-        (408, "", ScnetResponseError, Nature.TRANSIENT),
-        (425, "", ScnetResponseError, Nature.TRANSIENT),
-        (429, "", ScnetResponseError, Nature.TRANSIENT),
-        (201, {"code": "0", "data": []}, ScnetResponseError, Nature.UNCLEAR),
-        (203, {"code": "0", "data": []}, ScnetResponseError, Nature.UNCLEAR),
-        (204, b"", ScnetResponseError, Nature.UNCLEAR),
-        (304, b"", ScnetResponseError, Nature.PERMANENT),
+        (500, "oops", ScnetResponseError, ErrorKind.TRANSIENT),
+        (502, "<html>", ScnetResponseError, ErrorKind.TRANSIENT),
+        (503, {"code": "503", "msg": "x"}, ScnetResponseError, ErrorKind.TRANSIENT),
+        (500, {"code": "10003", "msg": "x"}, ScnetApiError, ErrorKind.PERMANENT),
+        (500, {"code": "0", "data": []}, ScnetResponseError, ErrorKind.TRANSIENT),
+        (200, {"code": "10001", "msg": "x", "data": []}, ScnetApiError, ErrorKind.TRANSIENT),
+        (400, {"status": 400, "error": "Bad Request"}, ScnetResponseError, ErrorKind.UNCLEAR),
+        (400, {"code": "10012", "msg": "x"}, ScnetResponseError, ErrorKind.UNCLEAR),
+        (401, "", ScnetAuthError, ErrorKind.CREDENTIALS),
+        (401, {"code": "10001", "msg": "x"}, ScnetAuthError, ErrorKind.CREDENTIALS),
+        (401, {"code": "10009", "msg": "x"}, ScnetApiError, ErrorKind.PERMANENT),
+        (403, {"code": "10008", "msg": "auth_fail"}, ScnetAuthError, ErrorKind.CREDENTIALS),
+        (403, {"code": "0", "data": []}, ScnetAuthError, ErrorKind.CREDENTIALS),
+        (404, {"code": "404", "msg": "x"}, ScnetResponseError, ErrorKind.UNCLEAR),
+        (408, "", ScnetResponseError, ErrorKind.TRANSIENT),
+        (425, "", ScnetResponseError, ErrorKind.TRANSIENT),
+        (429, "", ScnetResponseError, ErrorKind.TRANSIENT),
+        (201, {"code": "0", "data": []}, ScnetResponseError, ErrorKind.UNCLEAR),
+        (203, {"code": "0", "data": []}, ScnetResponseError, ErrorKind.UNCLEAR),
+        (204, b"", ScnetResponseError, ErrorKind.UNCLEAR),
+        (304, b"", ScnetResponseError, ErrorKind.PERMANENT),
     ],
 )
-def test_where_status_and_body_disagree_the_worse_one_stands(scnet, status, body, error, nature):
+def test_where_status_and_body_disagree_the_worse_one_stands(scnet, status, body, error, kind):
     scnet.order(Fault(status=status, body=body))
     with pytest.raises(error) as caught:
         ScnetHook().get_job_counts()
     assert type(caught.value) is error
-    assert caught.value.nature is nature
+    assert caught.value.kind is kind
 
 
 def test_an_error_names_the_connection_and_the_user_and_carries_scnets_own_words(scnet: ScnetSimulator):
@@ -165,7 +165,7 @@ def test_a_token_that_the_server_echoes_is_not_shown(scnet: ScnetSimulator):
 )
 def test_retry_after_is_read_and_bounded(scnet: ScnetSimulator, header, pause):
     scnet.order(Fault(status=429, headers={"Retry-After": header} if header is not None else {}))
-    assert ScnetHook().look_at().pause == (pause or 0.0)
+    assert ScnetHook().observe().pause == (pause or 0.0)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -175,7 +175,7 @@ def test_a_redirect_is_refused_and_the_token_stays(scnet: ScnetSimulator, status
         with pytest.raises(ScnetResponseError, match=r"redirect to http://127\.0\.0\.1") as caught:
             ScnetHook().get_job_counts()
         assert elsewhere.requests == []
-    assert caught.value.nature is Nature.PERMANENT
+    assert caught.value.kind is ErrorKind.PERMANENT
     assert scnet.token("alice") not in str(caught.value)
 
 
@@ -215,7 +215,7 @@ def test_a_token_that_is_echoed_in_a_malformed_header_is_in_no_log(monkeypatch, 
         uri = f"scnet://alice:SECRET-TOKEN@127.0.0.1:{server.getsockname()[1]}/http"
         monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", uri)
         with caplog.at_level("DEBUG"):
-            assert ScnetHook().look_at().error is not None
+            assert ScnetHook().observe().error is not None
         thread.join()
     assert "SECRET-TOKEN" not in caplog.text
     assert "Failed to parse" not in caplog.text
@@ -223,7 +223,7 @@ def test_a_token_that_is_echoed_in_a_malformed_header_is_in_no_log(monkeypatch, 
 
 def test_many_unknown_names_make_one_note(scnet: ScnetSimulator):
     scnet.order(Fault.api("0", "success", [{"name": f"state {n}", "y": 1} for n in range(5000)]))
-    (note,) = ScnetHook().look_at().notes
+    (note,) = ScnetHook().observe().notes
     assert note.endswith("'state 9' and 4990 more, counted as other")
 
 
@@ -279,11 +279,11 @@ def test_an_answer_that_does_not_come_in_time_is_cut_off(scnet: ScnetSimulator, 
     scnet.order(fault)
     with pytest.raises(ScnetConnectionError, match=r"within 0\.3 s") as caught:
         ScnetHook().get_job_counts()
-    assert caught.value.nature is Nature.TRANSIENT
+    assert caught.value.kind is ErrorKind.TRANSIENT
 
 
 @pytest.mark.parametrize(
-    "error", [ScnetConnectionError("no", retry_after=7.0), ScnetApiError("10008", "no", nature=Nature.PERMANENT)]
+    "error", [ScnetConnectionError("no", retry_after=7.0), ScnetApiError("10008", "no", kind=ErrorKind.PERMANENT)]
 )
 def test_an_error_survives_the_way_into_another_process(error):
     error.where = "here"
@@ -297,7 +297,7 @@ def test_silence_is_told_alike_whichever_of_the_two_time_outs_ends_it(
     scnet: ScnetSimulator, connect, monkeypatch: pytest.MonkeyPatch, fault: Fault, is_timer_late: bool
 ):
     if is_timer_late:
-        monkeypatch.setattr(wire, "_cut_off", lambda *_: contextlib.nullcontext(threading.Event()))
+        monkeypatch.setattr(transport, "_cut_off", lambda *_: contextlib.nullcontext(threading.Event()))
     connect(timeout=0.3)
     scnet.order(fault)
     with pytest.raises(ScnetConnectionError, match=r"no whole answer within 0\.3 s"):
@@ -342,20 +342,20 @@ def test_a_connection_that_breaks_is_transient(scnet: ScnetSimulator, drop):
     scnet.order(Fault(drop=drop))
     with pytest.raises(ScnetConnectionError) as caught:
         ScnetHook().get_job_counts()
-    assert caught.value.nature is Nature.TRANSIENT
+    assert caught.value.kind is ErrorKind.TRANSIENT
 
 
 def test_a_refused_connection_is_transient_and_says_so(scnet: ScnetSimulator):
     scnet.stop()
     with pytest.raises(ScnetConnectionError, match="Connection refused") as caught:
         ScnetHook().get_job_counts()
-    assert caught.value.nature is Nature.TRANSIENT
+    assert caught.value.kind is ErrorKind.TRANSIENT
 
 
 @pytest.mark.parametrize(
-    ("errno", "nature"), [(socket.EAI_NONAME, Nature.UNCLEAR), (socket.EAI_AGAIN, Nature.TRANSIENT)]
+    ("errno", "kind"), [(socket.EAI_NONAME, ErrorKind.UNCLEAR), (socket.EAI_AGAIN, ErrorKind.TRANSIENT)]
 )
-def test_a_host_without_an_address_is_unclear_and_a_name_server_that_is_away_heals(monkeypatch, errno, nature):
+def test_a_host_without_an_address_is_unclear_and_a_name_server_that_is_away_heals(monkeypatch, errno, kind):
     def resolve(*args: object, **kwargs: object) -> None:
         raise socket.gaierror(errno, "no")
 
@@ -363,7 +363,7 @@ def test_a_host_without_an_address_is_unclear_and_a_name_server_that_is_away_hea
     monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", "scnet://alice:TOKEN@scnet.invalid:65051")
     with pytest.raises(ScnetConnectionError) as caught:
         ScnetHook().get_job_counts()
-    assert caught.value.nature is nature
+    assert caught.value.kind is kind
 
 
 def test_a_plain_http_server_where_tls_is_expected_is_unclear(
@@ -373,7 +373,7 @@ def test_a_plain_http_server_where_tls_is_expected_is_unclear(
     monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", conn)
     with pytest.raises(ScnetConnectionError, match="TLS failed") as caught:
         ScnetHook().get_job_counts()
-    assert caught.value.nature is Nature.UNCLEAR
+    assert caught.value.kind is ErrorKind.UNCLEAR
 
 
 @pytest.fixture(scope="module")
@@ -443,7 +443,7 @@ def test_a_certificate_that_does_not_verify_is_permanent(monkeypatch, tls_port):
     use_tls(monkeypatch, tls_port)
     with pytest.raises(ScnetConnectionError, match=r"certificate does not verify.*'verify'") as caught:
         ScnetHook().get_job_counts()
-    assert caught.value.nature is Nature.PERMANENT
+    assert caught.value.kind is ErrorKind.PERMANENT
 
 
 def test_a_file_of_authorities_is_trusted(monkeypatch, tls_port, certificate):
@@ -455,9 +455,9 @@ def test_a_file_that_holds_no_authorities_is_a_mistake_of_the_connection(monkeyp
     empty = tmp_path / "empty.pem"
     empty.touch()
     use_tls(monkeypatch, tls_port, verify=str(empty))
-    look = ScnetHook().look_at()
+    look = ScnetHook().observe()
     assert look.error is not None
-    assert look.error.nature in (Nature.PERMANENT, Nature.UNCLEAR)
+    assert look.error.kind in (ErrorKind.PERMANENT, ErrorKind.UNCLEAR)
 
 
 @pytest.mark.parametrize("bundle", [None, "the environment's"])
@@ -468,7 +468,7 @@ def test_verification_can_be_switched_off_whatever_the_environment_says(
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/etc/ssl/certs/ca-certificates.crt")
     use_tls(monkeypatch, tls_port, verify=False)
     with pytest.warns(Warning, match="Unverified HTTPS"):
-        look = ScnetHook().look_at()
+        look = ScnetHook().observe()
     assert look.counts is not None
     assert look.counts.queued == 2
     assert any("not verified" in note for note in look.notes)
@@ -479,7 +479,7 @@ def test_no_more_than_a_mebibyte_is_read(scnet: ScnetSimulator):
         scnet.order(fault)
         with pytest.raises(ScnetResponseError, match="larger than 1 MiB") as caught:
             ScnetHook().get_job_counts()
-        assert caught.value.nature is Nature.UNCLEAR
+        assert caught.value.kind is ErrorKind.UNCLEAR
 
 
 def test_an_encoding_that_was_not_asked_for_is_not_decoded(scnet: ScnetSimulator):
@@ -492,23 +492,23 @@ def test_an_encoding_that_was_not_asked_for_is_not_decoded(scnet: ScnetSimulator
 
 
 def test_zeros_for_another_user_than_the_tokens_own_are_doubted(scnet: ScnetSimulator, connect):
-    look = ScnetHook().look_at("stranger")
+    look = ScnetHook().observe("stranger")
     assert look.counts is not None
     assert look.counts.all_zero
     assert "issued for 'alice'" in look.doubt
-    assert ScnetHook().look_at("alice").doubt == ""
+    assert ScnetHook().observe("alice").doubt == ""
     connect(allow_foreign_user=True)
-    assert ScnetHook().look_at("stranger").doubt == ""
+    assert ScnetHook().observe("stranger").doubt == ""
 
 
 def test_counts_of_another_user_are_believed_where_there_are_any(scnet: ScnetSimulator):
     scnet.order(Fault.api("0", "success", [{"name": "运行", "y": 1}]))
-    assert ScnetHook().look_at("stranger").doubt == ""
+    assert ScnetHook().observe("stranger").doubt == ""
 
 
 def test_a_name_nobody_knows_is_noted(scnet: ScnetSimulator):
     scnet.order(Fault.api("0", "success", [{"name": "等\n待", "y": 1}, {"name": "其他", "y": 2}]))
-    look = ScnetHook().look_at()
+    look = ScnetHook().observe()
     assert look.counts is not None
     assert look.counts.other == 3
     assert any("unknown state '等\\n待'" in note for note in look.notes)

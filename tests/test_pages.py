@@ -18,12 +18,12 @@ from urllib.parse import unquote
 
 import pytest
 from airflow.models.connection import Connection
+from airflow_provider_scnet.gate.claims import Claim, Claims
 
 from airflow_provider_scnet import __main__ as command_line
-from airflow_provider_scnet.client.errors import CODES, Nature
+from airflow_provider_scnet.client.connection_settings import EXTRAS, ConnectionSettings
+from airflow_provider_scnet.client.error_codes import CODES, ErrorKind
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
-from airflow_provider_scnet.client.target import EXTRAS, Target
-from airflow_provider_scnet.gate.claims import Claim, Claims
 from airflow_provider_scnet.gate.decision import Gate
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
@@ -267,11 +267,11 @@ def connection_of(command: str) -> Connection:
 def test_a_connection_that_a_page_shows_is_one_that_the_hook_takes(block: Block):
     connection = connection_of(block.text)
     assert connection.conn_type == "scnet"
-    target = Target.from_connection("scnet_default", connection)
-    if target.keys:
-        assert (target.keys.user, target.keys.cluster_id) == ("alice@example.com", "11112")
+    settings = ConnectionSettings.from_connection("scnet_default", connection)
+    if settings.keys:
+        assert (settings.keys.user, settings.keys.cluster_id) == ("alice@example.com", "11112")
     else:
-        assert (target.endpoint, target.user_name, target.token) == ("https://host:65051", "alice", "TOKEN")
+        assert (settings.endpoint, settings.user_name, settings.token) == ("https://host:65051", "alice", "TOKEN")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -325,19 +325,18 @@ def test_the_names_of_a_condition_are_all_there():
 
 def test_every_code_is_there_with_its_meaning_and_its_nature():
     rows = {
-        codes(code)[0]: (meaning, nature)
-        for code, meaning, nature, _ in table_of(EN / "troubleshooting.md", "code")
+        codes(code)[0]: (meaning, kind) for code, meaning, kind, _ in table_of(EN / "troubleshooting.md", "code")
     }
-    assert rows == {code: (meaning, nature.name.lower()) for code, (meaning, nature) in CODES.items()}
-    words = {"暂时": Nature.TRANSIENT, "凭据": Nature.CREDENTIALS, "永久": Nature.PERMANENT}
+    assert rows == {code: (meaning, kind.name.lower()) for code, (meaning, kind) in CODES.items()}
+    words = {"暂时": ErrorKind.TRANSIENT, "凭据": ErrorKind.CREDENTIALS, "永久": ErrorKind.PERMANENT}
     chinese = table_of(ROOT / "docs" / "zh" / "troubleshooting.md", "返回码")
-    assert {codes(code)[0]: words[nature] for code, _, nature, _ in chinese} == {
-        c: nature for c, (_, nature) in CODES.items()
+    assert {codes(code)[0]: words[kind] for code, _, kind, _ in chinese} == {
+        c: kind for c, (_, kind) in CODES.items()
     }
 
 
 def test_a_waiting_gate_says_what_the_page_shows(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("airflow_provider_scnet.gate.clock.now", lambda: 1000.0)
+    monkeypatch.setattr("airflow_provider_scnet.event_loop.clock.now", lambda: 1000.0)
     gate = Gate.of("queued < 5")
 
     def says(running: int, queued: int, *claims: Claim) -> str:

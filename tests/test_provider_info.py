@@ -17,7 +17,7 @@ import pytest
 
 import airflow_provider_scnet
 from airflow_provider_scnet import get_provider_info
-from airflow_provider_scnet.client import target
+from airflow_provider_scnet.client import connection_settings
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
 
@@ -84,7 +84,7 @@ def test_airflow_lists_the_provider_and_its_hook(command: str):
 
 
 def test_the_form_offers_every_extra_with_a_label_and_a_help_text():
-    assert set(CONN_FIELDS) == set(target.EXTRAS)
+    assert set(CONN_FIELDS) == set(connection_settings.EXTRAS)
     for field in CONN_FIELDS.values():
         assert field["label"]
         assert field["description"]

@@ -11,8 +11,8 @@ import pytest
 import requests
 import requests_mock as rm
 
-from airflow_provider_scnet.client import credentials
-from airflow_provider_scnet.client.errors import Nature, ScnetApiError, ScnetConnectionError
+from airflow_provider_scnet.client import issued_tokens
+from airflow_provider_scnet.client.errors import ErrorKind, ScnetApiError, ScnetConnectionError
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 
@@ -57,24 +57,29 @@ def test_a_gate_waits_and_passes_on_one_answer_after_the_other(requests_mock: rm
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "nature", "said"),
+    ("given", "error", "kind", "said"),
     [
-        ({"exc": requests.ConnectTimeout}, ScnetConnectionError, Nature.TRANSIENT, "no whole answer within 10 s"),
+        (
+            {"exc": requests.ConnectTimeout},
+            ScnetConnectionError,
+            ErrorKind.TRANSIENT,
+            "no whole answer within 10 s",
+        ),
         (
             {"exc": requests.ConnectionError("reset by peer")},
             ScnetConnectionError,
-            Nature.TRANSIENT,
+            ErrorKind.TRANSIENT,
             "reset by peer",
         ),
-        ({"json": {"code": "10003", "msg": "no"}}, ScnetApiError, Nature.PERMANENT, "10003"),
-        ({"status_code": 401}, ScnetApiError, Nature.CREDENTIALS, "401"),
+        ({"json": {"code": "10003", "msg": "no"}}, ScnetApiError, ErrorKind.PERMANENT, "10003"),
+        ({"status_code": 401}, ScnetApiError, ErrorKind.CREDENTIALS, "401"),
     ],
 )
-def test_errors_are_what_they_are_on_the_wire(requests_mock: rm.Mocker, given, error, nature, said):
+def test_errors_are_what_they_are_on_the_wire(requests_mock: rm.Mocker, given, error, kind, said):
     requests_mock.get(STATE, **given)
     with pytest.raises(error, match=said) as caught:
         ScnetHook().get_job_counts()
-    assert caught.value.nature is nature
+    assert caught.value.kind is kind
 
 
 def test_an_address_without_an_answer_ends_the_wait_and_is_named(requests_mock: rm.Mocker, wait: Wait):
@@ -84,7 +89,7 @@ def test_an_address_without_an_answer_ends_the_wait_and_is_named(requests_mock: 
 
 
 def test_access_keys_ask_scnets_own_platform_and_portal(requests_mock: rm.Mocker, monkeypatch, wait: Wait):
-    monkeypatch.setattr(credentials, "_keepers", {})
+    monkeypatch.setattr(issued_tokens, "_keepers", {})
     keys = {"access_key": "AK", "secret_key": "SK", "cluster_id": "11112", "platform_user": "alice@example.com"}
     uri = "scnet://?" + "&".join(f"{name}={value}" for name, value in keys.items())
     monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", uri)

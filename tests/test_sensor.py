@@ -25,13 +25,11 @@ from airflow.providers.common.compat.sdk import (
 from airflow.triggers.base import TaskSuccessEvent
 
 from airflow_provider_scnet.client.errors import ScnetError
-from airflow_provider_scnet.gate.account import Accounts
 from airflow_provider_scnet.gate.condition import ConditionError
-from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
+from airflow_provider_scnet.triggers import runtime
 from airflow_provider_scnet.triggers import scnet as triggers_scnet
-from airflow_provider_scnet.triggers.task_states import task_states
 
 from gates import MODES, context, deferred, first_event, gate, run_deferred, run_poking
 
@@ -120,7 +118,7 @@ def test_parsing_a_dag_brings_neither_the_hook_nor_requests_nor_urllib3_along():
         "import sys; import airflow_provider_scnet.sensors.scnet as s;"
         "s.ScnetJobStateSensor(task_id='g', condition='queued < 5');"
         "print([m for m in sys.modules if m.startswith('airflow_provider_scnet.') and 'hooks' in m],"
-        " [m for m in ('wire', 'address') if f'airflow_provider_scnet.client.{m}' in sys.modules])"
+        " [m for m in ('transport', 'address') if f'airflow_provider_scnet.client.{m}' in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[] []"
@@ -243,7 +241,7 @@ def test_a_gate_that_times_out_says_what_it_saw_last(scnet: ScnetSimulator):
     async def scenario() -> Any:
         waiting = asyncio.ensure_future(first_event(trigger))
         await asyncio.to_thread(scnet.wait_for_requests, 2)
-        (seat,) = Accounts.here(ScnetHook, task_states).watch("scnet_default", None)._seats
+        (seat,) = runtime.accounts().poller("scnet_default", None)._waiters
         seat.time_is_up()
         return await waiting
 

@@ -12,7 +12,6 @@ import pytest
 from airflow.providers.common.compat.sdk import DAG, BaseOperator
 
 from airflow_provider_scnet.triggers import task_states as module
-from airflow_provider_scnet.triggers.task_states import task_states
 
 IS_2 = airflow.__version__.startswith("2.")
 needs_supervisor = pytest.mark.skipif(IS_2, reason="Airflow 2's triggers ask the database themselves")

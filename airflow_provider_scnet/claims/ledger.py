@@ -29,7 +29,7 @@ from airflow_provider_scnet.claims.submission import (
 )
 from airflow_provider_scnet.claims.totals import Totals
 from airflow_provider_scnet.claims.waiting import WaitingGate, WaitingGates
-from airflow_provider_scnet.client.errors import shown
+from airflow_provider_scnet.client.text import redacted
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.background import BackgroundTask
 from airflow_provider_scnet.event_loop.shielded_call import ShieldedCall
@@ -242,7 +242,7 @@ class Ledger:
                     break
         except Exception as error:  # whatever it is, gates stay as shut as they were
             self.trouble = (
-                f"Airflow does not say what became of submissions ({type(error).__name__}: {shown(error)}): "
+                f"Airflow does not say what became of submissions ({type(error).__name__}: {redacted(error)}): "
                 "gates stay as shut as they were, and claims of which nothing is heard expire"
             )
             return

@@ -23,11 +23,11 @@ from rich.text import Text
 
 from airflow_provider_scnet.client.errors import ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
-from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.gate.decision import Verdict, decide
 from airflow_provider_scnet.gate.gate import Gate
-from airflow_provider_scnet.hooks.aside import aside
 from airflow_provider_scnet.hooks.scnet import ScnetHook
+from airflow_provider_scnet.hooks.threads import run_in_thread
 
 #: How a command ends; those from 128 on as a shell names the signals.
 YES, NO, COULD_NOT_TELL, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141
@@ -119,7 +119,7 @@ def explain(args: Namespace) -> int:
 
 
 # A connection, the user that was asked for, and what was seen.
-_Seen = Sequence[tuple[str, str | None, Look]]
+_Seen = Sequence[tuple[str, str | None, Observation]]
 
 
 class _Console(AirflowConsole):  # type: ignore[misc]
@@ -130,10 +130,12 @@ class _Console(AirflowConsole):  # type: ignore[misc]
 
 def _look(asked: Iterable[tuple[str, str | None]]) -> _Seen:
     # Aside: Python drops a Ctrl-C that comes in a finalizer, and urllib3 closes its connections in one.
-    return aside(lambda: [(conn_id, user, ScnetHook(conn_id).look_at(user)) for conn_id, user in asked]).result()
+    return run_in_thread(
+        lambda: [(conn_id, user, ScnetHook(conn_id).observe(user)) for conn_id, user in asked]
+    ).result()
 
 
-def _trouble(look: Look, states: Iterable[str] = ("total",)) -> str:
+def _trouble(look: Observation, states: Iterable[str] = ("total",)) -> str:
     """Return why a look does not tell what was asked; empty where it does."""
     if look.error:
         return str(look.error)
@@ -179,7 +181,7 @@ def _table(seen: _Seen) -> SimpleTable:
     return table
 
 
-def _record(conn_id: str, user: str | None, look: Look) -> dict[str, Any]:
+def _record(conn_id: str, user: str | None, look: Observation) -> dict[str, Any]:
     """Return what was seen as JSON, in the words of a gate's decision."""
     return {
         "scnet_conn_id": conn_id,

@@ -12,10 +12,11 @@ import argparse
 
 from airflow.cli.cli_config import ActionCommand, Arg, CLICommand, GroupCommand, lazy_load_command
 
+from airflow_provider_scnet.provider_info import DEFAULT_CONN_ID
+
 #: Seconds between two looks of ``--watch``, at least and at most.
 SHORTEST_WATCH, LONGEST_WATCH = 5.0, 86400.0
 
-_DEFAULT_CONNECTION = "scnet_default"
 _COMMANDS = "airflow_provider_scnet.cli.commands"
 
 
@@ -43,16 +44,16 @@ _CONNECTION = Arg(
     metavar="CONN_ID",
     nargs="?",
     type=_conn_id,
-    default=_DEFAULT_CONNECTION,
-    help=f"the id of a connection of type scnet (default: {_DEFAULT_CONNECTION})",
+    default=DEFAULT_CONN_ID,
+    help=f"the id of a connection of type scnet (default: {DEFAULT_CONN_ID})",
 )
 _CONNECTIONS = Arg(
     ("conn_ids",),
     metavar="CONN_ID",
     nargs="*",
     type=_conn_id,
-    default=[_DEFAULT_CONNECTION],
-    help=f"the ids of connections of type scnet (default: {_DEFAULT_CONNECTION})",
+    default=[DEFAULT_CONN_ID],
+    help=f"the ids of connections of type scnet (default: {DEFAULT_CONN_ID})",
 )
 _USER = Arg(
     ("--user",),

@@ -1,65 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can go wrong when one asks SCnet, and what a waiting gate makes of it."""
+"""What can go wrong when one asks SCnet."""
 
 from __future__ import annotations
 
-import enum
-import re
-
-
-class Nature(enum.IntEnum):
-    """
-    What an error means for someone who waits; the larger, the worse.
-
-    Where two sources disagree (the HTTP status and SCnet's code), the worse one stands.
-    """
-
-    TRANSIENT = 1  #: heals by itself: wait
-    UNCLEAR = 2  #: may be a wrong address or a passing fault: fails a first look, waited out after a good one
-    CREDENTIALS = 3  #: the token is not accepted: fails the try
-    PERMANENT = 4  #: no waiting will help: fails for good
-
-
-#: SCnet's business codes: meaning, as documented, and nature for a gate.
-#: Source: error table of ``/hpc/openapi/v2/view/jobs/state``; 911xxx as public clients met them.
-CODES: dict[str, tuple[str, Nature]] = {
-    "10001": ("内部错误, internal error", Nature.TRANSIENT),
-    "10003": ("参数不全, parameters missing", Nature.PERMANENT),
-    "10004": ("参数无效, parameters invalid", Nature.PERMANENT),
-    "10007": ("用户已被冻结, user frozen", Nature.PERMANENT),
-    "10008": ("权限不足, insufficient permission", Nature.CREDENTIALS),
-    "10009": ("没有权限访问接口, no permission for this interface", Nature.PERMANENT),
-    "10010": ("文件校验失败, file check failed", Nature.PERMANENT),
-    "10011": ("文件过大, file too large", Nature.PERMANENT),
-    "10012": ("连接中断, connection broken", Nature.TRANSIENT),
-    "10013": ("操作超时, operation timed out", Nature.TRANSIENT),
-    "815005": ("作业提交失败, the scheduler did not answer", Nature.TRANSIENT),
-    "815007": ("作业提交失败, sbatch failed", Nature.TRANSIENT),
-    "911009": ("区域用户不存在, no such user in this region", Nature.PERMANENT),
-    "911404": ("the authentication service cannot be reached", Nature.TRANSIENT),
-    "911406": ("the token could not be resolved to a user", Nature.CREDENTIALS),
-}
-
-_JWT = re.compile(r"eyJ[\w-]{5,}\.[\w-]+(\.[\w-]*)?")
-_SHOWN_CHARACTERS = 200
-
-
-def shown(text: object, *secrets: str) -> str:
-    """
-    Return what a server said in a form that may be logged.
-
-    On one line, cut at 200 characters, without the given secrets and without anything that looks like a JWT.
-
-    :param text: what the server said
-    :param secrets: texts that must not appear, e.g. the token of the connection
-    """
-    line = str(text)
-    for secret in filter(None, secrets):
-        line = line.replace(secret, "***")
-    # Cut before anything that takes longer than the text is long.
-    line = _JWT.sub("***", line[: 10 * _SHOWN_CHARACTERS])
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    return line if len(line) <= _SHOWN_CHARACTERS else f"{line[: _SHOWN_CHARACTERS - 1]}…"
+# The kind belongs to what an error tells: whoever catches one finds both here.
+from airflow_provider_scnet.client.error_codes import CODES
+from airflow_provider_scnet.client.error_codes import ErrorKind as ErrorKind
 
 
 class ScnetError(Exception):
@@ -67,22 +13,24 @@ class ScnetError(Exception):
     Any failure to learn job counts from SCnet.
 
     :param message: what happened and what to do about it
-    :param nature: what the error means for someone who waits; default: the class's own
+    :param kind: what the error means for someone who waits; default: the class's own
     :param retry_after: seconds for which the server asked to be left alone
+    :param where: which connection and user it happened to; often filled in later
     """
 
-    nature: Nature = Nature.UNCLEAR
+    kind: ErrorKind = ErrorKind.UNCLEAR
 
-    def __init__(self, message: str, *, nature: Nature | None = None, retry_after: float | None = None):
+    def __init__(
+        self, message: str, *, kind: ErrorKind | None = None, retry_after: float | None = None, where: str = ""
+    ):
         super().__init__(message)
         self.message = message
         self.retry_after = retry_after
-        #: which connection and user it happened to; filled in by the hook
-        self.where = ""
-        #: what to do about it, where that depends on the connection; filled in likewise
+        self.where = where
+        #: what to do about it, where that depends on the connection
         self.advice = ""
-        if nature is not None:
-            self.nature = nature
+        if kind is not None:
+            self.kind = kind
 
     def __str__(self) -> str:
         """Say where it happened, what, and what to do about it."""
@@ -93,7 +41,7 @@ class ScnetError(Exception):
 class ScnetConnectionError(ScnetError):
     """No answer came: refused, timed out, broken off, or a certificate that does not verify."""
 
-    nature = Nature.TRANSIENT
+    kind = ErrorKind.TRANSIENT
 
 
 class ScnetResponseError(ScnetError):
@@ -103,7 +51,7 @@ class ScnetResponseError(ScnetError):
 class ScnetConfigError(ScnetError):
     """The Airflow connection, or an argument, lacks or contradicts something."""
 
-    nature = Nature.PERMANENT
+    kind = ErrorKind.PERMANENT
 
 
 class ScnetApiError(ScnetError):
@@ -114,22 +62,15 @@ class ScnetApiError(ScnetError):
     :param msg: what SCnet said
     """
 
-    def __init__(
-        self,
-        code: str,
-        msg: str,
-        *,
-        nature: Nature | None = None,
-        retry_after: float | None = None,
-    ):
+    def __init__(self, code: str, msg: str, *, kind: ErrorKind | None = None):
         self.code = code
         self.msg = msg
-        meaning, known = CODES.get(code, ("", Nature.UNCLEAR))
+        meaning, known = CODES.get(code, ("", ErrorKind.UNCLEAR))
         text = f"SCnet answered code {code}" + (f" ({meaning})" if meaning else "")
         if msg:
             text += f": {msg}"
-        super().__init__(text, nature=nature or known, retry_after=retry_after)
-        # What a copy, or another process, makes it of again.
+        super().__init__(text, kind=kind or known)
+        # A copy, or another process, makes the error again from these.
         self.args = code, msg
 
 
@@ -137,17 +78,14 @@ class ScnetAuthError(ScnetApiError):
     """SCnet does not accept the token."""
 
 
-def api_error(
-    code: str, msg: str, *, nature: Nature | None = None, retry_after: float | None = None
-) -> ScnetApiError:
+def api_error(code: str, msg: str, *, kind: ErrorKind | None = None) -> ScnetApiError:
     """
     Return the error that stands for a code: a :class:`ScnetAuthError` where the token is at fault.
 
     :param code: SCnet's code, or an HTTP status
-    :param msg: what SCnet said, already fit to be shown
-    :param nature: where it is worse than the code alone would say
-    :param retry_after: seconds for which the server asked to be left alone
+    :param msg: what SCnet said, already redacted
+    :param kind: the kind of error where it is worse than the code alone says
     """
-    nature = nature or CODES.get(code, ("", Nature.UNCLEAR))[1]
-    error_class = ScnetAuthError if nature is Nature.CREDENTIALS else ScnetApiError
-    return error_class(code, msg, nature=nature, retry_after=retry_after)
+    kind = kind or CODES.get(code, ("", ErrorKind.UNCLEAR))[1]
+    error_class = ScnetAuthError if kind is ErrorKind.CREDENTIALS else ScnetApiError
+    return error_class(code, msg, kind=kind)

@@ -7,8 +7,9 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from airflow_provider_scnet.client import envelope
-from airflow_provider_scnet.client.errors import ScnetResponseError, shown
+from airflow_provider_scnet.client import response
+from airflow_provider_scnet.client.errors import ScnetResponseError
+from airflow_provider_scnet.client.text import redacted
 
 #: The states a job can be counted in, in the field's terms.
 STATES = ("running", "queued", "held", "suspended", "other")
@@ -64,7 +65,7 @@ class JobCounts:
         :raises ScnetApiError: where SCnet reports an error
         :raises ScnetResponseError: where the body is not the documented one
         """
-        return cls.from_data(envelope.data_of(body))
+        return cls.from_data(response.data_of(body))
 
     @classmethod
     def from_data(cls, data: Any, *secrets: str) -> JobCounts:
@@ -85,7 +86,7 @@ class JobCounts:
                 raise ScnetResponseError("an entry of the answer's data has no name of a state")
             name, number = entry["name"], entry.get("y")
             state = REPORTED_NAMES.get(name)
-            label = shown(name, *secrets)
+            label = redacted(name, *secrets)
             if state in counts or state in problems or label in strangers:
                 problems[state or "other"] = f"is reported twice ({label})"
             elif isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= _MOST_JOBS:

@@ -38,7 +38,7 @@ class BackgroundTask:
     def _end(self, task: asyncio.Task[None]) -> None:
         how = ""
         if task.cancelled():
-            how = "was cancelled from outside"
+            how = "was ended from outside"
         elif error := task.exception():
             how = f"failed ({type(error).__name__}: {error})"
         if how and self._is_needed():

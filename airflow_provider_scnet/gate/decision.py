@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Any
 
 from airflow_provider_scnet.client.job_counts import JobCounts
-from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.gate.claimed import NOTHING, Claimed
 from airflow_provider_scnet.gate.condition import Condition, views
 from airflow_provider_scnet.gate.gate import Gate
@@ -28,7 +28,7 @@ class Verdict(str, enum.Enum):
 @dataclasses.dataclass(frozen=True)
 class Decision:
     """
-    What a gate makes of a look; prints itself in one line.
+    What a gate makes of an observation; prints itself in one line.
 
     :param verdict: what becomes of the gate
     :param reason: why, as a person reads it
@@ -134,30 +134,30 @@ def listed(counts: JobCounts, states: Collection[str], claimed: str = "") -> str
     return ", ".join(parts)
 
 
-def record(gate: Gate, look: Look, *, scnet_conn_id: str, claimed: int) -> dict[str, Any]:
+def record(gate: Gate, observation: Observation, *, scnet_conn_id: str, claimed: int) -> dict[str, Any]:
     """
     Return the decision of a gate that opened as a JSON-native record.
 
     :param gate: what the author asked
-    :param look: what it opened on
+    :param observation: what it opened on
     :param scnet_conn_id: the connection it asked through
     :param claimed: jobs of other gates that were counted on top
     """
-    return {**observed(gate.condition, look, scnet_conn_id=scnet_conn_id), "claimed": claimed}
+    return {**observed(gate.condition, observation, scnet_conn_id=scnet_conn_id), "claimed": claimed}
 
 
-def observed(condition: Condition, look: Look, *, scnet_conn_id: str) -> dict[str, Any]:
+def observed(condition: Condition, observation: Observation, *, scnet_conn_id: str) -> dict[str, Any]:
     """
     Return what a condition was found to hold on as a JSON-native record.
 
     :param condition: the condition
-    :param look: what it holds on
+    :param observation: what it holds on
     :param scnet_conn_id: the connection that was asked through
     """
     return {
         "condition": condition.text,
-        "user_name": look.user_name,
+        "user_name": observation.user_name,
         "scnet_conn_id": scnet_conn_id,
-        "counts": look.counts.as_dict() if look.counts else None,
-        "observed_at": look.observed_at.isoformat(),
+        "counts": observation.counts.as_dict() if observation.counts else None,
+        "observed_at": observation.observed_at.isoformat(),
     }

@@ -7,7 +7,7 @@ import dataclasses
 
 from airflow_provider_scnet.client.errors import ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
-from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.gate.condition import Condition
 from airflow_provider_scnet.gate.decision import Decision, Verdict, listed
 from airflow_provider_scnet.gate.reporter import Reporter
@@ -53,7 +53,7 @@ class Edge:
 
 class EdgeEvaluator:
     """
-    Stands watch for one edge: judges each look, remembers whether it is armed, and says why it does not fire.
+    Stands watch for one edge: judges each observation, remembers whether it is armed, and says why it does not fire.
 
     What it cannot see is neither true nor false, and changes nothing.
 
@@ -67,26 +67,26 @@ class EdgeEvaluator:
         self.armed: bool | None = None
         self._reporter = reporter
 
-    def judge(self, look: Look) -> Decision:
+    def judge(self, observation: Observation) -> Decision:
         """
-        Decide on a look, and log what is new.
+        Decide on an observation, and log what is new.
 
-        :param look: what was seen
+        :param observation: what was seen
         """
-        decision = self._decide(look)
-        self._reporter.note(look.notes)
+        decision = self._decide(observation)
+        self._reporter.note(observation.notes)
         self._reporter.report(decision)
         return decision
 
-    def _decide(self, look: Look) -> Decision:
-        if look.error:
-            return _wait(f"sees nothing, and looks again: {look.error}", trouble=True)
-        if look.doubt:
-            return _wait(f"sees nothing, and looks again: {look.doubt}", trouble=True)
+    def _decide(self, observation: Observation) -> Decision:
+        if observation.error:
+            return _wait(f"sees nothing, and looks again: {observation.error}", trouble=True)
+        if observation.doubt:
+            return _wait(f"sees nothing, and looks again: {observation.doubt}", trouble=True)
         try:
-            decision, self.armed = self.edge.judge(look.counts or JobCounts(), self.armed)
+            decision, self.armed = self.edge.judge(observation.counts or JobCounts(), self.armed)
         except ScnetError as error:
-            error.where = look.where
+            error.where = observation.where
             return _wait(f"sees nothing, and looks again: {error}", trouble=True)
         return decision
 

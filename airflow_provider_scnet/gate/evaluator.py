@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from airflow_provider_scnet.client.errors import Nature, ScnetError
+from airflow_provider_scnet.client.errors import ErrorKind, ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
-from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.event_loop.clock import now
 from airflow_provider_scnet.gate.claimed import NOTHING, Claimed
 from airflow_provider_scnet.gate.decision import Decision, SharedDecisions, Verdict
@@ -52,72 +52,72 @@ class GateEvaluator:
         """The decision that was said last."""
         return self._reporter.last
 
-    def judge(self, look: Look, claimed: Claimed = NOTHING, hold: str = "") -> Decision:
+    def judge(self, observation: Observation, claimed: Claimed = NOTHING, hold: str = "") -> Decision:
         """
-        Decide on a look, and log what is new.
+        Decide on an observation, and log what is new.
 
-        :param look: what was seen
+        :param observation: what was seen
         :param claimed: jobs of other gates that passed, to be counted on top
         :param hold: why it must not open yet, whatever the counts
         """
-        decision = self.decide(look, claimed, hold)
-        self.say(look, decision)
+        decision = self.decide(observation, claimed, hold)
+        self.say(observation, decision)
         return decision
 
-    def decide(self, look: Look, claimed: Claimed = NOTHING, hold: str = "") -> Decision:
+    def decide(self, observation: Observation, claimed: Claimed = NOTHING, hold: str = "") -> Decision:
         """
-        Decide on a look.
+        Decide on an observation.
 
-        :param look: what was seen
+        :param observation: what was seen
         :param claimed: jobs of other gates that passed, to be counted on top
         :param hold: why it must not open yet, whatever the counts
         """
-        if look.error:
-            return self._bear(look.error)
-        counts = look.counts or JobCounts()
+        if observation.error:
+            return self._bear(observation.error)
+        counts = observation.counts or JobCounts()
         try:
-            if look.doubt:
+            if observation.doubt:
                 counts.require(self.gate.states)
-                decision = Decision(Verdict.WAIT, f"waiting: {look.doubt}", trouble=True)
+                decision = Decision(Verdict.WAIT, f"waiting: {observation.doubt}", trouble=True)
             else:
                 decision = self._decisions.decide(counts, claimed, hold)
         except ScnetError as error:
-            error.where = look.where
+            error.where = observation.where
             return self._bear(error)
         self.answered = True
         return decision
 
-    def has_news(self, look: Look, decision: Decision) -> bool:
+    def has_news(self, observation: Observation, decision: Decision) -> bool:
         """
         Tell whether a decision is not to wait, or there is anything to say.
 
-        :param look: what was seen
+        :param observation: what was seen
         :param decision: what was decided on it
         """
         if decision.verdict is not Verdict.WAIT:
             return True
-        return self._reporter.has_news(decision, self._notes(look, decision), look.at)
+        return self._reporter.has_news(decision, self._notes(observation, decision), observation.at)
 
-    def say(self, look: Look, decision: Decision) -> None:
+    def say(self, observation: Observation, decision: Decision) -> None:
         """
         Log what is new.
 
-        :param look: what was seen
+        :param observation: what was seen
         :param decision: what was decided on it
         """
-        self._reporter.note(self._notes(look, decision))
+        self._reporter.note(self._notes(observation, decision))
         self._reporter.report(decision)
 
-    def _notes(self, look: Look, decision: Decision) -> tuple[str, ...]:
-        if decision.verdict is Verdict.WAIT and self._end is not None and look.token_ends:
-            return look.notes + look.ends_within(self._end - self.clock())
-        return look.notes
+    def _notes(self, observation: Observation, decision: Decision) -> tuple[str, ...]:
+        if decision.verdict is Verdict.WAIT and self._end is not None and observation.token_ends:
+            return observation.notes + observation.ends_within(self._end - self.clock())
+        return observation.notes
 
     def _bear(self, error: ScnetError) -> Decision:
         """Wait out what heals, fail at once on what does not."""
-        nature = error.nature
-        if nature is Nature.PERMANENT:
+        kind = error.kind
+        if kind is ErrorKind.PERMANENT:
             return Decision(Verdict.FAIL, str(error), trouble=True)
-        if nature is Nature.TRANSIENT or (nature is Nature.UNCLEAR and self.answered) or self.silent_fail:
+        if kind is ErrorKind.TRANSIENT or (kind is ErrorKind.UNCLEAR and self.answered) or self.silent_fail:
             return Decision(Verdict.WAIT, f"waiting: {error}", trouble=True)
         return Decision(Verdict.RETRY, str(error), trouble=True)

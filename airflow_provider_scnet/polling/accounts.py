@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Protocol
 
 from airflow_provider_scnet.claims.ledger import FORGET_AFTER, Ledger, TaskStates
 from airflow_provider_scnet.claims.submission import Account
+from airflow_provider_scnet.client.connection_settings import ConnectionSettings
 from airflow_provider_scnet.client.errors import ScnetConnectionError, ScnetError
-from airflow_provider_scnet.client.look import Look
-from airflow_provider_scnet.client.target import Target
+from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.pacing import Pacer
 from airflow_provider_scnet.event_loop.shielded_call import ShieldedCall
@@ -28,14 +28,14 @@ MENDED_AFTER = 5.0
 class Source(Protocol):
     """How one asks SCnet through a connection."""
 
-    def aresolve(self, user_name: str | None = None) -> Coroutine[Any, Any, Target]:
+    def aread_settings(self, user_name: str | None = None) -> Coroutine[Any, Any, ConnectionSettings]:
         """Read the connection."""
 
-    async def acomplete(self, target: Target) -> Target:
+    async def awith_token(self, settings: ConnectionSettings) -> ConnectionSettings:
         """Obtain what the connection leaves to SCnet's platform."""
 
-    async def alook(self, target: Target) -> Look:
-        """Look once; an error is part of what is seen."""
+    async def apoll(self, settings: ConnectionSettings) -> Observation:
+        """Observation once; an error is part of what is seen."""
 
 
 class Accounts:
@@ -62,7 +62,7 @@ class Accounts:
         self.ledger = Ledger(airflow)
         #: How work for many gates is spread.
         self.pacer = Pacer()
-        self._readings: dict[tuple[str, str | None], ShieldedCall[Target]] = {}
+        self._readings: dict[tuple[str, str | None], ShieldedCall[ConnectionSettings]] = {}
         self._pollers: dict[tuple[str, str | None], Poller] = {}
         self._last: dict[tuple[str, ...], _LastObservation] = {}
 
@@ -98,7 +98,7 @@ class Accounts:
 
     async def observe(
         self, scnet_conn_id: str, user_name: str | None, max_age: float, newcomers: bool = False
-    ) -> Look:
+    ) -> Observation:
         """
         Return an observation that is young enough: the last one, or a new one. The connection is read each time.
 
@@ -109,23 +109,25 @@ class Accounts:
         """
         source = self._source(scnet_conn_id)
         try:
-            target = await self._read(source, scnet_conn_id, user_name)
+            settings = await self._read(source, scnet_conn_id, user_name)
             # First, because only the region may know the account's endpoint and user.
-            target = await source.acomplete(target)
+            settings = await source.awith_token(settings)
         except ScnetError as error:
-            look = Look(error=error)
-            self.metrics.polled(Whom(scnet_conn_id, user_name), look)
-            return look
+            observation = Observation(error=error)
+            self.metrics.polled(Whom(scnet_conn_id, user_name), observation)
+            return observation
         # Gates that name the same user in different ways (or not at all) meet here.
-        last = self._last.setdefault((scnet_conn_id, *target.account), _LastObservation())
+        last = self._last.setdefault((scnet_conn_id, *settings.account), _LastObservation())
         async with last.lock:
             # Another token deserves another poll: the last answer may have been about the old one.
-            if last.look is None or last.target != target or last.is_too_old(max_age, newcomers):
+            if last.observation is None or last.settings != settings or last.is_too_old(max_age, newcomers):
                 began = clock.now()
-                last.look = await source.alook(target)
-                last.target = target
-                self.metrics.polled(Whom(scnet_conn_id, target.account[1]), last.look, clock.now() - began)
-            return last.look
+                last.observation = await source.apoll(settings)
+                last.settings = settings
+                self.metrics.polled(
+                    Whom(scnet_conn_id, settings.account[1]), last.observation, clock.now() - began
+                )
+            return last.observation
 
     def report_gates(self, scnet_conn_id: str, account: Account, at: float, opened: int) -> None:
         """
@@ -145,7 +147,7 @@ class Accounts:
         claimed = self.ledger.claimed(account, at).jobs if waiting else 0
         self.metrics.gates_decided(Whom(scnet_conn_id, account[1]), waiting, opened, claimed)
 
-    async def _read(self, source: Source, scnet_conn_id: str, user_name: str | None) -> Target:
+    async def _read(self, source: Source, scnet_conn_id: str, user_name: str | None) -> ConnectionSettings:
         """
         Read the connection, for as long as it is worth waiting for.
 
@@ -154,7 +156,7 @@ class Accounts:
         name = (scnet_conn_id, user_name)
         reading = self._readings.get(name)
         if reading is None or reading.is_over:
-            reading = self._readings[name] = ShieldedCall(source.aresolve(user_name), LONGEST_READ)
+            reading = self._readings[name] = ShieldedCall(source.aread_settings(user_name), LONGEST_READ)
         try:
             return await reading.result()
         except TimeoutError:
@@ -166,7 +168,9 @@ class Accounts:
         # What was read holds the token.
         self._readings = {k: reading for k, reading in self._readings.items() if not reading.is_over}
         self._last = {
-            k: last for k, last in self._last.items() if last.lock.locked() or (last.look and last.look.at > since)
+            k: last
+            for k, last in self._last.items()
+            if last.lock.locked() or (last.observation and last.observation.at > since)
         }
 
 
@@ -175,16 +179,16 @@ class _LastObservation:
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
-        self.target: Target | None = None
-        self.look: Look | None = None
+        self.settings: ConnectionSettings | None = None
+        self.observation: Observation | None = None
 
     def is_too_old(self, max_age: float, newcomers: bool) -> bool:
-        if self.look is None:
+        if self.observation is None:
             return True
-        if newcomers and self.look.fails_gates:
+        if newcomers and self.observation.fails_gates:
             max_age = min(max_age, MENDED_AFTER)
         # The sum by which a poller knows when a poll is due: by a difference, rounded otherwise, it may not be.
-        return clock.now() >= self.look.at + max(max_age, self.look.pause)
+        return clock.now() >= self.observation.at + max(max_age, self.observation.pause)
 
 
 def _not_read(scnet_conn_id: str) -> ScnetError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from airflow_provider_scnet.claims.ledger import Ledger
 from airflow_provider_scnet.claims.waiting import WaitingGate
-from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.gate.claimed import NOTHING, Claimed
 from airflow_provider_scnet.gate.decision import Decision, Verdict, decide
 from airflow_provider_scnet.gate.evaluator import GateEvaluator
@@ -26,40 +26,44 @@ class Admission:
         self._evaluator = evaluator
         self._waiting = waiting
 
-    def wake_for(self, look: Look) -> Wake:
+    def wake_for(self, observation: Observation) -> Wake:
         """
         Tell what an observation is to the gate.
 
-        :param look: the observation
+        :param observation: the observation
         """
-        decision, _ = self._decide(look)
+        decision, _ = self._decide(observation)
         if decision.verdict is Verdict.OPEN and self._waiting.jobs:
             return Wake.ROOM
-        return Wake.NEWS if self._evaluator.has_news(look, decision) else Wake.NOTHING
+        return Wake.NEWS if self._evaluator.has_news(observation, decision) else Wake.NOTHING
 
-    def judge(self, look: Look) -> tuple[Decision, Claimed]:
+    def judge(self, observation: Observation) -> tuple[Decision, Claimed]:
         """
         Decide on an observation, say what is new, and claim room where the gate opens: without an ``await``.
 
-        :param look: the observation
+        :param observation: the observation
         :return: the decision, and what others have claimed
         """
-        decision, claimed = self._decide(look)
-        self._evaluator.say(look, decision)
+        decision, claimed = self._decide(observation)
+        self._evaluator.say(observation, decision)
         if decision.verdict is Verdict.OPEN:
-            self._waiting.account, self._waiting.counted_after = look.account, look.counted_after
+            self._waiting.account, self._waiting.counted_after = observation.account, observation.counted_after
             self._ledger.reserve(self._waiting)
         return decision, claimed
 
-    def _decide(self, look: Look) -> tuple[Decision, Claimed]:
-        claimed = self._ledger.claimed(look.account, look.at, self._waiting.gate) if look.account else NOTHING
-        decision = self._evaluator.decide(look, claimed)
-        if decision.verdict is Verdict.OPEN and (reason := self._reason_to_wait(look, claimed)):
-            decision = self._evaluator.decide(look, claimed, reason)
+    def _decide(self, observation: Observation) -> tuple[Decision, Claimed]:
+        claimed = (
+            self._ledger.claimed(observation.account, observation.at, self._waiting.gate)
+            if observation.account
+            else NOTHING
+        )
+        decision = self._evaluator.decide(observation, claimed)
+        if decision.verdict is Verdict.OPEN and (reason := self._reason_to_wait(observation, claimed)):
+            decision = self._evaluator.decide(observation, claimed, reason)
         return decision, claimed
 
-    def _reason_to_wait(self, look: Look, claimed: Claimed) -> str:
-        gate, counts = self._evaluator.gate, look.counts
+    def _reason_to_wait(self, observation: Observation, claimed: Claimed) -> str:
+        gate, counts = self._evaluator.gate, observation.counts
         if not gate.submits or counts is None:
             return ""
 
@@ -67,4 +71,4 @@ class Admission:
             more = Claimed(claimed.jobs + others * gate.submits)
             return decide(gate, counts, more).verdict is Verdict.OPEN
 
-        return self._ledger.reason_to_wait(self._waiting, look.at, opens)
+        return self._ledger.reason_to_wait(self._waiting, observation.at, opens)

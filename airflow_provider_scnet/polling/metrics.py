@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from airflow_provider_scnet.client.job_counts import STATES
-from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.client.observation import Observation
 
 log = logging.getLogger(__name__)
 
@@ -51,31 +51,31 @@ class Metrics:
         self._sink = sink
         self._has_failed = False
 
-    def polled(self, whom: Whom, look: Look, seconds: float | None = None) -> None:
+    def polled(self, whom: Whom, observation: Observation, seconds: float | None = None) -> None:
         """
-        Tell what a look saw.
+        Tell what an observation saw.
 
         :param whom: whom it was about
-        :param look: the look
+        :param observation: the observation
         :param seconds: how long it took; None where it came to no request
         """
 
         def send(sink: Sink) -> None:
             if seconds is not None:
                 sink.duration("look.duration", whom, seconds)
-            if look.error:
-                sink.count(f"look.failed.{look.error.nature.name.lower()}", whom, 1)
-            # What proves nothing to a gate must not look like an empty cluster either.
-            if look.counts and not look.doubt:
+            if observation.error:
+                sink.count(f"look.failed.{observation.error.kind.name.lower()}", whom, 1)
+            # What proves nothing to a gate must not observation like an empty cluster either.
+            if observation.counts and not observation.doubt:
                 for state in STATES:
-                    if (number := getattr(look.counts, state)) is not None:
+                    if (number := getattr(observation.counts, state)) is not None:
                         sink.gauge(f"jobs.{state}", whom, number)
 
         self._send(send)
 
     def gates_decided(self, whom: Whom, waiting: int, passed: int, claimed: int) -> None:
         """
-        Tell what the gates made of a look.
+        Tell what the gates made of an observation.
 
         :param whom: whom it was about
         :param waiting: how many wait on

@@ -16,8 +16,9 @@ from typing import Protocol
 from airflow_provider_scnet.claims.ledger import Ledger
 from airflow_provider_scnet.claims.submission import Account
 from airflow_provider_scnet.claims.waiting import WaitingGate
-from airflow_provider_scnet.client.errors import ScnetError, shown
-from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.client.errors import ScnetError
+from airflow_provider_scnet.client.text import redacted, unexpected
+from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.background import BackgroundTask
 from airflow_provider_scnet.event_loop.pacing import Pacer
@@ -40,7 +41,7 @@ class Observer(Protocol):
 
     async def observe(
         self, scnet_conn_id: str, user_name: str | None, max_age: float, newcomers: bool = False
-    ) -> Look:
+    ) -> Observation:
         """Return an observation that is young enough."""
 
     def report_gates(self, scnet_conn_id: str, account: Account, at: float, opened: int) -> None:
@@ -74,7 +75,7 @@ class Poller:
         )
         self._delay = 0.0
         self._opened = 0
-        self.last: Look | None = None
+        self.last: Observation | None = None
         #: The account that it is about, as far as that was known at any poll.
         self.account: Account | None = None
         #: How many gates wait, watchers not among them.
@@ -94,7 +95,7 @@ class Poller:
         interval: float,
         wait_for: float | None = None,
         waiting: WaitingGate | None = None,
-        wake_for: Callable[[Look], Wake] | None = None,
+        wake_for: Callable[[Observation], Wake] | None = None,
     ) -> Iterator[Waiter]:
         """
         Wait behind all gates that are here already.
@@ -150,12 +151,14 @@ class Poller:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), wait)
                 continue
-            look = await self._poll(interval)
+            observation = await self._poll(interval)
             # Who comes while Airflow is asked has its turn right after.
             waiters = sorted(self._waiters, key=lambda each: -each.waiting.priority if each.waiting else 0)
-            self._delay = await self._refresh_claims(look, waiters, interval)
-            self.last = dataclasses.replace(look, notes=(*look.notes, *self._notes(look.account)))
-            self.account = look.account or self.account
+            self._delay = await self._refresh_claims(observation, waiters, interval)
+            self.last = dataclasses.replace(
+                observation, notes=(*observation.notes, *self._notes(observation.account))
+            )
+            self.account = observation.account or self.account
             self._newcomers.difference_update(waiters)
             self._observer.pacer.put(functools.partial(waiter.show, self.last) for waiter in waiters)
             # Those that end by this observation must be gone with their own turns, not all at once with this list.
@@ -184,29 +187,31 @@ class Poller:
             return 0.0
         return self.last.at + max(interval, self.last.pause) + self._delay
 
-    async def _refresh_claims(self, look: Look, waiters: list[Waiter], interval: float) -> float:
+    async def _refresh_claims(self, observation: Observation, waiters: list[Waiter], interval: float) -> float:
         """
         Ask Airflow what became of the submissions that matter to an observation.
 
         :return: seconds by which the next poll is put off
         """
-        if look.account is None:
+        if observation.account is None:
             return 0.0
         ledger = self._observer.ledger
         for waiter in waiters:
             if waiter.waiting and not waiter.has_left:
-                ledger.waiting.ask_about(waiter.waiting, look.account, look.counted_after)
-        await ledger.refresh(look.account, look.at)
-        if not ledger.opened_elsewhere_since(look.account, (self.last or look).at):
+                ledger.waiting.ask_about(waiter.waiting, observation.account, observation.counted_after)
+        await ledger.refresh(observation.account, observation.at)
+        if not ledger.opened_elsewhere_since(observation.account, (self.last or observation).at):
             return 0.0
         # Another triggerer lets gates through as well. Two that poll in the same second can both give out the same
         # room; let them not stay in step.
         return random.uniform(0.0, interval / 4)  # noqa: S311
 
-    async def _poll(self, interval: float) -> Look:
+    async def _poll(self, interval: float) -> Observation:
         try:
             return await self._observer.observe(*self._name, interval, bool(self._newcomers))
         except Exception as error:  # whatever it is, it must not end the waiting of everybody
-            look = Look(error=ScnetError(f"unexpected {type(error).__name__} while polling SCnet: {shown(error)}"))
-            self._observer.metrics.polled(Whom(*self._name), look)
-            return look
+            observation = Observation(
+                error=ScnetError(f"unexpected {type(error).__name__} while polling SCnet: {redacted(error)}")
+            )
+            self._observer.metrics.polled(Whom(*self._name), observation)
+            return observation

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from airflow_provider_scnet.claims.waiting import WaitingGate
-from airflow_provider_scnet.client.look import Look
+from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.event_loop.pacing import MOST_WOKEN, Pacer
 
 
@@ -37,7 +37,7 @@ class Waiter:
         start_polling: Callable[[], None],
         pacer: Pacer,
         waiting: WaitingGate | None = None,
-        wake_for: Callable[[Look], Wake] | None = None,
+        wake_for: Callable[[Observation], Wake] | None = None,
     ) -> None:
         self.waiting = waiting
         #: Set by a gate that opens.
@@ -55,7 +55,7 @@ class Waiter:
         """Whether the gate is being cancelled, as all are when their loop ends."""
         return self._next is not None and self._next.is_leaving
 
-    async def next_observation(self) -> Look | None:
+    async def next_observation(self) -> Observation | None:
         """
         Wait for an observation that this gate has not seen, and that matters to it.
 
@@ -69,20 +69,20 @@ class Waiter:
         self._start_polling()
         return await self._next
 
-    def show(self, look: Look) -> int:
+    def show(self, observation: Observation) -> int:
         """
         Give the gate an observation, if it is anything to it: a step of the :class:`.Pacer`.
 
-        :param look: the observation
+        :param observation: the observation
         """
-        if self.has_left or self._shown_at == look.at:
+        if self.has_left or self._shown_at == observation.at:
             return 0
-        self._shown_at = look.at
+        self._shown_at = observation.at
         try:
-            wake = self._wake_for(look) if self._wake_for else Wake.NEWS
+            wake = self._wake_for(observation) if self._wake_for else Wake.NEWS
         except Exception:  # the gate meets it again, and ends by it
             wake = Wake.NEWS
-        if wake is Wake.NOTHING or not self._resolve(look):
+        if wake is Wake.NOTHING or not self._resolve(observation):
             return 0
         return MOST_WOKEN if wake is Wake.ROOM else 1
 
@@ -91,11 +91,11 @@ class Waiter:
         self._time_is_up = True
         self._pacer.put([functools.partial(self._resolve, None)])
 
-    def _resolve(self, look: Look | None) -> bool:
-        return self._next is not None and self._next.resolve(look)
+    def _resolve(self, observation: Observation | None) -> bool:
+        return self._next is not None and self._next.resolve(observation)
 
 
-class _Next(asyncio.Future["Look | None"]):
+class _Next(asyncio.Future["Observation | None"]):
     """
     What a gate waits for. Where thousands of gates are cancelled at once, they end a few at a time.
 
@@ -117,14 +117,14 @@ class _Next(asyncio.Future["Look | None"]):
             self._pacer.put([functools.partial(super().cancel, msg)])
         return True
 
-    def resolve(self, look: Look | None) -> bool:
+    def resolve(self, observation: Observation | None) -> bool:
         """
         Let the gate go on.
 
-        :param look: what it gets
+        :param observation: what it gets
         :return: whether that woke it
         """
         if self.done() or self.is_leaving:
             return False
-        self.set_result(look)
+        self.set_result(observation)
         return True

@@ -276,7 +276,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
         """
-        Look once.
+        Observation once.
 
         :param context: the task's context
         """
@@ -284,9 +284,9 @@ class ScnetJobStateSensor(BaseSensorOperator):
         from airflow_provider_scnet.hooks.scnet import ScnetHook
 
         evaluator = self._evaluator(context)
-        look = ScnetHook(self.scnet_conn_id).look_at(self.user_name)
-        self._pause = look.pause
-        decision = evaluator.judge(look)
+        observation = ScnetHook(self.scnet_conn_id).observe(self.user_name)
+        self._pause = observation.pause
+        decision = evaluator.judge(observation)
         if decision.verdict is Verdict.RETRY:
             raise AirflowException(str(decision))
         if decision.verdict is Verdict.FAIL:
@@ -295,7 +295,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
             return False
         return PokeReturnValue(
             is_done=True,
-            xcom_value=record(evaluator.gate, look, scnet_conn_id=self.scnet_conn_id, claimed=0),
+            xcom_value=record(evaluator.gate, observation, scnet_conn_id=self.scnet_conn_id, claimed=0),
         )
 
     # Seconds for which the server asked to be left alone; the evaluator of this process.
@@ -335,7 +335,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
     def _warn_that_nothing_is_claimed(self, context: Context) -> None:
         if str(self.submits).strip() != "0" and not self._was_rescheduled(context):
             self.log.warning(
-                "without deferrable=True no room is claimed: gates that look at the same moment may all pass; "
+                "without deferrable=True no room is claimed: gates that observation at the same moment may all pass; "
                 "a gate that only watches has submits=0"
             )
 

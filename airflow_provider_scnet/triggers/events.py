@@ -40,7 +40,7 @@ class ScnetJobStateEventTrigger(BaseEventTrigger):
     Fires when a cluster user's job counts come to meet a condition: for an ``AssetWatcher`` (Airflow 3).
 
     It fires once when the condition *becomes* true, and again only after it was seen false. What happened
-    before its first look it cannot know: that look only arms it, or finds the condition true already. From
+    before its first observation it cannot know: that observation only arms it, or finds the condition true already. From
     Airflow 3.3 on it remembers across restarts whether it is armed, in its asset's state store. It never ends:
     what heals is waited out, and what does not may be mended. Claims of gates are not counted, and none are made.
 
@@ -102,12 +102,12 @@ class ScnetJobStateEventTrigger(BaseEventTrigger):
         evaluator, memory = EdgeEvaluator(edge, reporter), self._memory()
         poller = runtime.accounts().poller(self.scnet_conn_id, self.user_name)
         with poller.waiter(self.poke_interval) as waiter:
-            while look := await waiter.next_observation():
+            while observation := await waiter.next_observation():
                 if memory and not memory.is_read:
                     evaluator.armed = await memory.read()
                 if memory is None or memory.is_read:
-                    if evaluator.judge(look).verdict is Verdict.OPEN:
-                        seen = observed(edge.condition, look, scnet_conn_id=self.scnet_conn_id)
+                    if evaluator.judge(observation).verdict is Verdict.OPEN:
+                        seen = observed(edge.condition, observation, scnet_conn_id=self.scnet_conn_id)
                         yield TriggerEvent(seen)  # type: ignore[no-untyped-call]
                         if memory:
                             # Whoever dies in between fires twice: better than a run that never starts.
@@ -188,7 +188,7 @@ class _Memory:
 
     async def write(self, armed: bool) -> None:
         """
-        Keep whether the watcher is armed; what could not be kept is tried again with the next look.
+        Keep whether the watcher is armed; what could not be kept is tried again with the next observation.
 
         :param armed: whether it is
         """

@@ -155,14 +155,16 @@ class ScnetJobStateTrigger(BaseTrigger):
         )
         admission = Admission(accounts.ledger, evaluator, waiting)
         with poller.waiter(self.poke_interval, left, waiting, admission.wake_for) as waiter:
-            while look := await waiter.next_observation():
-                decision, claimed = admission.judge(look)
+            while observation := await waiter.next_observation():
+                decision, claimed = admission.judge(observation)
                 if decision.verdict is Verdict.WAIT:
                     continue
                 event: dict[str, Any] = {"verdict": decision.verdict.value, "message": str(decision)}
                 if decision.verdict is Verdict.OPEN:
                     waiter.has_opened = True
-                    event["decision"] = record(gate, look, scnet_conn_id=self.scnet_conn_id, claimed=claimed.jobs)
+                    event["decision"] = record(
+                        gate, observation, scnet_conn_id=self.scnet_conn_id, claimed=claimed.jobs
+                    )
                 return event
         seen = f"last seen: {evaluator.last}" if evaluator.last else ""
         return {"verdict": Verdict.TIMEOUT.value, "message": seen}

@@ -13,7 +13,7 @@ from airflow.providers.http.sensors.http import HttpSensor
 from airflow.providers.standard.sensors.date_time import DateTimeSensorAsync
 
 from airflow_provider_scnet.sensors import scnet as sensor
-from airflow_provider_scnet.sensors import ways
+from airflow_provider_scnet.sensors import start_and_end
 
 TASKS = int(os.environ["BENCH_TASKS"])
 FLAT = int(os.environ.get("BENCH_FLAT", 0))
@@ -72,7 +72,7 @@ with new("waiting_scnet"):
 
 with new("waiting_flat"):
     # Gates of a DAG with many tasks start on workers. What this spares can be seen only where they do not.
-    ways._LARGEST_DAG = max(FLAT, ways._LARGEST_DAG)
+    start_and_end._LARGEST_DAG = max(FLAT, start_and_end._LARGEST_DAG)
     for number in range(FLAT):
         scnet_gate(f"gate_{number}", submits=0)
 

@@ -7,12 +7,12 @@ import dataclasses
 from unittest import mock
 
 import pytest
-
-from airflow_provider_scnet.gate import rivals as module
 from airflow_provider_scnet.gate.passage import Passage
 from airflow_provider_scnet.gate.rivals import Rivals
 from airflow_provider_scnet.gate.submission import GateId
 from airflow_provider_scnet.gate.waiting import Waiting, WaitingGates
+
+from airflow_provider_scnet.gate import rivals as module
 from benchmarks import simulation
 from benchmarks.simulation import Setting
 

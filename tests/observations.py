@@ -6,13 +6,13 @@ from __future__ import annotations
 import types
 from typing import Any
 
-from airflow_provider_scnet.client.errors import Nature, ScnetError
+from airflow_provider_scnet.client.errors import ErrorKind, ScnetError
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
-from airflow_provider_scnet.client.look import Look
-from airflow_provider_scnet.gate import clock
+from airflow_provider_scnet.client.observation import Observation
+from airflow_provider_scnet.event_loop import clock
 
 #: An error that is waited out.
-HEALS = ScnetError("no answer", nature=Nature.TRANSIENT)
+HEALS = ScnetError("no answer", kind=ErrorKind.TRANSIENT)
 
 
 class Cluster:
@@ -29,20 +29,20 @@ class Cluster:
     def __call__(self, scnet_conn_id: str) -> Cluster:
         return self
 
-    async def aresolve(self, user_name: str | None = None) -> Any:
+    async def aread_settings(self, user_name: str | None = None) -> Any:
         return types.SimpleNamespace(account=("https://h", user_name or "alice"))
 
-    async def acomplete(self, target: Any) -> Any:
+    async def awith_token(self, target: Any) -> Any:
         return target
 
-    async def alook(self, target: Any) -> Look:
+    async def apoll(self, target: Any) -> Observation:
         seen = self.seen[min(self.looks, len(self.seen) - 1)]
         self.looks += 1
         known: dict[str, Any] = {"account": target.account, "where": "connection 'x'", "at": clock.now()}
         if isinstance(seen, ScnetError):
-            return Look(error=seen, **known)
+            return Observation(error=seen, **known)
         if isinstance(seen, int):
             seen = {"counts": JobCounts(**dict.fromkeys(STATES, 0) | {"queued": seen})}
         elif isinstance(seen, JobCounts):
             seen = {"counts": seen}
-        return Look(**seen, **known)
+        return Observation(**seen, **known)

@@ -9,12 +9,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-
-from airflow_provider_scnet.gate import submissions as submissions_module
 from airflow_provider_scnet.gate.claims import Claimed, Claims
 from airflow_provider_scnet.gate.submission import GateId
 from airflow_provider_scnet.gate.submissions import FOLLOW_EVERY, Submissions
 from airflow_provider_scnet.gate.waiting import Waiting
+
+from airflow_provider_scnet.gate import submissions as submissions_module
 from benchmarks import virtual_time
 
 ACCOUNT = ("https://h", "alice")

@@ -7,13 +7,13 @@ import dataclasses
 import time
 from datetime import datetime, timezone
 
-from airflow_provider_scnet.client.errors import Nature, ScnetError
+from airflow_provider_scnet.client.errors import ErrorKind, ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.token_payload import local
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
+class Observation:
     """
     What one look saw: counts, or the error that stood in their place.
 
@@ -58,7 +58,7 @@ class Look:
     @property
     def is_refused(self) -> bool:
         """Whether the token was not accepted."""
-        return self.error is not None and self.error.nature is Nature.CREDENTIALS
+        return self.error is not None and self.error.kind is ErrorKind.CREDENTIALS
 
     def ends_within(self, seconds: float) -> tuple[str, ...]:
         """
@@ -76,4 +76,4 @@ class Look:
     @property
     def fails_gates(self) -> bool:
         """Whether a gate that sees it first fails by it."""
-        return self.error is not None and self.error.nature is not Nature.TRANSIENT
+        return self.error is not None and self.error.kind is not ErrorKind.TRANSIENT

@@ -22,16 +22,16 @@ from urllib3.exceptions import InvalidHeader
 from urllib3.util.retry import Retry
 
 from airflow_provider_scnet import __version__
-from airflow_provider_scnet.client.envelope import Answer
+from airflow_provider_scnet.client.connection_settings import ConnectionSettings
 from airflow_provider_scnet.client.errors import (
-    Nature,
+    ErrorKind,
     ScnetConfigError,
     ScnetConnectionError,
     ScnetError,
     ScnetResponseError,
-    shown,
 )
-from airflow_provider_scnet.client.target import Target
+from airflow_provider_scnet.client.response import Answer
+from airflow_provider_scnet.client.text import redacted
 
 #: The largest body that is read, in bytes after decompression.
 LARGEST_BODY = 1024 * 1024
@@ -72,12 +72,16 @@ class OneOriginSession(requests.Session):
 
     :param base: the origin, as an address
     :param headers: what authorises its requests
-    :param target: the connection's time-outs, authorities and proxies
+    :param settings: the connection's time-outs, authorities and proxies
     :param adapter: how its connections are made; default: the ordinary way
     """
 
     def __init__(
-        self, base: str, headers: Mapping[str, str | bytes], target: Target, adapter: HTTPAdapter | None = None
+        self,
+        base: str,
+        headers: Mapping[str, str | bytes],
+        settings: ConnectionSettings,
+        adapter: HTTPAdapter | None = None,
     ):
         super().__init__()
         address = urlsplit(base)
@@ -90,15 +94,15 @@ class OneOriginSession(requests.Session):
                 "User-Agent": f"airflow-provider-scnet/{__version__}",
             }
         )
-        self.verify = target.verify
-        self.proxies.update(target.proxies)
+        self.verify = settings.verify
+        self.proxies.update(settings.proxies)
         # An environment's proxy would see the token of a plain-text request.
         self.trust_env = address.scheme == "https"
         # With any authentication set, requests asks no netrc: its Authorization header would name a stranger.
         self.auth = _as_it_is
         self.adapters.clear()
         self.mount(f"{address.scheme}://{address.netloc}/", adapter or HTTPAdapter())
-        self._timeout = (target.timeout, target.timeout)
+        self._timeout = (settings.timeout, settings.timeout)
 
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
         """Send a request, with the connection's time-outs unless others are given."""
@@ -174,23 +178,23 @@ class _KnownConnection:
         return sock
 
 
-def send(request: Request, target: Target) -> Answer:
+def send(request: Request, settings: ConnectionSettings) -> Answer:
     """
     Send one request and read the answer, in the connection's time and at most 1 MiB of it.
 
     :param request: what to ask
-    :param target: the connection's time-outs, authorities and proxies
+    :param settings: the connection's time-outs, authorities and proxies
     :raises ScnetConnectionError: where no answer came, or there is no time left to ask
     :raises ScnetResponseError: where it was too large or cannot be decompressed
     :raises ScnetConfigError: where the connection's settings do not allow a request
     """
-    target = dataclasses.replace(target, timeout=target.at_most(target.timeout))
-    if not target.timeout:
+    settings = dataclasses.replace(settings, timeout=settings.at_most(settings.timeout))
+    if not settings.timeout:
         raise ScnetConnectionError("there was no time left to ask")
     adapter = _CuttableAdapter()
     with (
-        OneOriginSession(request.base, request.headers, target, adapter) as session,
-        _cut_off(adapter, target.timeout) as time_is_up,
+        OneOriginSession(request.base, request.headers, settings, adapter) as session,
+        _cut_off(adapter, settings.timeout) as time_is_up,
         _discretion.kept(),
     ):
         try:
@@ -213,7 +217,7 @@ def send(request: Request, target: Target) -> Answer:
         except (requests.RequestException, OSError, ValueError) as error:
             # Silence ends by the socket's own time-out or by that for the whole answer, whichever is first.
             if time_is_up.is_set() or _is_silence(error):
-                raise ScnetConnectionError(f"no whole answer within {target.timeout:.3g} s") from None
+                raise ScnetConnectionError(f"no whole answer within {settings.timeout:.3g} s") from None
             raise _in_words(error, request.secrets) from None
 
 
@@ -262,7 +266,7 @@ logging.getLogger("urllib3.connection").addFilter(_discretion)
 def _read(response: requests.Response, *secrets: str) -> bytes:
     encoding = response.headers.get("Content-Encoding", "identity").strip()
     if encoding.lower() not in ("", "identity", "gzip", "deflate"):
-        raise ScnetResponseError(f"the answer is encoded as {shown(encoding, *secrets)}")
+        raise ScnetResponseError(f"the answer is encoded as {redacted(encoding, *secrets)}")
     body = bytearray()
     for piece in response.iter_content(_PIECE):
         body += piece
@@ -296,22 +300,22 @@ def _in_words(error: Exception, secrets: tuple[str, ...]) -> ScnetError:
     root = _root(error)
     # Python's own message quotes what came and cuts it, perhaps in the midst of a secret, which is not found then.
     said = "what came is not HTTP" if isinstance(root, ValueError) else getattr(root, "strerror", None) or root
-    reason = shown(said, *secrets)
+    reason = redacted(said, *secrets)
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return ScnetConnectionError(
-                f"the server's certificate does not verify ({shown(cause.verify_message)}); "
+                f"the server's certificate does not verify ({redacted(cause.verify_message)}); "
                 "check the host, or name a file of authorities in extra 'verify'",
-                nature=Nature.PERMANENT,
+                kind=ErrorKind.PERMANENT,
             )
     if isinstance(error, requests.exceptions.ContentDecodingError):
         return ScnetResponseError("the answer cannot be decompressed")
     if isinstance(error, requests.exceptions.SSLError) and not isinstance(root, (ssl.SSLEOFError, OSError)):
-        return ScnetConnectionError(f"TLS failed: {reason}", nature=Nature.UNCLEAR)
+        return ScnetConnectionError(f"TLS failed: {reason}", kind=ErrorKind.UNCLEAR)
     if isinstance(root, ssl.SSLError) and not isinstance(root, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
-        return ScnetConnectionError(f"TLS failed: {reason}; is it an https endpoint?", nature=Nature.UNCLEAR)
+        return ScnetConnectionError(f"TLS failed: {reason}; is it an https endpoint?", kind=ErrorKind.UNCLEAR)
     if isinstance(root, socket.gaierror) and root.errno != socket.EAI_AGAIN:
-        return ScnetConnectionError(f"the host has no address ({reason}): is it right?", nature=Nature.UNCLEAR)
+        return ScnetConnectionError(f"the host has no address ({reason}): is it right?", kind=ErrorKind.UNCLEAR)
     if isinstance(error, (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
         return ScnetConnectionError(f"the connection failed: {reason}")
     if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidProxyURL)):

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import math
 
+from airflow_provider_scnet.gate.claims import NOTHING, Claim, Claimed, Claims
 from hypothesis import given
 from hypothesis import strategies as st
-
-from airflow_provider_scnet.gate.claims import NOTHING, Claim, Claimed, Claims
 
 
 def test_a_claim_weighs_on_every_look_that_was_made_before_it_expired():

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_scnet.gate import account, watch
-from airflow_provider_scnet.gate.account import Accounts
+from airflow_provider_scnet.client import job_state
+from airflow_provider_scnet.event_loop import background, clock
 from airflow_provider_scnet.hooks.scnet import ScnetHook
+from airflow_provider_scnet.polling import accounts as accounts_module
+from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
+from airflow_provider_scnet.triggers import runtime
 from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
-from airflow_provider_scnet.triggers.task_states import task_states
 
 from gates import INTERVAL, first_event
 
@@ -52,10 +54,8 @@ async def end(tasks: list[asyncio.Task]) -> None:
 def test_a_hundred_gates_make_as_many_requests_as_one(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch):
     scnet.set_counts("alice", queued=9)
     looks = []
-    look = ScnetHook._look_once
-    monkeypatch.setattr(
-        ScnetHook, "_look_once", lambda hook, target: looks.append(look(hook, target)) or looks[-1]
-    )
+    poll_once = job_state.poll_once
+    monkeypatch.setattr(job_state, "poll_once", lambda settings: looks.append(poll_once(settings)) or looks[-1])
 
     async def scenario() -> None:
         tasks = start([trigger() for _ in range(GATES)])
@@ -143,9 +143,9 @@ def test_claims_of_one_user_do_not_close_the_gates_of_another(scnet: ScnetSimula
 
     async def scenario() -> None:
         await first_event(trigger(submits=5))
-        accounts = Accounts.here(ScnetHook, task_states)
-        assert accounts.claims((scnet.url, "alice")).weigh(time.monotonic()).jobs == 5
-        assert accounts.claims((scnet.url, "bob")).weigh(time.monotonic()).jobs == 0
+        accounts = runtime.accounts()
+        assert accounts.ledger.claimed((scnet.url, "alice"), time.monotonic()).jobs == 5
+        assert accounts.ledger.claimed((scnet.url, "bob"), time.monotonic()).jobs == 0
 
     asyncio.run(scenario())
 
@@ -157,8 +157,8 @@ def test_gates_that_name_the_same_user_in_different_ways_share_one_request(scnet
         interval = 60
         tasks = start([trigger(user_name=name, poke_interval=interval) for name in (None, "alice", None, "alice")])
         await requests(scnet, 1)
-        accounts = Accounts.here(ScnetHook, task_states)
-        looks = [await accounts.look("scnet_default", name, interval) for name in (None, "alice")]
+        accounts = runtime.accounts()
+        looks = [await accounts.observe("scnet_default", name, interval) for name in (None, "alice")]
         assert looks[0] is looks[1]
         assert len(scnet.requests) == 1
         await end(tasks)
@@ -290,7 +290,7 @@ def test_a_gate_that_arrives_later_does_not_fail_on_an_old_failure(scnet, monkey
     async def scenario() -> None:
         event = await first_event(trigger(poke_interval=3600))
         assert event.payload["verdict"] == "fail"
-        monkeypatch.setattr(account, "MENDED_AFTER", 0.0)
+        monkeypatch.setattr(accounts_module, "MENDED_AFTER", 0.0)
         event = await first_event(trigger(poke_interval=3600))
         assert event.payload["verdict"] == "open"
 
@@ -301,8 +301,8 @@ def test_a_reading_of_the_connection_that_takes_too_long_is_met_again_and_never_
     scnet, monkeypatch: pytest.MonkeyPatch
 ):
     """A request to Airflow's supervisor that is cancelled ends the trigger runner of 3.1.8."""
-    monkeypatch.setattr(account, "LONGEST_READ", 0.5)
-    resolve = ScnetHook.aresolve
+    monkeypatch.setattr(accounts_module, "LONGEST_READ", 0.5)
+    resolve = ScnetHook.aread_settings
     reads, handed_out = [], asyncio.Event()
 
     async def slow(hook: ScnetHook, user_name: str | None = None) -> Any:
@@ -314,14 +314,14 @@ def test_a_reading_of_the_connection_that_takes_too_long_is_met_again_and_never_
             raise
         return await resolve(hook, user_name)
 
-    monkeypatch.setattr(ScnetHook, "aresolve", slow)
+    monkeypatch.setattr(ScnetHook, "aread_settings", slow)
 
     async def scenario() -> None:
-        accounts = Accounts.here(ScnetHook, task_states)
-        look = await accounts.look("scnet_default", None, 0.0)
+        accounts = runtime.accounts()
+        look = await accounts.observe("scnet_default", None, 0.0)
         assert "did not hand it out" in str(look.error)
         for attempt in range(2):
-            looking = asyncio.ensure_future(accounts.look("scnet_default", None, 0.0))
+            looking = asyncio.ensure_future(accounts.observe("scnet_default", None, 0.0))
             await asyncio.sleep(0)
             if attempt == 0:
                 # A gate that leaves takes nothing with it.
@@ -334,8 +334,8 @@ def test_a_reading_of_the_connection_that_takes_too_long_is_met_again_and_never_
 
 
 def test_a_connection_that_is_never_handed_out_holds_up_two_looks_only(scnet, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(account, "LONGEST_READ", 0.05)
-    resolve = ScnetHook.aresolve
+    monkeypatch.setattr(accounts_module, "LONGEST_READ", 0.05)
+    resolve = ScnetHook.aread_settings
     reads = []
 
     async def hang_at_first(hook: ScnetHook, user_name: str | None = None) -> Any:
@@ -344,7 +344,7 @@ def test_a_connection_that_is_never_handed_out_holds_up_two_looks_only(scnet, mo
             await asyncio.Event().wait()
         return await resolve(hook, user_name)
 
-    monkeypatch.setattr(ScnetHook, "aresolve", hang_at_first)
+    monkeypatch.setattr(ScnetHook, "aread_settings", hang_at_first)
 
     async def scenario() -> None:
         for event in await asyncio.gather(*start([trigger(submits=0) for _ in range(3)])):
@@ -354,16 +354,16 @@ def test_a_connection_that_is_never_handed_out_holds_up_two_looks_only(scnet, mo
     assert len(reads) == 2
 
 
-def test_a_watch_whose_task_was_ended_from_outside_is_started_again_and_says_so(
+def test_a_poller_whose_task_was_ended_from_outside_is_started_again_and_says_so(
     scnet: ScnetSimulator, said: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(watch, "RESTART_AFTER", INTERVAL)
+    monkeypatch.setattr(background, "RESTART_AFTER", INTERVAL)
     scnet.set_counts("alice", queued=9)
 
     async def scenario() -> None:
         tasks = start([trigger(submits=0) for _ in range(3)])
         await requests(scnet, 2)
-        looking = Accounts.here(ScnetHook, task_states).watch("scnet_default", None)._looking
+        looking = runtime.accounts().poller("scnet_default", None)._polling._task
         # Before Python 3.12 asyncio.wait_for() drops a cancelling that comes with the answer.
         while not looking.done():
             looking.cancel()
@@ -378,14 +378,14 @@ def test_a_watch_whose_task_was_ended_from_outside_is_started_again_and_says_so(
 def test_a_gate_that_comes_as_the_last_one_has_gone_is_told_of_no_end_from_outside(scnet: ScnetSimulator):
     async def scenario() -> None:
         await asyncio.gather(*start([trigger(submits=0)]))
-        mine = Accounts.here(ScnetHook, task_states).watch("scnet_default", None)
-        before = mine._looking
-        with mine.seat(INTERVAL):
-            mine.wake()
-            assert mine._looking is not before
+        mine = runtime.accounts().poller("scnet_default", None)
+        before = mine._polling._task
+        with mine.waiter(INTERVAL):
+            mine._start()
+            assert mine._polling._task is not before
             # What the event loop calls a turn after the task has ended.
-            mine._ended(before)
-            assert mine._note == ""
+            mine._polling._end(before)
+            assert mine._polling.failure == ""
 
     asyncio.run(scenario())
 
@@ -412,9 +412,9 @@ def test_looks_that_hang_hold_no_thread_that_others_need(scnet: ScnetSimulator, 
 def test_what_was_read_of_a_connection_is_forgotten(scnet: ScnetSimulator):
     async def scenario() -> None:
         await asyncio.gather(*start([trigger(submits=0)]))
-        accounts = Accounts.here(ScnetHook, task_states)
+        accounts = runtime.accounts()
         assert accounts._readings
-        accounts.watch("another", None)
+        accounts.poller("another", None)
         assert not accounts._readings
 
     asyncio.run(scenario())
@@ -453,7 +453,7 @@ def test_gates_that_are_cancelled_leave_no_claim(scnet: ScnetSimulator):
         tasks = start([trigger() for _ in range(GATES)])
         await requests(scnet, 2)
         await end(tasks)
-        assert Accounts.here(ScnetHook, task_states).claims((scnet.url, "alice")).weigh(0.0).jobs == 0
+        assert runtime.accounts().ledger.claimed((scnet.url, "alice"), 0.0).jobs == 0
 
     asyncio.run(scenario())
 
@@ -510,12 +510,12 @@ def test_retry_after_lengthens_the_pause_for_all_gates(scnet: ScnetSimulator):
     scnet.order(Fault(status=429, body="", headers={"Retry-After": "3600"}))
 
     async def scenario() -> None:
-        accounts = Accounts.here(ScnetHook, task_states)
+        accounts = runtime.accounts()
         tasks = start([trigger() for _ in range(GATES)])
         await requests(scnet, 1)
-        watch = accounts.watch("scnet_default", None)
-        with watch.seat(3600) as seat:
-            await seat.next_look()
+        watch = accounts.poller("scnet_default", None)
+        with watch.waiter(3600) as seat:
+            await seat.next_observation()
         late = start([trigger(), trigger(user_name="alice")])
         await asyncio.sleep(10 * INTERVAL)
         assert watch.last.pause == 600.0
@@ -555,13 +555,14 @@ def test_an_event_loop_does_not_meet_what_another_one_left(scnet: ScnetSimulator
 def test_accounts_that_nobody_watches_are_forgotten(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch):
     async def scenario() -> None:
         await first_event(trigger(claim_ttl=0.001))
-        accounts = Accounts.here(ScnetHook, task_states)
-        monkeypatch.setattr(account, "FORGET_AFTER", 0.0)
+        accounts = runtime.accounts()
+        monkeypatch.setattr(accounts_module, "FORGET_AFTER", 0.0)
         await asyncio.sleep(2 * INTERVAL)
-        accounts.watch("another", None)
-        assert len(accounts._watches) == 1
-        assert not accounts._shared
-        assert not accounts._claims
+        accounts.poller("another", None)
+        assert len(accounts._pollers) == 1
+        assert not accounts._last
+        await accounts.ledger.refresh((scnet.url, "alice"), clock.now())
+        assert not accounts.ledger._untracked
 
     asyncio.run(scenario())
 
@@ -569,7 +570,7 @@ def test_accounts_that_nobody_watches_are_forgotten(scnet: ScnetSimulator, monke
 def test_a_mistake_of_ours_is_seen_by_every_gate_and_hangs_none(
     scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(ScnetHook, "_look_once", lambda hook, target: 1 / 0)
+    monkeypatch.setattr(job_state, "poll_once", lambda settings: 1 / 0)
 
     async def scenario() -> list[Any]:
         return await asyncio.gather(*start([trigger() for _ in range(3)]))

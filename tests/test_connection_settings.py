@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_scnet.client.errors import Nature, ScnetConfigError
-from airflow_provider_scnet.client.target import Target
+from airflow_provider_scnet.client.connection_settings import ConnectionSettings
+from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError
 from airflow_provider_scnet.client.token_payload import TokenPayload
 from airflow_provider_scnet.testing import make_token
 
@@ -28,8 +28,8 @@ def fields(**given: object) -> SimpleNamespace:
     return SimpleNamespace(**{**ordinary, **given})
 
 
-def target(user_name: str | None = None, **given: object) -> Target:
-    return Target.from_connection("c", fields(**given), user_name)
+def settings(user_name: str | None = None, **given: object) -> ConnectionSettings:
+    return ConnectionSettings.from_connection("c", fields(**given), user_name)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def target(user_name: str | None = None, **given: object) -> Target:
     ],
 )
 def test_all_ways_to_write_an_address_mean_the_same(given, endpoint):
-    assert target(**given).endpoint == endpoint
+    assert settings(**given).endpoint == endpoint
 
 
 @pytest.mark.parametrize(
@@ -125,8 +125,8 @@ def test_what_is_lacking_or_contradictory_is_named_and_no_secret_is(given, what)
     if isinstance(given.get("extra"), dict):
         given = {**given, "extra": json.dumps(given["extra"])}
     with pytest.raises(ScnetConfigError, match=what) as caught:
-        target(**given)
-    assert caught.value.nature is Nature.PERMANENT
+        settings(**given)
+    assert caught.value.kind is ErrorKind.PERMANENT
     assert "connection 'c'" in str(caught.value)
     assert "token-1" not in str(caught.value)
 
@@ -134,12 +134,12 @@ def test_what_is_lacking_or_contradictory_is_named_and_no_secret_is(given, what)
 def test_extras_that_arrive_as_text_mean_the_same_as_typed_ones(tmp_path: Path):
     authorities = tmp_path / "ca.pem"
     authorities.touch()
-    typed = target(
+    typed = settings(
         extra=json.dumps(
             {"timeout": 15, "verify": False, "allow_foreign_user": True, "proxies": {"https": "http://p:1"}}
         )
     )
-    text = target(
+    text = settings(
         extra=json.dumps(
             {
                 "timeout": "15",
@@ -153,39 +153,39 @@ def test_extras_that_arrive_as_text_mean_the_same_as_typed_ones(tmp_path: Path):
     assert typed.timeout == 15.0
     assert typed.verify is False
     assert typed.notes
-    assert target(extra=json.dumps({"verify": str(authorities)})).verify == str(authorities)
+    assert settings(extra=json.dumps({"verify": str(authorities)})).verify == str(authorities)
 
 
 @pytest.mark.parametrize("nothing", [None, ""])
 def test_fields_that_nobody_filled_in_are_absent(nothing):
     extra = json.dumps(dict.fromkeys(("timeout", "verify", "proxies", "allow_foreign_user"), nothing))
-    assert target(extra=extra) == target()
-    assert target().timeout == 10.0
-    assert target().verify is True
-    assert target().notes == ()
+    assert settings(extra=extra) == settings()
+    assert settings().timeout == 10.0
+    assert settings().verify is True
+    assert settings().notes == ()
 
 
 def test_the_user_is_the_one_named_else_the_login_else_the_tokens_own():
     token = make_token("bob")
-    assert target("carol", password=token).user_name == "carol"
-    assert target(password=token).user_name == "alice"
-    assert target(login="", password=token).user_name == "bob"
-    assert target(password=token).token_user == "bob"
-    assert target().token_user is None
+    assert settings("carol", password=token).user_name == "carol"
+    assert settings(password=token).user_name == "alice"
+    assert settings(login="", password=token).user_name == "bob"
+    assert settings(password=token).token_user == "bob"
+    assert settings().token_user is None
 
 
 @pytest.mark.parametrize("empty", ["", "  "])
 def test_a_user_that_is_given_but_empty_is_not_the_connections_own(empty):
     with pytest.raises(ScnetConfigError, match="given but empty"):
-        target(empty)
+        settings(empty)
 
 
 def test_a_pasted_token_may_end_with_a_line_break():
-    assert target(password=" token-1\n").token == "token-1"
+    assert settings(password=" token-1\n").token == "token-1"
 
 
 def test_the_token_is_in_no_representation():
-    shown = repr(target(password="token-1", extra=json.dumps({"proxies": {"https": "http://u:pw@p:1"}})))
+    shown = repr(settings(password="token-1", extra=json.dumps({"proxies": {"https": "http://u:pw@p:1"}})))
     assert "token-1" not in shown
     assert "pw" not in shown
 
@@ -230,7 +230,7 @@ def test_any_token_is_read_or_tells_nothing(token):
 @given(host=st.text(), schema=st.text(), extra=st.text(), login=st.text(), port=st.none() | st.integers())
 def test_any_connection_is_read_or_refused_with_the_documented_error(host, schema, extra, login, port):
     try:
-        found = target(host=host, schema=schema, extra=extra, login=login, port=port)
+        found = settings(host=host, schema=schema, extra=extra, login=login, port=port)
     except ScnetConfigError:
         return
     assert found.endpoint.startswith(("https://", "http://127.", "http://localhost", "http://[::1]"))
@@ -239,9 +239,9 @@ def test_any_connection_is_read_or_refused_with_the_documented_error(host, schem
 KEYS = {"access_key": "AK-1234", "secret_key": "SK-1234", "cluster_id": "11112", "platform_user": "alice@scnet"}
 
 
-def keyed(**given: object) -> Target:
+def keyed(**given: object) -> ConnectionSettings:
     extra = {name: value for name, value in {**KEYS, **given.pop("extra", {})}.items() if value is not None}
-    return target(**{"host": "", "login": "", "password": "", "extra": json.dumps(extra), **given})
+    return settings(**{"host": "", "login": "", "password": "", "extra": json.dumps(extra), **given})
 
 
 def test_access_keys_need_neither_host_nor_login_nor_token():
@@ -288,12 +288,12 @@ def test_access_keys_need_neither_host_nor_login_nor_token():
 def test_access_keys_by_halves_or_beside_a_token_are_named_and_no_secret_is(given, what):
     with pytest.raises(ScnetConfigError, match=what) as caught:
         keyed(**given)
-    assert caught.value.nature is Nature.PERMANENT
+    assert caught.value.kind is ErrorKind.PERMANENT
     for secret in ("token-1", "AK-1234", "SK-1234"):
         assert secret not in str(caught.value)
 
 
 def test_a_pasted_token_that_has_ended_is_refused():
     with pytest.raises(ScnetConfigError, match=r"the token ended 2\d{3}-.*paste a fresh token") as caught:
-        target(password=make_token("alice", expire_time=time.time() - 1))
-    assert caught.value.nature is Nature.CREDENTIALS
+        settings(password=make_token("alice", expire_time=time.time() - 1))
+    assert caught.value.kind is ErrorKind.CREDENTIALS

@@ -8,11 +8,12 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow_provider_scnet.client.address import base_url
-from airflow_provider_scnet.client.errors import ScnetConfigError, ScnetResponseError, shown
+from airflow_provider_scnet.client.errors import ScnetConfigError, ScnetResponseError
+from airflow_provider_scnet.client.text import listed, redacted
 
 #: Where tokens are issued, and where regions are described, unless the connection says otherwise.
 PLATFORM = "https://api.scnet.cn"
@@ -101,12 +102,12 @@ class RegionToken:
         return f"'{self.name}' ({self.cluster_id})" if self.name else self.cluster_id
 
 
-def token_of(data: Any, cluster_id: str, *secrets: str) -> tuple[str, str]:
+def token_of(cluster_id: str, data: Any, *secrets: str) -> tuple[str, str]:
     """
     Return the token of a region, and the region's name.
 
-    :param data: the ``data`` of the platform's answer
     :param cluster_id: the region
+    :param data: the ``data`` of the platform's answer
     :param secrets: texts that must not appear in an error
     :raises ScnetResponseError: where it is not the documented list
     :raises ScnetConfigError: where there is no such region, or no token for it; lists those there are
@@ -121,10 +122,10 @@ def token_of(data: Any, cluster_id: str, *secrets: str) -> tuple[str, str]:
     regions = [entry for entry in entries if entry.cluster_id != NO_REGION]
     found = [entry for entry in regions if entry.cluster_id == cluster_id]
     if len(found) > 1:
-        raise ScnetResponseError(f"the answer lists the region {shown(cluster_id)} twice")
+        raise ScnetResponseError(f"the answer lists the region {redacted(cluster_id)} twice")
     if not found:
         raise ScnetConfigError(
-            f"there is no region with the cluster_id '{shown(cluster_id)}'; {_listed('regions', regions)}"
+            f"there is no region with the cluster_id '{redacted(cluster_id)}'; {_listed('regions', regions)}"
         )
     if found[0].token is None:
         usable = [region for region in regions if region.token is not None]
@@ -142,10 +143,10 @@ def _entry(entry: Any, *secrets: str) -> RegionToken:
     if not isinstance(cluster_id, str) or not cluster_id:
         raise ScnetResponseError("the answer lists a token without its clusterId")
     if token is not None and (not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token)):
-        raise ScnetResponseError(f"the answer's token for the region {shown(cluster_id, *secrets)} is no token")
+        raise ScnetResponseError(f"the answer's token for the region {redacted(cluster_id, *secrets)} is no token")
     return RegionToken(
-        cluster_id=shown(cluster_id, *secrets),
-        name=shown(name, *secrets) if isinstance(name, str) else "",
+        cluster_id=redacted(cluster_id, *secrets),
+        name=redacted(name, *secrets) if isinstance(name, str) else "",
         token=token,
     )
 
@@ -183,7 +184,7 @@ class Region:
         for entry in urls or []:
             if not isinstance(entry, Mapping) or not isinstance(entry.get("url"), str):
                 raise ScnetResponseError("the answer's hpcUrls hold something else")
-            addresses[entry.get("enable") == "true"].append(shown(entry["url"], *secrets))
+            addresses[entry.get("enable") == "true"].append(redacted(entry["url"], *secrets))
         name = (user or {}).get("userName")
         if name is not None and not _is_name(name, *secrets):
             raise ScnetResponseError("the answer's name of the cluster user is no name")
@@ -224,7 +225,5 @@ def _is_name(name: Any, *secrets: str) -> bool:
     return not any(secret in name for secret in secrets)
 
 
-def _listed(what: str, things: Iterable[object]) -> str:
-    names = [str(thing) for thing in things]
-    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
-    return f"the {what} are: {', '.join(names[:_MOST_LISTED])}{more}" if names else f"there are no {what}"
+def _listed(what: str, things: Sequence[object]) -> str:
+    return f"the {what} are: {listed(things, _MOST_LISTED)}" if things else f"there are no {what}"

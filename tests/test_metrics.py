@@ -17,18 +17,18 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_scnet.client.errors import Nature, ScnetConfigError, ScnetError
+from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError, ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
-from airflow_provider_scnet.gate.account import Accounts
-from airflow_provider_scnet.gate.figures import Whom
+from airflow_provider_scnet.polling.accounts import Accounts
+from airflow_provider_scnet.polling.metrics import Whom
 from airflow_provider_scnet.testing import ScnetSimulator
-from airflow_provider_scnet.triggers import figures
+from airflow_provider_scnet.triggers import airflow_stats
 from airflow_provider_scnet.triggers.scnet import ScnetJobStateEventTrigger, ScnetJobStateTrigger
-from airflow_provider_scnet.triggers.task_states import task_states
+from airflow_provider_scnet.triggers.task_states import AirflowTaskStates
 from benchmarks import virtual_time
 
 from gates import first_event
-from looks import HEALS, Cluster
+from observations import HEALS, Cluster
 
 MINUTE = 60.0
 ALICE = Whom("scnet_default", "alice")
@@ -60,7 +60,7 @@ def told(cluster: Cluster, scenario: Callable[[], Coroutine[Any, Any, None]], si
     sink = sink or Figures()
 
     async def whole() -> None:
-        Accounts._by_loop[asyncio.get_running_loop()] = Accounts(cluster, task_states, sink)
+        Accounts._by_loop[asyncio.get_running_loop()] = Accounts(cluster, AirflowTaskStates(), sink)
         await scenario()
 
     virtual_time.run(whole())
@@ -78,12 +78,12 @@ def watch() -> asyncio.Task[Any]:
 def test_a_look_tells_the_jobs_by_state_and_how_long_it_took_once_for_all_gates():
     cluster = Cluster({"counts": JobCounts(1, 9, 2, 3, 4)}, 9)
 
-    async def slowly(target: Any, alook: Any = cluster.alook) -> Any:
-        look = await alook(target)
+    async def slowly(target: Any, apoll: Any = cluster.apoll) -> Any:
+        look = await apoll(target)
         await asyncio.sleep(0.25)
         return look
 
-    cluster.alook = slowly
+    cluster.apoll = slowly
 
     async def scenario() -> None:
         for user_name in [None] * 50 + ["alice"] * 50:
@@ -155,14 +155,14 @@ def test_connections_and_users_are_told_apart():
     assert waiting == {Whom("a", "alice"): 1, Whom("b", "alice"): 1, Whom("b", "bob"): 2}
 
 
-@pytest.mark.parametrize("nature", Nature)
-def test_a_look_that_fails_is_counted_by_the_nature_of_its_error_and_tells_no_jobs(nature):
+@pytest.mark.parametrize("kind", ErrorKind)
+def test_a_look_that_fails_is_counted_by_the_nature_of_its_error_and_tells_no_jobs(kind):
     async def scenario() -> None:
         watch()
         await asyncio.sleep(2.5 * MINUTE)
 
-    sink = told(Cluster(ScnetError("x", nature=nature)), scenario)
-    assert sink.counts == {(f"look.failed.{nature.name.lower()}", ALICE): 3}
+    sink = told(Cluster(ScnetError("x", kind=kind)), scenario)
+    assert sink.counts == {(f"look.failed.{kind.name.lower()}", ALICE): 3}
     assert set(sink.of(ALICE)) == {"gates.waiting", "jobs.claimed"}
     assert len(sink.durations) == 3
 
@@ -177,7 +177,7 @@ def test_a_connection_that_cannot_be_read_is_a_failed_look_of_no_user_and_takes_
         async def fails(user_name: str | None = None) -> Any:
             raise ScnetConfigError("x")
 
-        cluster.aresolve = fails
+        cluster.aread_settings = fails
         await gate
 
     sink = told(cluster, scenario)
@@ -197,7 +197,7 @@ def test_a_look_that_fails_as_nobody_expected_is_counted_too():
     async def fails(target: Any) -> Any:
         raise ZeroDivisionError
 
-    cluster.alook = fails
+    cluster.apoll = fails
     assert told(cluster, scenario).counts == {("look.failed.unclear", Whom("scnet_default", None)): 1}
 
 
@@ -231,7 +231,7 @@ def test_a_sink_that_fails_disturbs_no_gate_and_is_logged_once(caplog: pytest.Lo
 
     caplog.set_level(logging.WARNING)
     told(Cluster(9, HEALS, 0), scenario, Broken())
-    said = [record.getMessage() for record in caplog.records if record.name.endswith("figures")]
+    said = [record.getMessage() for record in caplog.records if record.name.endswith("metrics")]
     assert said == ["figures get lost (OSError: no route to host); gates go on"]
 
 
@@ -251,15 +251,15 @@ def test_a_sink_that_fails_disturbs_no_gate_and_is_logged_once(caplog: pytest.Lo
 def test_names_hold_connection_and_user_where_the_protocol_drops_tags(monkeypatch, switched_on, dropped):
     for option in switched_on:
         monkeypatch.setenv(f"AIRFLOW__METRICS__{option.upper()}", "True")
-    figures._tags_are_dropped.cache_clear()
-    name = figures._name("jobs.running", Whom("my conn.1", "ålice"))
-    figures._tags_are_dropped.cache_clear()
+    airflow_stats._tags_are_dropped.cache_clear()
+    name = airflow_stats._name("jobs.running", Whom("my conn.1", "ålice"))
+    airflow_stats._tags_are_dropped.cache_clear()
     assert name == ("scnet.my_conn_1._lice.jobs.running" if dropped else "scnet.jobs.running")
 
 
 def test_tags_hold_nothing_that_means_something_to_a_protocol():
-    assert figures._tags(Whom("a|b", "x,y=z:1#é@host")) == {"scnet_conn_id": "a_b", "user_name": "x_y_z_1_é@host"}
-    assert figures._tags(Whom("a", None)) == {"scnet_conn_id": "a", "user_name": "unknown"}
+    assert airflow_stats._tags(Whom("a|b", "x,y=z:1#é@host")) == {"scnet_conn_id": "a_b", "user_name": "x_y_z_1_é@host"}
+    assert airflow_stats._tags(Whom("a", None)) == {"scnet_conn_id": "a", "user_name": "unknown"}
 
 
 GATE = """

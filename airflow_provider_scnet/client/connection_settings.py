@@ -13,9 +13,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
 
+from airflow_provider_scnet.client.access_keys import NO_REGION, PLATFORM, PORTAL, AccessKeys
 from airflow_provider_scnet.client.address import base_url
-from airflow_provider_scnet.client.errors import Nature, ScnetConfigError
-from airflow_provider_scnet.client.regions import NO_REGION, PLATFORM, PORTAL, AccessKeys
+from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError
 from airflow_provider_scnet.client.token_payload import TokenPayload, local
 
 #: The extras a connection may have.
@@ -45,12 +45,12 @@ class ConnectionFields(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
+class ConnectionSettings:
     """
     Whom to ask and about whom; plain values that may be handed to a thread.
 
     With access keys the token, and what the connection leaves open of endpoint and user, are empty until
-    :mod:`~airflow_provider_scnet.client.credentials` has filled them in.
+    :mod:`~airflow_provider_scnet.client.issued_tokens` has filled them in.
 
     :param conn_id: the connection's id
     :param endpoint: scheme, host, port and path, without the trailing ``/hpc``
@@ -84,7 +84,9 @@ class Target:
     until: float | None = None
 
     @classmethod
-    def from_connection(cls, conn_id: str, conn: ConnectionFields, user_name: str | None = None) -> Target:
+    def from_connection(
+        cls, conn_id: str, conn: ConnectionFields, user_name: str | None = None
+    ) -> ConnectionSettings:
         """
         Read a connection, strictly.
 
@@ -99,7 +101,7 @@ class Target:
             host = (conn.host or "").strip()
             if not host and not keys:
                 raise ScnetConfigError("no host: fill in the HPC endpoint of your region, e.g. https://host:65051")
-            target = cls(
+            settings = cls(
                 conn_id=conn_id,
                 endpoint=base_url("the field 'host'", host, schema=conn.schema, port=conn.port) if host else "",
                 user_name=_user(user_name, conn.login),
@@ -117,12 +119,12 @@ class Target:
                 ),
                 keys=keys,
             )
-            return (target if keys else target.with_token(_token(conn.password)).unexpired()).checked()
+            return (settings if keys else settings.with_token(_token(conn.password)).unexpired()).checked()
         except ScnetConfigError as error:
             error.where = f"connection '{conn_id}'"
             raise
 
-    def checked(self) -> Target:
+    def checked(self) -> ConnectionSettings:
         """
         Make sure that the parts go together.
 
@@ -137,7 +139,7 @@ class Target:
 
     def with_token(
         self, token: str, *, region: str = "", endpoint: str | None = None, user_name: str | None = None
-    ) -> Target:
+    ) -> ConnectionSettings:
         """
         Fill in the token, and what the connection leaves open.
 
@@ -164,14 +166,14 @@ class Target:
             region=region,
         ).checked()
 
-    def unexpired(self) -> Target:
+    def unexpired(self) -> ConnectionSettings:
         """
         Make sure that a pasted token has not ended.
 
-        :raises ScnetConfigError: of the nature of a token that is not accepted
+        :raises ScnetConfigError: of the kind of a token that is not accepted
         """
         if self.token_ends and self.token_ends <= datetime.now(timezone.utc):
-            error = ScnetConfigError(f"the token ended {local(self.token_ends)}", nature=Nature.CREDENTIALS)
+            error = ScnetConfigError(f"the token ended {local(self.token_ends)}", kind=ErrorKind.CREDENTIALS)
             error.advice = self.advice
             raise error
         return self

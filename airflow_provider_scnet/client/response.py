@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from airflow_provider_scnet.client.errors import CODES, Nature, ScnetError, ScnetResponseError, api_error, shown
+from airflow_provider_scnet.client.error_codes import CODES, ErrorKind, kind_of_status
+from airflow_provider_scnet.client.errors import ScnetError, ScnetResponseError, api_error
+from airflow_provider_scnet.client.text import redacted
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +73,7 @@ def code_of(body: Any, *secrets: str) -> str | None:
         return None
     code = body.get("code")
     if isinstance(code, str) or (isinstance(code, int) and not isinstance(code, bool)):
-        return shown(code, *secrets)
+        return redacted(code, *secrets)
     return None
 
 
@@ -81,7 +85,7 @@ def msg_of(body: Any, *secrets: str) -> str:
     :param secrets: texts that must not appear in it
     """
     msg = body.get("msg") if isinstance(body, Mapping) else None
-    return shown(msg, *secrets) if isinstance(msg, str) else ""
+    return redacted(msg, *secrets) if isinstance(msg, str) else ""
 
 
 def data_of(body: Any, *secrets: str) -> Any:
@@ -103,43 +107,39 @@ def data_of(body: Any, *secrets: str) -> Any:
     return body.get("data")
 
 
-def content(answer: Answer, *secrets: str) -> Any:
+def read(answer: Answer, reader: Callable[..., T], *secrets: str) -> T:
     """
-    Return the ``data`` of an answer; where its status and its body disagree, the worse one stands.
+    Read the ``data`` of an answer; where its status and its body disagree, the worse one stands.
 
     :param answer: what came over the wire
+    :param reader: makes something of the data; it gets the secrets, too
     :param secrets: texts that must not appear in an error
     :raises ScnetApiError: where SCnet reports an error
     :raises ScnetResponseError: where the answer is not the documented one
     """
-    if answer.status == 200:
-        try:
-            return data_of(parse(answer.body), *secrets)
-        except ScnetError as error:
-            error.retry_after = answer.retry_after
-            raise
+    try:
+        if answer.status != 200:
+            raise _refusal(answer, *secrets)
+        return reader(data_of(parse(answer.body), *secrets), *secrets)
+    except ScnetError as error:
+        error.retry_after = answer.retry_after
+        raise
+
+
+def _refusal(answer: Answer, *secrets: str) -> ScnetError:
     try:
         body = parse(answer.body)
     except ScnetResponseError:
         body = None
     code, msg = code_of(body, *secrets), msg_of(body, *secrets)
-    status, nature = f"HTTP {answer.status}", _nature_of_status(answer.status)
+    status, kind = f"HTTP {answer.status}", kind_of_status(answer.status)
     # A code that the documentation does not list (gateways repeat the status there) adds nothing to the status.
-    if code in CODES and CODES[code][1] >= nature:
-        raise api_error(code, f"{msg} ({status})".strip(), retry_after=answer.retry_after)
-    if nature is Nature.CREDENTIALS:
-        raise api_error(str(answer.status), msg or status, nature=nature, retry_after=answer.retry_after)
+    if code in CODES and CODES[code][1] >= kind:
+        return api_error(code, f"{msg} ({status})".strip())
+    if kind is ErrorKind.CREDENTIALS:
+        return api_error(str(answer.status), msg or status, kind=kind)
     text = f"{status}: {msg}" if msg else status
     if answer.location:
-        text += f", a redirect to {shown(answer.location, *secrets)}, which is not followed: correct the address"
-    raise ScnetResponseError(text, nature=nature, retry_after=answer.retry_after)
-
-
-def _nature_of_status(status: int) -> Nature:
-    if status in (401, 403):
-        return Nature.CREDENTIALS
-    if status in (408, 425, 429) or 500 <= status < 600:
-        return Nature.TRANSIENT
-    if 300 <= status < 400:
-        return Nature.PERMANENT
-    return Nature.UNCLEAR
+        location = redacted(answer.location, *secrets)
+        text += f", a redirect to {location}, which is not followed: correct the address"
+    return ScnetResponseError(text, kind=kind)

@@ -20,22 +20,23 @@ from unittest import mock
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
-from airflow_provider_scnet.client import credentials
+from airflow_provider_scnet.client import issued_tokens
+from airflow_provider_scnet.client.access_keys import REGION_PATH, TOKENS_PATH, signature
 from airflow_provider_scnet.client.errors import (
-    Nature,
+    ErrorKind,
     ScnetApiError,
     ScnetConfigError,
     ScnetConnectionError,
     ScnetError,
 )
-from airflow_provider_scnet.client.look import Look
-from airflow_provider_scnet.client.regions import REGION_PATH, TOKENS_PATH, signature
-from airflow_provider_scnet.gate.account import Accounts
+from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.hooks import scnet as hook_module
 from airflow_provider_scnet.hooks.scnet import ScnetHook
+from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.testing import Fault, ScnetSimulator, make_token
+from airflow_provider_scnet.triggers import runtime
 from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
-from airflow_provider_scnet.triggers.task_states import task_states
+from airflow_provider_scnet.triggers.task_states import AirflowTaskStates
 
 from gates import INTERVAL, MODES, first_event, gate
 
@@ -44,8 +45,8 @@ JOB_STATE_PATH = "/hpc/openapi/v2/view/jobs/state"
 
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(credentials, "_keepers", {})
-    monkeypatch.setattr(credentials, "PATIENCE", 0.0)
+    monkeypatch.setattr(issued_tokens, "_keepers", {})
+    monkeypatch.setattr(issued_tokens, "PATIENCE", 0.0)
 
 
 @pytest.fixture
@@ -119,8 +120,8 @@ def test_endpoint_and_user_come_from_the_region(scnet, connect_keys):
     scnet.add_region("22", "East", user_name="alice_hpc")
     connect_keys("remote", platform_user="alice@example.com", cluster_id=22)
     hook = ScnetHook()
-    target = hook.complete(hook.resolve())
-    assert (target.account, target.region) == ((scnet.url, "alice_hpc"), "East")
+    settings = issued_tokens.with_token(hook.read_settings())
+    assert (settings.account, settings.region) == ((scnet.url, "alice_hpc"), "East")
 
 
 def test_a_host_and_a_login_in_the_connection_win(scnet, connect_keys):
@@ -140,13 +141,13 @@ def test_with_a_host_the_user_is_the_tokens_own_else_the_regions(scnet, connect_
     connect_keys(fields={"host": scnet.url})
     ScnetHook().get_job_counts()
     assert paths(scnet) == ["tokens", "jobs"]
-    credentials._keepers.clear()
+    issued_tokens._keepers.clear()
     scnet.order(Fault.api("0", "success", [entry("11112", scnet.token("alice"))]), path=TOKENS_PATH)
     scnet.order(Fault.api("0", "success", [entry("11112", "opaque")]), path=TOKENS_PATH)
     ScnetHook().get_job_counts()
-    credentials._keepers.clear()
+    issued_tokens._keepers.clear()
     scnet.order(Fault.api("0", "success", {"clusterUserInfo": {"userName": "bob"}}), path=REGION_PATH)
-    look = ScnetHook().look_at()
+    look = ScnetHook().observe()
     assert look.user_name == "bob"
 
 
@@ -265,16 +266,16 @@ def test_the_wait_for_the_platform_is_in_the_budget(scnet, keys, run):
 def test_a_platform_that_does_not_answer_is_cut_off(scnet, connect_keys):
     connect_keys(timeout=0.3)
     scnet.order(Fault(delay=30), path=TOKENS_PATH)
-    look = ScnetHook().look_at()
-    assert look.error.nature is Nature.TRANSIENT
+    look = ScnetHook().observe()
+    assert look.error.kind is ErrorKind.TRANSIENT
     assert "within 0.3 s" in str(look.error)
 
 
 def test_each_connection_is_named_in_what_another_one_with_the_same_keys_was_told(scnet, keys, monkeypatch):
-    monkeypatch.setattr(credentials, "PATIENCE", 60.0)
+    monkeypatch.setattr(issued_tokens, "PATIENCE", 60.0)
     monkeypatch.setenv("AIRFLOW_CONN_TWIN", os.environ["AIRFLOW_CONN_SCNET_DEFAULT"])
     scnet.order(Fault.api("10001", "later"), path=TOKENS_PATH)
-    errors = [ScnetHook(conn_id).look_at().error for conn_id in ("scnet_default", "twin", "twin", "scnet_default")]
+    errors = [ScnetHook(conn_id).observe().error for conn_id in ("scnet_default", "twin", "twin", "scnet_default")]
     assert [str(error).split("'")[1] for error in errors] == ["scnet_default", "twin", "twin", "scnet_default"]
     assert len({str(error).split("'", 2)[2] for error in errors}) == 1
     assert paths(scnet) == ["tokens"]
@@ -282,18 +283,18 @@ def test_each_connection_is_named_in_what_another_one_with_the_same_keys_was_tol
 
 
 def test_gates_that_arrive_while_the_platform_is_away_do_not_ask_it_again(scnet, keys, monkeypatch):
-    monkeypatch.setattr(credentials, "PATIENCE", 60.0)
+    monkeypatch.setattr(issued_tokens, "PATIENCE", 60.0)
     scnet.order(Fault(status=503, body=""), times=None, path=TOKENS_PATH)
     with ThreadPoolExecutor(20) as pool:
-        errors = list(pool.map(lambda _: ScnetHook().look_at().error, range(20)))
-    assert {error.nature for error in errors} == {Nature.TRANSIENT}
+        errors = list(pool.map(lambda _: ScnetHook().observe().error, range(20)))
+    assert {error.kind for error in errors} == {ErrorKind.TRANSIENT}
     assert paths(scnet) == ["tokens"]
 
 
 def test_the_platforms_retry_after_is_heeded(scnet, keys):
     scnet.order(Fault(status=429, headers={"Retry-After": "120"}), path=TOKENS_PATH)
     for _ in range(3):
-        assert ScnetHook().look_at().pause == 120.0
+        assert ScnetHook().observe().pause == 120.0
     assert paths(scnet) == ["tokens"]
 
 
@@ -460,7 +461,7 @@ def test_a_token_is_kept_until_shortly_before_its_end(monkeypatch, lifetime, kep
     monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     now = datetime.now(timezone.utc)
     token = make_token("alice", expire_time=None if lifetime is None else now.timestamp() + lifetime)
-    assert credentials._until(token, now) == pytest.approx(1000 + kept, abs=0.01)
+    assert issued_tokens._until(token, now) == pytest.approx(1000 + kept, abs=0.01)
 
 
 def test_a_token_is_renewed_once_its_time_is_nearly_over(scnet, keys, monkeypatch):
@@ -508,20 +509,20 @@ DOWN = Fault(status=503, body="")
 def look(request: pytest.FixtureRequest):
     """Look, as who pokes does, as who waits on an event loop does, and as gates of a triggerer do."""
 
-    async def alook() -> Look:
+    async def apoll() -> Observation:
         hook = ScnetHook()
         try:
-            target = await hook.acomplete(await hook.aresolve())
+            settings = await hook.awith_token(await hook.aread_settings())
         except ScnetError as error:
-            return Look(error=error)
-        return await hook.alook(target)
+            return Observation(error=error)
+        return await hook.apoll(settings)
 
-    async def share() -> Look:
-        return await Accounts(ScnetHook, task_states).look("scnet_default", None, 0.0, newcomers=True)
+    async def share() -> Observation:
+        return await Accounts(ScnetHook, AirflowTaskStates()).look("scnet_default", None, 0.0, newcomers=True)
 
     ways = {
-        "sync": lambda: ScnetHook().look_at(),
-        "async": lambda: asyncio.run(alook()),
+        "sync": lambda: ScnetHook().observe(),
+        "async": lambda: asyncio.run(apoll()),
         "one gate after another": lambda: asyncio.run(share()),
     }
     return ways[request.param]
@@ -537,7 +538,7 @@ def test_a_refused_token_is_not_sent_again_while_the_platform_is_away(scnet, key
     scnet.reject_token("alice")
     scnet.order(DOWN, times=None, path=TOKENS_PATH)
     errors = [look().error for _ in range(30)]
-    assert {error.nature for error in errors} == {Nature.TRANSIENT}
+    assert {error.kind for error in errors} == {ErrorKind.TRANSIENT}
     assert all("HTTP 503" in str(error) for error in errors)
     assert paths(scnet).count("jobs") == 2
     scnet.clear_faults()
@@ -561,20 +562,20 @@ def test_a_fresh_token_that_was_refused_too_is_not_sent_again(scnet, keys, look)
     assert look().is_refused
     scnet.order(DOWN, times=None, path=TOKENS_PATH)
     for _ in range(5):
-        assert look().error.nature is Nature.TRANSIENT
+        assert look().error.kind is ErrorKind.TRANSIENT
     scnet.clear_faults()
     assert look().counts
     assert len(sent(scnet)) == len(set(sent(scnet))) == 3
 
 
 def test_gates_that_arrive_after_a_fresh_token_was_refused_too_ask_nobody(scnet, keys, look, monkeypatch):
-    monkeypatch.setattr(credentials, "PATIENCE", 60.0)
+    monkeypatch.setattr(issued_tokens, "PATIENCE", 60.0)
     scnet.order(Fault.api("10008", "auth_fail"), times=None)
     first = look()
     assert paths(scnet) == ["tokens", "region", "jobs", "tokens", "jobs"]
     for _ in range(20):
         error = look().error
-        assert (error.nature, str(error)) == (Nature.CREDENTIALS, str(first.error))
+        assert (error.kind, str(error)) == (ErrorKind.CREDENTIALS, str(first.error))
     # Whose account it is has to be learnt once more: the region may have moved.
     assert paths(scnet)[5:] == ["region"]
     now = time.monotonic
@@ -597,10 +598,10 @@ def test_a_refused_token_that_the_platform_issues_again_is_tried_again_once_a_lo
 
 def test_a_token_that_is_refused_for_one_user_serves_another(scnet, keys):
     scnet.order(Fault.api("10008", "权限不足"), times=2)
-    assert ScnetHook().look_at("bob").is_refused
+    assert ScnetHook().observe("bob").is_refused
     scnet.order(DOWN, times=None, path=TOKENS_PATH)
-    assert ScnetHook().look_at("alice").counts
-    assert ScnetHook().look_at("bob").error.nature is Nature.TRANSIENT
+    assert ScnetHook().observe("alice").counts
+    assert ScnetHook().observe("bob").error.kind is ErrorKind.TRANSIENT
 
 
 def test_the_portal_is_not_asked_again_with_a_token_that_it_refused(scnet, connect_keys, look, monkeypatch):
@@ -610,7 +611,7 @@ def test_the_portal_is_not_asked_again_with_a_token_that_it_refused(scnet, conne
     scnet.order(DOWN, times=None, path=TOKENS_PATH)
     monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", scnet.key_connection_json())
     for _ in range(5):
-        assert look().error.nature is Nature.TRANSIENT
+        assert look().error.kind is ErrorKind.TRANSIENT
     assert paths(scnet).count("region") == 1
     scnet.clear_faults()
     assert look().counts
@@ -651,8 +652,9 @@ def test_two_hundred_gates_whose_token_ends_between_two_looks_renew_it_once(scne
         events = await asyncio.gather(*gates)
         assert {event.payload["verdict"] for event in events} == {"open"}
         assert len(scnet.token_requests) == 2
-        # Claims and looks belong to the account that the region named.
-        assert list(Accounts.here(ScnetHook, task_states)._claims) == [(scnet.url, "alice")]
+        # Claims and observations belong to the account that the region named.
+        claims = runtime.accounts().ledger._untracked
+        assert {account for claim in claims for account in claim.terms.accounts} == {(scnet.url, "alice")}
 
     asyncio.run(scenario())
 
@@ -721,12 +723,12 @@ def test_a_renewal_that_hangs_holds_up_nobody_for_long(scnet, connect_keys, monk
 
         raise ScnetConnectionError("at last")
 
-    monkeypatch.setattr(credentials.wire, "send", hang)
-    thread = threading.Thread(target=ScnetHook().look_at)
+    monkeypatch.setattr(issued_tokens.transport, "send", hang)
+    thread = threading.Thread(target=ScnetHook().observe)
     thread.start()
     hung.wait(10)
-    error = ScnetHook().look_at().error
-    assert error.nature is Nature.TRANSIENT
+    error = ScnetHook().observe().error
+    assert error.kind is ErrorKind.TRANSIENT
     assert "no answer yet" in str(error)
     released.set()
     thread.join()
@@ -750,10 +752,12 @@ def test_the_event_loop_goes_on_while_a_token_is_obtained(scnet, keys):
 def test_keys_that_nobody_uses_any_longer_are_forgotten(scnet, connect_keys, monkeypatch):
     scnet.add_user("brief", lifetime=-1)
     connect_keys("brief")
-    assert ScnetHook().look_at().error is not None
+    assert ScnetHook().observe().error is not None
     connect_keys("alice")
     ScnetHook().get_job_counts()
-    assert [known.access_key for known in credentials._keepers] == [scnet.key_connection()["extra"]["access_key"]]
+    assert [known.access_key for known in issued_tokens._keepers] == [
+        scnet.key_connection()["extra"]["access_key"]
+    ]
 
 
 # What is masked
@@ -916,20 +920,20 @@ def test_the_connection_test_says_which_way_was_used(scnet, connect_keys, monkey
 def granted(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that each request of this test was given, on a clock that each one holds up for 4 s."""
     seconds: list[float] = []
-    cut_off, now = hook_module.wire._cut_off, time.monotonic
+    cut_off, now = hook_module.transport._cut_off, time.monotonic
 
     def note(adapter: Any, given: float) -> Any:
         assert adapter.max_retries.total == 0
         seconds.append(given)
         return cut_off(adapter, given)
 
-    class Session(hook_module.wire.OneOriginSession):
+    class Session(hook_module.transport.OneOriginSession):
         def request(self, *args: Any, **kwargs: Any) -> Any:
             assert max(self._timeout) <= seconds[-1]
             return super().request(*args, **kwargs)
 
-    monkeypatch.setattr(hook_module.wire, "_cut_off", note)
-    monkeypatch.setattr(hook_module.wire, "OneOriginSession", Session)
+    monkeypatch.setattr(hook_module.transport, "_cut_off", note)
+    monkeypatch.setattr(hook_module.transport, "OneOriginSession", Session)
     monkeypatch.setattr(time, "monotonic", lambda: now() + 4.0 * len(seconds))
     return seconds
 
@@ -957,9 +961,9 @@ def test_a_request_of_the_connection_test_has_the_connections_time_at_most(scnet
 @pytest.mark.parametrize("path", [TOKENS_PATH, REGION_PATH, JOB_STATE_PATH])
 def test_a_connection_test_that_meets_silence_says_so_and_spoils_nothing(scnet, keys, monkeypatch, path):
     # The first connection that a process reads has Airflow import much, which would be in the budget.
-    ScnetHook().resolve()
+    ScnetHook().read_settings()
     monkeypatch.setattr(hook_module, "_TEST_TIMEOUT", 5.0)
-    monkeypatch.setattr(credentials, "PATIENCE", 60.0)
+    monkeypatch.setattr(issued_tokens, "PATIENCE", 60.0)
     scnet.order(Fault(delay=60), path=path)
     ok, message = ScnetHook().test_connection()
     assert not ok
@@ -969,14 +973,14 @@ def test_a_connection_test_that_meets_silence_says_so_and_spoils_nothing(scnet, 
     assert message.endswith("; a test has 5 s in all")
     assert scnet.requests[-1].path == path
     # A gate of the same process, with more time, is not told what only a test had no time for.
-    assert ScnetHook().look_at().counts
+    assert ScnetHook().observe().counts
 
 
 def test_a_connection_test_that_waits_for_the_renewal_of_another_ends_in_time(scnet, connect_keys, monkeypatch):
     connect_keys(timeout=300)
-    target = ScnetHook().resolve()
+    settings = ScnetHook().read_settings()
     monkeypatch.setattr(hook_module, "_TEST_TIMEOUT", 2.0)
-    keeper = credentials._keeper_of(target.keys)
+    keeper = issued_tokens._keeper_of(settings.keys)
     with keeper._renewing:
         ok, message = ScnetHook().test_connection()
     assert not ok
@@ -986,7 +990,7 @@ def test_a_connection_test_that_waits_for_the_renewal_of_another_ends_in_time(sc
 
 
 def test_a_name_server_that_holds_a_thread_does_not_hold_the_connection_test(scnet, keys, monkeypatch):
-    ScnetHook().resolve()
+    ScnetHook().read_settings()
     monkeypatch.setattr(hook_module, "_TEST_TIMEOUT", 2.0)
     released, held = threading.Event(), []
 
@@ -1016,7 +1020,7 @@ def test_the_errors_are_the_documented_ones(scnet, connect_keys):
     connect_keys(secret_key="not-the-secret")
     with pytest.raises(ScnetApiError) as caught:
         ScnetHook().get_job_counts()
-    assert (caught.value.code, caught.value.nature) == ("10009", Nature.PERMANENT)
+    assert (caught.value.code, caught.value.kind) == ("10009", ErrorKind.PERMANENT)
     connect_keys(cluster_id="99")
     with pytest.raises(ScnetConfigError):
         ScnetHook().get_job_counts()

@@ -12,17 +12,17 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from airflow_provider_scnet.gate.claims import NOTHING, Claim, Claims
 
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.gate import decision, watch
-from airflow_provider_scnet.gate.account import Accounts
-from airflow_provider_scnet.gate.claims import NOTHING, Claim, Claims
-from airflow_provider_scnet.triggers import here
+from airflow_provider_scnet.polling.accounts import Accounts
+from airflow_provider_scnet.triggers import runtime
 from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
 from benchmarks import virtual_time
 
 from gates import first_event
-from looks import HEALS, Cluster
+from observations import HEALS, Cluster
 
 ACCOUNT = ("https://h", "alice")
 LOOKS = 100
@@ -48,7 +48,7 @@ class ForItself:
     @classmethod
     def patches(cls) -> Iterator[Any]:
         yield mock.patch.object(watch.Watch, "judge", lambda self, gate: cls.Judge(gate))
-        yield mock.patch("airflow_provider_scnet.gate.account.Claims", cls.Claims)
+        yield mock.patch("airflow_provider_scnet.polling.accounts.Claims", cls.Claims)
         show = watch.Seat.show
 
         def show_all(seat: Any, look: Any) -> int:
@@ -89,7 +89,7 @@ class Scenario:
 
     async def play(self) -> dict[int, list[Any]]:
         accounts = Accounts(self.cluster, self.airflow)
-        with mock.patch.object(here, "accounts", return_value=accounts):
+        with mock.patch.object(runtime, "accounts", return_value=accounts):
             for step in range(LOOKS):
                 self.come_and_go(step)
                 self.claim(accounts.claims(ACCOUNT), step)

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The endpoint that counts a user's jobs: its request, its answer, and a poll that yields an observation."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timezone
+
+from airflow_provider_scnet.client import issued_tokens, response, transport
+from airflow_provider_scnet.client.connection_settings import ConnectionSettings
+from airflow_provider_scnet.client.error_codes import ErrorKind
+from airflow_provider_scnet.client.errors import ScnetError
+from airflow_provider_scnet.client.job_counts import JobCounts
+from airflow_provider_scnet.client.observation import Observation
+from airflow_provider_scnet.client.text import listed, redacted
+
+#: Source: SCnet OpenAPI v2, "query job state data".
+JOB_STATE_PATH = "/hpc/openapi/v2/view/jobs/state"
+
+# How many names of unknown states a note lists.
+_MOST_NAMES = 10
+
+
+def poll(settings: ConnectionSettings) -> Observation:
+    """
+    Ask once; with access keys, once more with a new token if the first one is refused.
+
+    :param settings: whom to ask, and about whom
+    :return: what was seen; an error is part of it
+    """
+    observation = poll_once(settings)
+    if not (settings.keys and observation.is_refused):
+        return observation
+    try:
+        settings = issued_tokens.with_token(settings, refused=settings.token)
+    except ScnetError as error:
+        return Observation(error=error, account=settings.account, where=settings.where)
+    return after_renewal(settings, poll_once(settings))
+
+
+def poll_once(settings: ConnectionSettings) -> Observation:
+    """
+    Send one request and observe what its answer says.
+
+    :param settings: whom to ask, and about whom
+    """
+    at, observed_at = time.monotonic(), datetime.now(timezone.utc)
+    counts, error = None, None
+    try:
+        answer = transport.send(_request(settings), settings)
+        counts = response.read(answer, JobCounts.from_data, *settings.secrets)
+    except ScnetError as e:
+        error = e
+        error.where = settings.where
+        if error.kind is ErrorKind.CREDENTIALS:
+            error.advice = settings.advice
+    return Observation(
+        counts=counts,
+        error=error,
+        account=settings.account,
+        where=settings.where,
+        doubt=_doubt(settings, counts) if counts else "",
+        notes=settings.notes + (_unknown_states(settings, counts) if counts else ()),
+        token_ends=None if settings.keys else settings.token_ends,
+        counted_after=settings.counted_after,
+        at=at,
+        observed_at=observed_at,
+    )
+
+
+def after_renewal(settings: ConnectionSettings, observation: Observation) -> Observation:
+    """Return what a poll with a renewed token saw; if that token was refused too, nobody sends it again."""
+    if observation.error and observation.is_refused:
+        issued_tokens.give_up(settings, observation.error)
+    return observation
+
+
+def _request(settings: ConnectionSettings) -> transport.Request:
+    return transport.Request(
+        method="GET",
+        base=settings.endpoint,
+        path=JOB_STATE_PATH,
+        headers={"token": settings.token},
+        params={"userName": settings.user_name},
+        secrets=settings.secrets,
+    )
+
+
+def _doubt(settings: ConnectionSettings, counts: JobCounts) -> str:
+    """Say why counts prove nothing: SCnet may report zeros for a user that does not exist."""
+    if not counts.all_zero or settings.allow_foreign_user or settings.token_user in (None, settings.user_name):
+        return ""
+    return (
+        f"{settings.where}: no job in any state, but the token was issued for '{redacted(settings.token_user)}': "
+        "correct the user name, or set extra 'allow_foreign_user' if this is meant"
+    )
+
+
+def _unknown_states(settings: ConnectionSettings, counts: JobCounts) -> tuple[str, ...]:
+    if not counts.unknown:
+        return ()
+    names = listed([f"'{name}'" for name in counts.unknown], _MOST_NAMES)
+    return (f"{settings.where}: unknown state {names}, counted as other",)
