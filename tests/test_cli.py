@@ -280,9 +280,6 @@ class TestConnections:
         finally:
             subprocess.run([*connections, "delete", "scnet_stored"], check=True, capture_output=True)
 
-    def test_the_default_is_the_hooks_own(self):
-        assert ScnetHook.default_conn_name == definition._DEFAULT_CONNECTION
-
 
 class TestWatch:
     @pytest.fixture

@@ -178,7 +178,7 @@ def test_a_doubt_keeps_it_shut_and_is_said():
         (ErrorKind.PERMANENT, Verdict.FAIL, Verdict.FAIL),
     ],
 )
-def test_patience_depends_on_the_nature_of_the_error(kind, first, later):
+def test_patience_depends_on_the_kind_of_the_error(kind, first, later):
     error = ScnetError("x", kind=kind)
     evaluator = GateEvaluator(Gate.of("queued < 5"), log)
     assert evaluator.judge(look(error=error)).verdict is first

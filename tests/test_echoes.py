@@ -112,8 +112,8 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(issued_tokens, "_keepers", {})
-    monkeypatch.setattr(issued_tokens, "PATIENCE", 0.0)
+    monkeypatch.setattr(issued_tokens, "_caches", {})
+    monkeypatch.setattr(issued_tokens, "PAUSE_AFTER_FAILURE", 0.0)
 
 
 class Said:
@@ -158,8 +158,8 @@ def ask_in_every_way(said: Said) -> None:
     gate = Gate.of("queued < 5", fail_when="other > 5")
     said.attempt(lambda: GateEvaluator(gate, logging.getLogger("gate")).judge(look))
     said.add(json.dumps(record(gate, look, scnet_conn_id="scnet_default", claimed=0), ensure_ascii=False))
-    said.add(issued_tokens._keepers, *(keeper._grant for keeper in issued_tokens._keepers.values()))
-    said.add(*(vars(keeper) for keeper in issued_tokens._keepers.values()))
+    said.add(issued_tokens._caches, *(cache._grant for cache in issued_tokens._caches.values()))
+    said.add(*(vars(cache) for cache in issued_tokens._caches.values()))
 
 
 def assert_unsaid(secret: str, *texts: object) -> None:

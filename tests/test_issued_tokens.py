@@ -45,8 +45,8 @@ JOB_STATE_PATH = "/hpc/openapi/v2/view/jobs/state"
 
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(issued_tokens, "_keepers", {})
-    monkeypatch.setattr(issued_tokens, "PATIENCE", 0.0)
+    monkeypatch.setattr(issued_tokens, "_caches", {})
+    monkeypatch.setattr(issued_tokens, "PAUSE_AFTER_FAILURE", 0.0)
 
 
 @pytest.fixture
@@ -141,11 +141,11 @@ def test_with_a_host_the_user_is_the_tokens_own_else_the_regions(scnet, connect_
     connect_keys(fields={"host": scnet.url})
     ScnetHook().get_job_counts()
     assert paths(scnet) == ["tokens", "jobs"]
-    issued_tokens._keepers.clear()
+    issued_tokens._caches.clear()
     scnet.order(Fault.api("0", "success", [entry("11112", scnet.token("alice"))]), path=TOKENS_PATH)
     scnet.order(Fault.api("0", "success", [entry("11112", "opaque")]), path=TOKENS_PATH)
     ScnetHook().get_job_counts()
-    issued_tokens._keepers.clear()
+    issued_tokens._caches.clear()
     scnet.order(Fault.api("0", "success", {"clusterUserInfo": {"userName": "bob"}}), path=REGION_PATH)
     look = ScnetHook().observe()
     assert look.user_name == "bob"
@@ -272,7 +272,7 @@ def test_a_platform_that_does_not_answer_is_cut_off(scnet, connect_keys):
 
 
 def test_each_connection_is_named_in_what_another_one_with_the_same_keys_was_told(scnet, keys, monkeypatch):
-    monkeypatch.setattr(issued_tokens, "PATIENCE", 60.0)
+    monkeypatch.setattr(issued_tokens, "PAUSE_AFTER_FAILURE", 60.0)
     monkeypatch.setenv("AIRFLOW_CONN_TWIN", os.environ["AIRFLOW_CONN_SCNET_DEFAULT"])
     scnet.order(Fault.api("10001", "later"), path=TOKENS_PATH)
     errors = [ScnetHook(conn_id).observe().error for conn_id in ("scnet_default", "twin", "twin", "scnet_default")]
@@ -283,7 +283,7 @@ def test_each_connection_is_named_in_what_another_one_with_the_same_keys_was_tol
 
 
 def test_gates_that_arrive_while_the_platform_is_away_do_not_ask_it_again(scnet, keys, monkeypatch):
-    monkeypatch.setattr(issued_tokens, "PATIENCE", 60.0)
+    monkeypatch.setattr(issued_tokens, "PAUSE_AFTER_FAILURE", 60.0)
     scnet.order(Fault(status=503, body=""), times=None, path=TOKENS_PATH)
     with ThreadPoolExecutor(20) as pool:
         errors = list(pool.map(lambda _: ScnetHook().observe().error, range(20)))
@@ -569,7 +569,7 @@ def test_a_fresh_token_that_was_refused_too_is_not_sent_again(scnet, keys, look)
 
 
 def test_gates_that_arrive_after_a_fresh_token_was_refused_too_ask_nobody(scnet, keys, look, monkeypatch):
-    monkeypatch.setattr(issued_tokens, "PATIENCE", 60.0)
+    monkeypatch.setattr(issued_tokens, "PAUSE_AFTER_FAILURE", 60.0)
     scnet.order(Fault.api("10008", "auth_fail"), times=None)
     first = look()
     assert paths(scnet) == ["tokens", "region", "jobs", "tokens", "jobs"]
@@ -755,9 +755,7 @@ def test_keys_that_nobody_uses_any_longer_are_forgotten(scnet, connect_keys, mon
     assert ScnetHook().observe().error is not None
     connect_keys("alice")
     ScnetHook().get_job_counts()
-    assert [known.access_key for known in issued_tokens._keepers] == [
-        scnet.key_connection()["extra"]["access_key"]
-    ]
+    assert [known.access_key for known in issued_tokens._caches] == [scnet.key_connection()["extra"]["access_key"]]
 
 
 # What is masked
@@ -963,7 +961,7 @@ def test_a_connection_test_that_meets_silence_says_so_and_spoils_nothing(scnet, 
     # The first connection that a process reads has Airflow import much, which would be in the budget.
     ScnetHook().read_settings()
     monkeypatch.setattr(hook_module, "_TEST_TIMEOUT", 5.0)
-    monkeypatch.setattr(issued_tokens, "PATIENCE", 60.0)
+    monkeypatch.setattr(issued_tokens, "PAUSE_AFTER_FAILURE", 60.0)
     scnet.order(Fault(delay=60), path=path)
     ok, message = ScnetHook().test_connection()
     assert not ok
@@ -980,8 +978,8 @@ def test_a_connection_test_that_waits_for_the_renewal_of_another_ends_in_time(sc
     connect_keys(timeout=300)
     settings = ScnetHook().read_settings()
     monkeypatch.setattr(hook_module, "_TEST_TIMEOUT", 2.0)
-    keeper = issued_tokens._keeper_of(settings.keys)
-    with keeper._renewing:
+    cache = issued_tokens._cache_of(settings.keys)
+    with cache._renewing:
         ok, message = ScnetHook().test_connection()
     assert not ok
     assert "no answer yet to an earlier request" in message

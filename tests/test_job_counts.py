@@ -49,7 +49,7 @@ def test_no_other_code_is_success(code):
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_every_documented_code_is_an_error_of_its_nature_even_with_good_data(code):
+def test_every_documented_code_is_an_error_of_its_kind_even_with_good_data(code):
     with pytest.raises(ScnetApiError) as caught:
         JobCounts.from_response({**body(0, 0, 0, 0, 0, code=code), "msg": "no"})
     assert caught.value.code == code

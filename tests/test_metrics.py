@@ -156,7 +156,7 @@ def test_connections_and_users_are_told_apart():
 
 
 @pytest.mark.parametrize("kind", ErrorKind)
-def test_a_look_that_fails_is_counted_by_the_nature_of_its_error_and_tells_no_jobs(kind):
+def test_a_look_that_fails_is_counted_by_the_kind_of_its_error_and_tells_no_jobs(kind):
     async def scenario() -> None:
         watch()
         await asyncio.sleep(2.5 * MINUTE)

@@ -323,7 +323,7 @@ def test_the_names_of_a_condition_are_all_there():
     assert [codes(row[0])[0] for row in table_of(EN / "gate.md", "name")] == [*STATES, "total"]
 
 
-def test_every_code_is_there_with_its_meaning_and_its_nature():
+def test_every_code_is_there_with_its_meaning_and_its_kind():
     rows = {
         codes(code)[0]: (meaning, kind) for code, meaning, kind, _ in table_of(EN / "troubleshooting.md", "code")
     }

@@ -70,17 +70,17 @@ def jobs(args: Namespace) -> int:
     # The same one twice would be asked more often than the interval says.
     asked = list(itertools.product(dict.fromkeys(args.conn_ids), dict.fromkeys(args.users or [None])))
     console = _Console()
-    seen = _look(asked)
-    # As for a gate: what is wrong at the first look will hardly heal, what goes wrong later may.
-    if args.watch is None or all(look.fails_gates for *_, look in seen):
+    seen = _observe(asked)
+    # As for a gate: an error of the first poll will hardly go away, a later one may.
+    if args.watch is None or all(observation.fails_gates for *_, observation in seen):
         _show(seen, args.output, console)
-        return COULD_NOT_TELL if any(_trouble(look) for *_, look in seen) else YES
+        return COULD_NOT_TELL if any(_trouble(observation) for *_, observation in seen) else YES
     in_place = args.output == "table" and sys.stdout.isatty() and console.is_interactive
     with Live(console=console, auto_refresh=False) if in_place else contextlib.nullcontext() as live:
         while True:
             _show(seen, args.output, console, live)
-            time.sleep(max(args.watch, *(look.pause for *_, look in seen)))
-            seen = _look(asked)
+            time.sleep(max(args.watch, *(observation.pause for *_, observation in seen)))
+            seen = _observe(asked)
 
 
 @_command
@@ -107,13 +107,13 @@ def explain(args: Namespace) -> int:
     except ValueError as error:
         _say(str(error), error=True)
         return COULD_NOT_TELL
-    [(*_, look)] = _look([(args.conn_id, args.user)])
-    for note in look.notes:
+    [(*_, observation)] = _observe([(args.conn_id, args.user)])
+    for note in observation.notes:
         _say(note, error=True)
-    if trouble := _trouble(look, gate.states):
+    if trouble := _trouble(observation, gate.states):
         _say(trouble, error=True)
         return COULD_NOT_TELL
-    decision = decide(gate, look.counts or JobCounts())
+    decision = decide(gate, observation.counts or JobCounts())
     _say(decision.reason)
     return YES if decision.verdict is Verdict.OPEN else NO
 
@@ -128,23 +128,23 @@ class _Console(AirflowConsole):  # type: ignore[misc]
         raise BrokenPipeError
 
 
-def _look(asked: Iterable[tuple[str, str | None]]) -> _Seen:
+def _observe(asked: Iterable[tuple[str, str | None]]) -> _Seen:
     # Aside: Python drops a Ctrl-C that comes in a finalizer, and urllib3 closes its connections in one.
     return run_in_thread(
         lambda: [(conn_id, user, ScnetHook(conn_id).observe(user)) for conn_id, user in asked]
     ).result()
 
 
-def _trouble(look: Observation, states: Iterable[str] = ("total",)) -> str:
-    """Return why a look does not tell what was asked; empty where it does."""
-    if look.error:
-        return str(look.error)
+def _trouble(observation: Observation, states: Iterable[str] = ("total",)) -> str:
+    """Return why an observation does not tell what was asked; empty where it does."""
+    if observation.error:
+        return str(observation.error)
     try:
-        (look.counts or JobCounts()).require(states)
+        (observation.counts or JobCounts()).require(states)
     except ScnetError as error:
-        error.where = look.where
+        error.where = observation.where
         return str(error)
-    return look.doubt
+    return observation.doubt
 
 
 def _say(line: str, *, error: bool = False) -> None:
@@ -153,13 +153,13 @@ def _say(line: str, *, error: bool = False) -> None:
 
 def _show(seen: _Seen, output: str, console: _Console, live: Live | None = None) -> None:
     """Show what was seen, and what was wrong with it: on stderr, or in place below the table."""
-    remarks = [line for *_, look in seen for line in (_trouble(look), *look.notes) if line]
+    remarks = [line for *_, observation in seen for line in (_trouble(observation), *observation.notes) if line]
     if live:
         live.update(Group(_table(seen), *map(Text, remarks)), refresh=True)
         return
     if output == "json":
         _say(json.dumps([_record(*each) for each in seen]))
-    elif any(look.counts for *_, look in seen):
+    elif any(observation.counts for *_, observation in seen):
         console.print(_table(seen))
     sys.stdout.flush()
     for line in remarks:
@@ -171,22 +171,22 @@ def _table(seen: _Seen) -> SimpleTable:
     table = SimpleTable(show_header=True, caption_justify="left")
     for heading in ("connection", "user", *states):
         table.add_column(heading, justify="right" if heading in states else "left")
-    for conn_id, _, look in seen:
-        if look.counts:
-            counts = ("?" if number is None else str(number) for number in look.counts.as_dict().values())
+    for conn_id, _, observation in seen:
+        if observation.counts:
+            counts = ("?" if number is None else str(number) for number in observation.counts.as_dict().values())
             # A Text, because rich would take brackets in a name for its own.
-            names = Text(conn_id), Text(look.user_name or "")
+            names = Text(conn_id), Text(observation.user_name or "")
             table.add_row(*names, *counts)
-            table.caption = f"at {look.observed_at.astimezone():%H:%M:%S}"
+            table.caption = f"at {observation.observed_at.astimezone():%H:%M:%S}"
     return table
 
 
-def _record(conn_id: str, user: str | None, look: Observation) -> dict[str, Any]:
+def _record(conn_id: str, user: str | None, observation: Observation) -> dict[str, Any]:
     """Return what was seen as JSON, in the words of a gate's decision."""
     return {
         "scnet_conn_id": conn_id,
-        "user_name": look.user_name or user,
-        "counts": look.counts.as_dict() if look.counts else None,
-        "observed_at": look.observed_at.isoformat(),
-        "trouble": _trouble(look) or None,
+        "user_name": observation.user_name or user,
+        "counts": observation.counts.as_dict() if observation.counts else None,
+        "observed_at": observation.observed_at.isoformat(),
+        "trouble": _trouble(observation) or None,
     }

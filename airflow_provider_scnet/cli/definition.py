@@ -14,7 +14,7 @@ from airflow.cli.cli_config import ActionCommand, Arg, CLICommand, GroupCommand,
 
 from airflow_provider_scnet.provider_info import DEFAULT_CONN_ID
 
-#: Seconds between two looks of ``--watch``, at least and at most.
+#: Seconds between two polls of ``--watch``, at least and at most.
 SHORTEST_WATCH, LONGEST_WATCH = 5.0, 86400.0
 
 _COMMANDS = "airflow_provider_scnet.cli.commands"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What SCnet's platform is asked and what it says: a region's token for access keys, and where the region is."""
+"""Access keys: the signed request that obtains tokens, and what the platform says of tokens and regions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airflow_provider_scnet.client.address import base_url
 from airflow_provider_scnet.client.errors import ScnetConfigError, ScnetResponseError
 from airflow_provider_scnet.client.text import listed, redacted
 
-#: Where tokens are issued, and where regions are described, unless the connection says otherwise.
+#: The platform issues tokens, the portal describes regions; a connection can name others.
 PLATFORM = "https://api.scnet.cn"
 PORTAL = "https://www.scnet.cn"
 
@@ -33,7 +33,7 @@ _MOST_LISTED = 20
 @dataclasses.dataclass(frozen=True)
 class AccessKeys:
     """
-    What a connection without a token has instead: keys with which SCnet's platform issues one.
+    Keys with which SCnet's platform issues a token; a connection has them in place of a token.
 
     :param user: the login of the platform, which is not the cluster user
     :param access_key: the keys' public half
@@ -58,7 +58,7 @@ class AccessKeys:
         """
         timestamp = str(int(at))
         return {
-            # HTTP leaves the encoding of headers open. The signature is over UTF-8, so this is, too.
+            # HTTP does not fix the encoding of headers. The signature is over UTF-8, so the header is UTF-8, too.
             "user": self.user.encode(),
             "accessKey": self.access_key,
             "timestamp": timestamp,
@@ -114,7 +114,7 @@ def token_of(cluster_id: str, data: Any, *secrets: str) -> tuple[str, str]:
     """
     if not isinstance(data, list) or not data:
         raise ScnetResponseError("the answer lists no tokens")
-    # Each entry is shown without the tokens of the others, too.
+    # An error about one entry must not show the tokens of the others.
     issued = [
         entry["token"] for entry in data if isinstance(entry, Mapping) and isinstance(entry.get("token"), str)
     ]
@@ -199,8 +199,8 @@ class Region:
         """
         The one address of its HPC service.
 
-        :raises ScnetConfigError: where there is none, or a choice that is for people to make
-        :raises ScnetResponseError: where it is no address that requests may go to
+        :raises ScnetConfigError: where there is none, or more than one to choose from
+        :raises ScnetResponseError: where requests may not go to the address
         """
         try:
             endpoints = sorted({base_url("the region's address", url) for url in self.enabled})
@@ -221,7 +221,7 @@ class Region:
 def _is_name(name: Any, *secrets: str) -> bool:
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
         return False
-    # It will be in each message and record as it is.
+    # Messages and records show the name as it is.
     return not any(secret in name for secret in secrets)
 
 

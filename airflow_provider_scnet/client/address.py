@@ -34,7 +34,7 @@ def base_url(what: str, text: str, *, schema: str | None = None, port: int | Non
     if not re.fullmatch(r"[!-~]*", text):
         raise ScnetConfigError(f"{what} is no name of a host: it holds white space or characters beyond ASCII")
     try:
-        # The parser that requests goes by, so that no request reads the address in another way.
+        # requests uses the same parser, so a request goes where this check says.
         address = parse_url(text if "://" in text else f"//{text}")
     except LocationParseError:
         raise ScnetConfigError(f"{what} is no address") from None
@@ -43,7 +43,7 @@ def base_url(what: str, text: str, *, schema: str | None = None, port: int | Non
     if "?" in text or "#" in text:
         raise ScnetConfigError(f"{what} holds a query: give the address alone")
     if address.url.lower() != text.lower():
-        # The parser decodes, resolves and drops: what it had to mend, another program might mend differently.
+        # The parser has corrected the text; another program might correct it differently.
         raise ScnetConfigError(f"{what} is written in an unusual way, and could be taken for another address")
     schema = (schema or "").strip().strip("/")
     scheme_given, path_given = (schema.lower(), "") if schema.lower() in ("http", "https") else ("", schema)
@@ -66,7 +66,7 @@ def base_url(what: str, text: str, *, schema: str | None = None, port: int | Non
     if not all(re.fullmatch(r"[\w.~-]+", part, re.ASCII) and part not in (".", "..") for part in segments):
         raise ScnetConfigError(f"the path of {what} holds unusual characters")
     if segments[-1:] == ["hpc"]:
-        # SCnet hands its base addresses out with and without this suffix.
+        # SCnet gives its base addresses with and without this suffix.
         segments.pop()
     authority = host if port in (None, {"http": 80, "https": 443}[scheme]) else f"{host}:{port}"
     return "/".join([f"{scheme}://{authority}", *segments])
@@ -82,7 +82,7 @@ def _host(what: str, host: str) -> str:
     """Return the host in one spelling, an IPv6 address in its brackets."""
     labels = host.removesuffix(".").split(".")
     with contextlib.suppress(ValueError):
-        # What follows a percent sign is the name of an interface, and means something on one machine only.
+        # A percent sign is followed by the name of an interface, which only one machine knows.
         if host.startswith("[") and "%" not in host:
             return f"[{ipaddress.IPv6Address(host[1:-1])}]"
         if _NUMBER.fullmatch(labels[-1]):

@@ -23,18 +23,18 @@ EXTRAS = (
     *("timeout", "verify", "proxies", "allow_foreign_user", "counted_after"),
     *("access_key", "secret_key", "cluster_id", "platform_user", "platform", "portal"),
 )
-#: Those that take the place of a token, all of them together.
+#: These replace a token; a connection has all of them or none.
 KEY_EXTRAS = ("access_key", "secret_key", "cluster_id", "platform_user")
 
 DEFAULT_TIMEOUT = 10.0
 _LONGEST_TIMEOUT = 300.0
-#: Seconds; as old may a count be at sites that refresh it once a minute.
+#: Seconds; sites that refresh their counts once a minute need so long.
 DEFAULT_COUNTED_AFTER = 60.0
 _LONGEST_COUNTED_AFTER = 3600.0
 
 
 class ConnectionFields(Protocol):
-    """The fields of an Airflow connection, whichever Airflow made it."""
+    """The fields of an Airflow connection, on every version of Airflow."""
 
     host: str | None
     login: str | None
@@ -47,7 +47,7 @@ class ConnectionFields(Protocol):
 @dataclasses.dataclass(frozen=True)
 class ConnectionSettings:
     """
-    Whom to ask and about whom; plain values that may be handed to a thread.
+    What a connection says: whom to ask, and about whom; plain values, safe to give to a thread.
 
     With access keys the token, and what the connection leaves open of endpoint and user, are empty until
     :mod:`~airflow_provider_scnet.client.issued_tokens` has filled them in.
@@ -170,7 +170,7 @@ class ConnectionSettings:
         """
         Make sure that a pasted token has not ended.
 
-        :raises ScnetConfigError: of the kind of a token that is not accepted
+        :raises ScnetConfigError: of kind ``CREDENTIALS``, where it has
         """
         if self.token_ends and self.token_ends <= datetime.now(timezone.utc):
             error = ScnetConfigError(f"the token ended {local(self.token_ends)}", kind=ErrorKind.CREDENTIALS)
@@ -198,7 +198,7 @@ class ConnectionSettings:
 
     @property
     def account(self) -> tuple[str, str]:
-        """The account that is looked at: endpoint and user, whatever the connection is called."""
+        """The account: endpoint and user; the same for all connections that lead to it."""
         return self.endpoint, self.user_name
 
     @property
@@ -230,11 +230,11 @@ def _extra(text: str | None) -> dict[str, Any]:
     if not isinstance(extra, dict):
         raise ScnetConfigError("the extra field is not a JSON object")
     if unknown := sorted(set(extra) - set(EXTRAS)):
-        # A misspelt 'verify' or 'timeout' would otherwise be ignored without a word.
+        # A misspelt 'verify' or 'timeout' would otherwise be ignored silently.
         raise ScnetConfigError(
             f"unknown extra {', '.join(repr(name[:40]) for name in unknown)}; the extras are {', '.join(EXTRAS)}"
         )
-    # The form stores a field that nobody touched as null or as an empty text.
+    # The form stores an empty field as null or as an empty text.
     return {name: value for name, value in extra.items() if value is not None and value != ""}
 
 

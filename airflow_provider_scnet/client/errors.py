@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can go wrong when one asks SCnet."""
+"""The errors of requests to SCnet."""
 
 from __future__ import annotations
 
-# The kind belongs to what an error tells: whoever catches one finds both here.
+# Code that catches an error finds its kinds here, too.
 from airflow_provider_scnet.client.error_codes import CODES
 from airflow_provider_scnet.client.error_codes import ErrorKind as ErrorKind
 
@@ -13,7 +13,7 @@ class ScnetError(Exception):
     Any failure to learn job counts from SCnet.
 
     :param message: what happened and what to do about it
-    :param kind: what the error means for someone who waits; default: the class's own
+    :param kind: what the error means for a gate that waits; default: the class's own
     :param retry_after: seconds for which the server asked to be left alone
     :param where: which connection and user it happened to; often filled in later
     """
@@ -76,16 +76,3 @@ class ScnetApiError(ScnetError):
 
 class ScnetAuthError(ScnetApiError):
     """SCnet does not accept the token."""
-
-
-def api_error(code: str, msg: str, *, kind: ErrorKind | None = None) -> ScnetApiError:
-    """
-    Return the error that stands for a code: a :class:`ScnetAuthError` where the token is at fault.
-
-    :param code: SCnet's code, or an HTTP status
-    :param msg: what SCnet said, already redacted
-    :param kind: the kind of error where it is worse than the code alone says
-    """
-    kind = kind or CODES.get(code, ("", ErrorKind.UNCLEAR))[1]
-    error_class = ScnetAuthError if kind is ErrorKind.CREDENTIALS else ScnetApiError
-    return error_class(code, msg, kind=kind)

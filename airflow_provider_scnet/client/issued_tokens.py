@@ -2,7 +2,7 @@
 """
 The tokens that this process has obtained with access keys: kept in memory, renewed in time, one request at a time.
 
-Everything here may be called from any thread, and is given plain values only.
+Any thread may call these functions; their arguments are plain values.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from airflow_provider_scnet.client.token_payload import TokenPayload
 
 #: Seconds before its end at which a token is renewed; a tenth of its lifetime where that is less.
 MARGIN = 60.0
-#: Seconds for which a token is kept that does not say when it ends.
+#: Seconds for which this process keeps a token that does not say when it ends.
 UNKNOWN_LIFETIME = 900.0
-#: Seconds for which the platform is not asked again after it failed, however many gates arrive.
-PATIENCE = 5.0
-#: Seconds by which a clock may differ from SCnet's before a message says so.
+#: Seconds after a failed request before the next one; gates that arrive meanwhile share the error.
+PAUSE_AFTER_FAILURE = 5.0
+#: Seconds by which the clocks here and at SCnet may differ before a message says so.
 CLOCKS_DIFFER = 60.0
 
 
@@ -41,30 +41,30 @@ def with_token(settings: ConnectionSettings, refused: str = "") -> ConnectionSet
     :param refused: a token that the region has just not accepted: another is asked for
     :raises ScnetError: where the platform does not issue a token, or does not say where the region is
     """
-    return _keeper_of(settings.keys).with_token(settings, refused) if settings.keys else settings
+    return _cache_of(settings.keys).with_token(settings, refused) if settings.keys else settings
 
 
-def at_hand(settings: ConnectionSettings, refused: str = "") -> ConnectionSettings | None:
+def cached(settings: ConnectionSettings, refused: str = "") -> ConnectionSettings | None:
     """
     Return what :func:`with_token` would, if that takes no request; else None.
 
     :param settings: what the connection says
     :param refused: a token that the region has just not accepted
     """
-    return _keeper_of(settings.keys).at_hand(settings, refused) if settings.keys else settings
+    return _cache_of(settings.keys).cached(settings, refused) if settings.keys else settings
 
 
-def give_up(settings: ConnectionSettings, error: ScnetError) -> None:
+def note_refusal(settings: ConnectionSettings, error: ScnetError) -> None:
     """
-    Take note that the region did not accept the token that was to replace a refused one either.
+    Note that the region refused the renewed token, too.
 
-    Nobody asks with it again, and those who come within a moment share the error.
+    No request sends it again, and polls within the next seconds share the error.
 
-    :param settings: whom was asked, and with which token
+    :param settings: whom the poll asked, and with which token
     :param error: what the region said
     """
     if settings.keys:
-        _keeper_of(settings.keys).give_up(settings, error)
+        _cache_of(settings.keys).note_refusal(settings, error)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ class _Grant:
     :param token: the token
     :param name: the name of its region
     :param until: when it is to be renewed, by :func:`time.monotonic`
-    :param region: where its region is, once somebody had to know
+    :param region: where its region is, once a request had to know it
     :param refused: where it was not accepted: the portal, and accounts of the region. All copies share it. It is
         kept here and not by token, because the platform may issue the same token again: that is worth another try
     """
@@ -87,7 +87,7 @@ class _Grant:
     refused: set[str | tuple[str, str]] = dataclasses.field(default_factory=set)
 
     def with_token(self, settings: ConnectionSettings) -> ConnectionSettings:
-        """Fill settings in; of the region only what they need, so that they are the same whoever asked before."""
+        """Complete settings; of the region only with what they lack, so that earlier requests do not matter."""
         if self.region is None or not self._needs_region(settings):
             return settings.with_token(self.token, region=self.name)
         return settings.with_token(
@@ -98,7 +98,7 @@ class _Grant:
         )
 
     def suffices(self, settings: ConnectionSettings) -> bool:
-        """Tell whether nothing more has to be asked to complete settings."""
+        """Tell whether settings can be completed without another request."""
         return self.region is not None or not self._needs_region(settings)
 
     def _needs_region(self, settings: ConnectionSettings) -> bool:
@@ -106,25 +106,25 @@ class _Grant:
         return not (settings.endpoint and has_user)
 
 
-class _Keeper:
-    """Keeps one account's token for one region."""
+class _TokenCache:
+    """The token of one account for one region."""
 
     def __init__(self, keys: AccessKeys) -> None:
         self._keys = keys
         self._renewing = threading.Lock()
         self._grant: _Grant | None = None
-        # By path, or by the account that accepts no token: what a request failed with, and until when it is not
-        # made again, by time.monotonic().
+        # By path, or by the account that refuses all tokens: the error of a request, and when it may be repeated,
+        # by time.monotonic().
         self._failed: dict[str | tuple[str, str], tuple[ScnetError, float]] = {}
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is lost when it is forgotten."""
+        """Whether it holds nothing that a later request could use."""
         now = time.monotonic()
         in_use = self._renewing.locked() or self._is_fresh(self._grant)
         return not in_use and all(until <= now for _, until in list(self._failed.values()))
 
-    def at_hand(self, settings: ConnectionSettings, refused: str) -> ConnectionSettings | None:
+    def cached(self, settings: ConnectionSettings, refused: str) -> ConnectionSettings | None:
         self._refuse(settings, refused)
         grant = self._grant
         if grant is None or not self._is_fresh(grant) or not grant.suffices(settings):
@@ -133,20 +133,20 @@ class _Keeper:
         return None if done.account in grant.refused else done
 
     def with_token(self, settings: ConnectionSettings, refused: str) -> ConnectionSettings:
-        if found := self.at_hand(settings, refused):
+        if found := self.cached(settings, refused):
             return found
-        # Two requests' time: for as long may the one who asks already take.
+        # The thread that holds the lock makes two requests at most.
         if not self._renewing.acquire(timeout=settings.at_most(2 * settings.timeout)):
             raise ScnetConnectionError(
                 "there is no answer yet to an earlier request for a token",
                 where=self._where(settings, self._keys.platform),
             )
         try:
-            return self.at_hand(settings, "") or self._obtain(settings)
+            return self.cached(settings, "") or self._obtain(settings)
         finally:
             self._renewing.release()
 
-    def give_up(self, settings: ConnectionSettings, error: ScnetError) -> None:
+    def note_refusal(self, settings: ConnectionSettings, error: ScnetError) -> None:
         self._refuse(settings, settings.token)
         self._remember(settings.account, error)
 
@@ -162,7 +162,7 @@ class _Keeper:
         grant = kept or self._renewed(settings)
         if not grant.suffices(settings):
             is_new = kept is None
-            described = self._patiently(
+            described = self._unless_just_failed(
                 REGION_PATH,
                 self._keys.portal,
                 settings,
@@ -172,12 +172,12 @@ class _Keeper:
         done = self._completed(grant, settings)
         if done.account not in grant.refused:
             return done
-        # Perhaps the one before it was refused as well, a moment ago.
+        # The account may have refused a renewed token a moment ago.
         self._recall(done.account, done.where)
         return self._renewed(settings).with_token(done)
 
     def _renewed(self, settings: ConnectionSettings) -> _Grant:
-        self._grant = self._patiently(
+        self._grant = self._unless_just_failed(
             TOKENS_PATH, self._keys.platform, settings, lambda: self._request_token(settings)
         )
         return self._grant
@@ -195,21 +195,21 @@ class _Keeper:
         except ScnetError as error:
             if is_new or error.kind is not ErrorKind.CREDENTIALS:
                 raise
-        # The token was kept for too long: one fresh token and one more try, as for a poll.
+        # The kept token was too old: try once more with a fresh one, as a poll does.
         grant = self._renewed(settings)
         return dataclasses.replace(grant, region=self._request_region(settings, grant))
 
-    def _patiently(
+    def _unless_just_failed(
         self, path: str, origin: str, settings: ConnectionSettings, request: Callable[[], _Grant]
     ) -> _Grant:
-        """Make a request, unless the last one failed a moment ago; gates that arrive by the hundred share that."""
+        """Make a request, or raise the error of the last one if that failed a moment ago."""
         where = self._where(settings, origin)
         self._recall(path, where)
         try:
             grant = request()
         except ScnetError as error:
             error.where = error.where or where
-            # One that had less time than the connection grants says nothing to others.
+            # A request with less time than the connection grants may fail where others would not.
             if settings.until is None:
                 self._remember(path, error)
             raise
@@ -217,7 +217,7 @@ class _Keeper:
         return grant
 
     def _remember(self, what: str | tuple[str, str], error: ScnetError) -> None:
-        self._failed[what] = _copy(error), time.monotonic() + max(PATIENCE, error.retry_after or 0.0)
+        self._failed[what] = _copy(error), time.monotonic() + max(PAUSE_AFTER_FAILURE, error.retry_after or 0.0)
 
     def _recall(self, what: str | tuple[str, str], where: str) -> None:
         known, until = self._failed.get(what, (None, 0.0))
@@ -262,29 +262,29 @@ class _Keeper:
 
 
 def _copy(error: ScnetError) -> ScnetError:
-    """Return an error that can be kept, or raised again, without what hangs on one that was raised."""
+    """Return a copy to keep or to raise again, without the traceback, whose frames hold secrets."""
     return copy.copy(error).with_traceback(None)
 
 
-_keepers: dict[AccessKeys, _Keeper] = {}
-_keepers_change = threading.Lock()
+_caches: dict[AccessKeys, _TokenCache] = {}
+_caches_lock = threading.Lock()
 
 
-def _keeper_of(keys: AccessKeys) -> _Keeper:
-    with _keepers_change:
-        if keys not in _keepers:
-            # Keys that were replaced, or that nobody uses any longer.
-            for other in [other for other, keeper in _keepers.items() if keeper.is_idle]:
-                del _keepers[other]
-            _keepers[keys] = _Keeper(keys)
-        return _keepers[keys]
+def _cache_of(keys: AccessKeys) -> _TokenCache:
+    with _caches_lock:
+        if keys not in _caches:
+            # Forget keys that were replaced, or are no longer used.
+            for other in [other for other, cache in _caches.items() if cache.is_idle]:
+                del _caches[other]
+            _caches[keys] = _TokenCache(keys)
+        return _caches[keys]
 
 
 def _until(token: str, server_time: datetime | None) -> float:
     ends = TokenPayload.from_token(token).expires_at
     if ends is None:
         return time.monotonic() + UNKNOWN_LIFETIME
-    # By the clock that set the end, where that is known.
+    # Use SCnet's clock, which set the end, where it is known.
     lifetime = (ends - (server_time or datetime.now(timezone.utc))).total_seconds()
     return time.monotonic() + lifetime - min(MARGIN, lifetime / 10)
 

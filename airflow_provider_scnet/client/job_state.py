@@ -71,7 +71,7 @@ def poll_once(settings: ConnectionSettings) -> Observation:
 def after_renewal(settings: ConnectionSettings, observation: Observation) -> Observation:
     """Return what a poll with a renewed token saw; if that token was refused too, nobody sends it again."""
     if observation.error and observation.is_refused:
-        issued_tokens.give_up(settings, observation.error)
+        issued_tokens.note_refusal(settings, observation.error)
     return observation
 
 

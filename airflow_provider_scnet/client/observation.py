@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one look at the cluster saw."""
+"""What one poll of the cluster saw."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airflow_provider_scnet.client.token_payload import local
 @dataclasses.dataclass(frozen=True)
 class Observation:
     """
-    What one look saw: counts, or the error that stood in their place.
+    What one poll saw: counts, or an error.
 
     :param counts: what the cluster reported, or None
     :param error: why there are no counts, or None
@@ -26,7 +26,7 @@ class Observation:
     :param token_ends: when a token ends that only a person can renew; None where it does not say, or renews itself
     :param counted_after: seconds after which the cluster's counts include a submitted job
     :param observed_at: when, by the wall clock
-    :param at: when, by :func:`time.monotonic`, in seconds: when the look began
+    :param at: when the poll began, by :func:`time.monotonic`, in seconds
     """
 
     counts: JobCounts | None = None
@@ -42,7 +42,7 @@ class Observation:
 
     def __post_init__(self) -> None:
         if self.error:
-            # A look is kept, and shown to every gate that waits; the frames would be, too, which hold the token.
+            # An observation is kept for all gates that wait. Its error must not keep frames, which hold the token.
             self.error.with_traceback(None).__context__ = None
 
     @property
@@ -52,7 +52,7 @@ class Observation:
 
     @property
     def pause(self) -> float:
-        """Seconds for which the server asked to be left alone."""
+        """Seconds for which the server asked not to be polled."""
         return (self.error.retry_after or 0.0) if self.error else 0.0
 
     @property
@@ -75,5 +75,5 @@ class Observation:
 
     @property
     def fails_gates(self) -> bool:
-        """Whether a gate that sees it first fails by it."""
+        """Whether a gate fails if this is the first thing it sees."""
         return self.error is not None and self.error.kind is not ErrorKind.TRANSIENT

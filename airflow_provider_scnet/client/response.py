@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The form that all of SCnet's answers share: ``{"code": "0", "msg": "success", "data": …}``."""
+"""SCnet's answers, which share one form: ``{"code": "0", "msg": "success", "data": …}``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from airflow_provider_scnet.client.error_codes import CODES, ErrorKind, kind_of_status
-from airflow_provider_scnet.client.errors import ScnetError, ScnetResponseError, api_error
+from airflow_provider_scnet.client.errors import ScnetApiError, ScnetAuthError, ScnetError, ScnetResponseError
 from airflow_provider_scnet.client.text import redacted
 
 T = TypeVar("T")
@@ -25,11 +25,11 @@ class Answer:
     :param body: the body after decompression
     :param location: where a redirect points
     :param retry_after: seconds for which the server asked to be left alone, 600 at most
-    :param date: what time it was for the server
+    :param date: the server's time
     """
 
     status: int
-    # A server may put a token into either.
+    # A server may put a token into the body or the location.
     body: bytes = dataclasses.field(repr=False)
     location: str = dataclasses.field(default="", repr=False)
     retry_after: float | None = None
@@ -37,7 +37,7 @@ class Answer:
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # The last of two equal keys would win silently: {"y": 100, "y": 0} must not open a gate.
+    # json takes the last of two equal keys: {"y": 100, "y": 0} must not open a gate.
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a key is given twice")
@@ -60,32 +60,13 @@ def parse(body: bytes) -> Any:
         raise ScnetResponseError("the answer is not the documented JSON") from None
 
 
-def code_of(body: Any, *secrets: str) -> str | None:
-    """
-    Return an answer's ``code`` as text, or None where there is none.
-
-    The code is documented as a string; some deployments were seen to send the integer.
-
-    :param body: the decoded answer
-    :param secrets: texts that must not appear in it
-    """
-    if not isinstance(body, Mapping):
-        return None
-    code = body.get("code")
-    if isinstance(code, str) or (isinstance(code, int) and not isinstance(code, bool)):
-        return redacted(code, *secrets)
-    return None
-
-
-def msg_of(body: Any, *secrets: str) -> str:
-    """
-    Return an answer's ``msg`` in a form that may be logged.
-
-    :param body: the decoded answer
-    :param secrets: texts that must not appear in it
-    """
-    msg = body.get("msg") if isinstance(body, Mapping) else None
-    return redacted(msg, *secrets) if isinstance(msg, str) else ""
+def _code_and_msg(body: Any, *secrets: str) -> tuple[str | None, str]:
+    """Return ``code`` and ``msg`` in a form that may be logged; None and an empty text where they are missing."""
+    fields = body if isinstance(body, Mapping) else {}
+    code, msg = fields.get("code"), fields.get("msg")
+    # The code is documented as a string; some deployments send an integer.
+    has_code = isinstance(code, str | int) and not isinstance(code, bool)
+    return redacted(code, *secrets) if has_code else None, redacted(msg, *secrets) if isinstance(msg, str) else ""
 
 
 def data_of(body: Any, *secrets: str) -> Any:
@@ -99,11 +80,11 @@ def data_of(body: Any, *secrets: str) -> Any:
     """
     if not isinstance(body, Mapping):
         raise ScnetResponseError("the answer is not a JSON object")
-    code = code_of(body, *secrets)
+    code, msg = _code_and_msg(body, *secrets)
     if code is None:
         raise ScnetResponseError("the answer has no code: is the address right?")
     if code != "0":
-        raise api_error(code, msg_of(body, *secrets))
+        raise _api_error(code, msg)
     return body.get("data")
 
 
@@ -112,7 +93,7 @@ def read(answer: Answer, reader: Callable[..., T], *secrets: str) -> T:
     Read the ``data`` of an answer; where its status and its body disagree, the worse one stands.
 
     :param answer: what came over the wire
-    :param reader: makes something of the data; it gets the secrets, too
+    :param reader: converts the data; its further arguments are the secrets
     :param secrets: texts that must not appear in an error
     :raises ScnetApiError: where SCnet reports an error
     :raises ScnetResponseError: where the answer is not the documented one
@@ -131,15 +112,21 @@ def _refusal(answer: Answer, *secrets: str) -> ScnetError:
         body = parse(answer.body)
     except ScnetResponseError:
         body = None
-    code, msg = code_of(body, *secrets), msg_of(body, *secrets)
+    code, msg = _code_and_msg(body, *secrets)
     status, kind = f"HTTP {answer.status}", kind_of_status(answer.status)
     # A code that the documentation does not list (gateways repeat the status there) adds nothing to the status.
     if code in CODES and CODES[code][1] >= kind:
-        return api_error(code, f"{msg} ({status})".strip())
+        return _api_error(code, f"{msg} ({status})".strip())
     if kind is ErrorKind.CREDENTIALS:
-        return api_error(str(answer.status), msg or status, kind=kind)
+        return _api_error(str(answer.status), msg or status, kind=kind)
     text = f"{status}: {msg}" if msg else status
     if answer.location:
         location = redacted(answer.location, *secrets)
         text += f", a redirect to {location}, which is not followed: correct the address"
     return ScnetResponseError(text, kind=kind)
+
+
+def _api_error(code: str, msg: str, *, kind: ErrorKind | None = None) -> ScnetApiError:
+    """Return the error that a code, or an HTTP status, stands for; the kind may be worse than the code says."""
+    error = ScnetApiError(code, msg, kind=kind)
+    return ScnetAuthError(code, msg, kind=kind) if error.kind is ErrorKind.CREDENTIALS else error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What others said, in a form that may be logged: short, on one line, and without secrets."""
+"""Texts that may be logged: short, on one line, and without secrets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def redacted(text: object, *secrets: str) -> str:
     line = str(text)
     for secret in filter(None, secrets):
         line = line.replace(secret, "***")
-    # Cut before anything that takes longer than the text is long.
+    # Cut first: the steps below take time in proportion to the length.
     line = _JWT.sub("***", line[: 10 * _MOST_CHARACTERS])
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     return line if len(line) <= _MOST_CHARACTERS else f"{line[: _MOST_CHARACTERS - 1]}…"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a token says of itself: a hint, never an authority."""
+"""What a token says of itself; nobody has verified it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One request to one origin: bounded in time and size, and its failures in people's words."""
+"""One request to one origin, with bounds on time and size; its failures as readable errors."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from airflow_provider_scnet.client.text import redacted
 
 #: The largest body that is read, in bytes after decompression.
 LARGEST_BODY = 1024 * 1024
-#: The longest pause, in seconds, that a server's ``Retry-After`` is granted.
+#: The longest ``Retry-After`` that is honoured, in seconds.
 LONGEST_PAUSE = 600.0
 
-# Small enough that no compressed piece of it can fill the memory: deflate gains at most a factor of 1032.
+# Bytes; a compressed piece of this size cannot fill the memory: deflate expands by a factor of 1032 at most.
 _PIECE = 1024
 
 
@@ -96,9 +96,9 @@ class OneOriginSession(requests.Session):
         )
         self.verify = settings.verify
         self.proxies.update(settings.proxies)
-        # An environment's proxy would see the token of a plain-text request.
+        # A proxy from the environment would see the token of a plain-text request.
         self.trust_env = address.scheme == "https"
-        # With any authentication set, requests asks no netrc: its Authorization header would name a stranger.
+        # With any authentication set, requests does not read netrc, which may hold another server's password.
         self.auth = _as_it_is
         self.adapters.clear()
         self.mount(f"{address.scheme}://{address.netloc}/", adapter or HTTPAdapter())
@@ -113,7 +113,7 @@ class OneOriginSession(requests.Session):
         return super().request(method, url, *args, **kwargs)
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """Follow no redirect: the token belongs to one origin, and a moved endpoint is for people to judge."""
+        """Follow no redirect: the token belongs to one origin only."""
         return None
 
 
@@ -121,12 +121,12 @@ def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
-class _CuttableAdapter(HTTPAdapter):
+class _ClosableAdapter(HTTPAdapter):
     """
-    Knows its sockets, so that another thread can end whatever is going on.
+    An adapter that tracks its sockets, so that another thread can end a request.
 
-    The time-outs of requests bound the silence between two bytes; a server that drips could hold a thread for
-    days. Shutting the connection down ends a TLS handshake, the headers and the body alike.
+    The time-outs of requests bound the time between two bytes; a server that sends a byte at a time could hold a
+    thread for days. Shutting the connection down ends a TLS handshake, the headers and the body alike.
     """
 
     def __init__(self) -> None:
@@ -136,15 +136,15 @@ class _CuttableAdapter(HTTPAdapter):
         super().__init__(max_retries=0)
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the pool, its connections made known."""
+        """Return the pool, with connections that are tracked."""
         pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
-        if not hasattr(pool.ConnectionCls, "known_to"):
+        if not hasattr(pool.ConnectionCls, "tracked_by"):
             pool.ConnectionCls = type(
-                "KnownConnection", (_KnownConnection, pool.ConnectionCls), {"known_to": self}
+                "TrackedConnection", (_TrackedConnection, pool.ConnectionCls), {"tracked_by": self}
             )
         return pool
 
-    def know(self, sock: socket.socket) -> None:
+    def track(self, sock: socket.socket) -> None:
         """Keep a second handle: the first one moves into the TLS layer."""
         handle = socket.socket(fileno=os.dup(sock.fileno()))
         with self._lock:
@@ -169,12 +169,12 @@ class _CuttableAdapter(HTTPAdapter):
                 self._sockets.pop().close()
 
 
-class _KnownConnection:
-    known_to: _CuttableAdapter
+class _TrackedConnection:
+    tracked_by: _ClosableAdapter
 
     def _new_conn(self) -> socket.socket:
         sock: socket.socket = super()._new_conn()  # type: ignore[misc]
-        self.known_to.know(sock)
+        self.tracked_by.track(sock)
         return sock
 
 
@@ -191,14 +191,14 @@ def send(request: Request, settings: ConnectionSettings) -> Answer:
     settings = dataclasses.replace(settings, timeout=settings.at_most(settings.timeout))
     if not settings.timeout:
         raise ScnetConnectionError("there was no time left to ask")
-    adapter = _CuttableAdapter()
+    adapter = _ClosableAdapter()
     with (
         OneOriginSession(request.base, request.headers, settings, adapter) as session,
         _cut_off(adapter, settings.timeout) as time_is_up,
-        _discretion.kept(),
+        _header_warning.suppressed(),
     ):
         try:
-            # Compression is not worth its risks for an answer of 200 bytes.
+            # An answer of 200 bytes needs no compression, and compression has risks.
             with session.request(
                 request.method,
                 request.base + request.path,
@@ -215,14 +215,14 @@ def send(request: Request, settings: ConnectionSettings) -> Answer:
                     date=_date(response.headers.get("Date")),
                 )
         except (requests.RequestException, OSError, ValueError) as error:
-            # Silence ends by the socket's own time-out or by that for the whole answer, whichever is first.
+            # The socket's own time-out, or that for the whole answer: whichever came first.
             if time_is_up.is_set() or _is_silence(error):
                 raise ScnetConnectionError(f"no whole answer within {settings.timeout:.3g} s") from None
-            raise _in_words(error, request.secrets) from None
+            raise _readable(error, request.secrets) from None
 
 
 @contextlib.contextmanager
-def _cut_off(adapter: _CuttableAdapter, seconds: float) -> Iterator[threading.Event]:
+def _cut_off(adapter: _ClosableAdapter, seconds: float) -> Iterator[threading.Event]:
     time_is_up = threading.Event()
 
     def cut() -> None:
@@ -238,7 +238,7 @@ def _cut_off(adapter: _CuttableAdapter, seconds: float) -> Iterator[threading.Ev
         timer.cancel()
 
 
-class _Discretion(logging.Filter):
+class _HeaderWarningFilter(logging.Filter):
     """Drops urllib3's warning about malformed headers, which quotes them: a server may echo the token there."""
 
     def __init__(self) -> None:
@@ -246,8 +246,8 @@ class _Discretion(logging.Filter):
         self._thread = threading.local()
 
     @contextlib.contextmanager
-    def kept(self) -> Iterator[None]:
-        """Keep it in this thread."""
+    def suppressed(self) -> Iterator[None]:
+        """Drop the warning in this thread."""
         self._thread.asks = True
         try:
             yield
@@ -259,8 +259,8 @@ class _Discretion(logging.Filter):
         return not (getattr(self._thread, "asks", False) and str(record.msg).startswith("Failed to parse headers"))
 
 
-_discretion = _Discretion()
-logging.getLogger("urllib3.connection").addFilter(_discretion)
+_header_warning = _HeaderWarningFilter()
+logging.getLogger("urllib3.connection").addFilter(_header_warning)
 
 
 def _read(response: requests.Response, *secrets: str) -> bytes:
@@ -296,9 +296,9 @@ def _is_silence(error: Exception) -> bool:
     return isinstance(error, requests.Timeout) or isinstance(_root(error), TimeoutError)
 
 
-def _in_words(error: Exception, secrets: tuple[str, ...]) -> ScnetError:
+def _readable(error: Exception, secrets: tuple[str, ...]) -> ScnetError:
     root = _root(error)
-    # Python's own message quotes what came and cuts it, perhaps in the midst of a secret, which is not found then.
+    # Python's own message quotes the answer and may cut it inside a secret, which is then not found.
     said = "what came is not HTTP" if isinstance(root, ValueError) else getattr(root, "strerror", None) or root
     reason = redacted(said, *secrets)
     for cause in _causes(error):

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How one asks."""
+"""Airflow's connection, its masking, and threads."""

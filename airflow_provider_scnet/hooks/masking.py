@@ -36,7 +36,7 @@ async def amask(secrets: Sequence[str]) -> None:
 
     :param secrets: the texts
     """
-    # Where there is no asynchronous call (before 3.3) the ordinary one serves on a loop, as Airflow's own do.
+    # Before 3.3 there is no asynchronous call; Airflow's own code then makes the ordinary one on a loop, too.
     if secrets and (masked := _find("amask_secret")):
         await masked(list(secrets))
     else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How one asks SCnet for a user's job counts."""
+"""The hook: an Airflow connection, and the job counts that SCnet reports through it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from airflow_provider_scnet.provider_info import CONN_FIELDS, DEFAULT_CONN_ID, U
 if TYPE_CHECKING:
     import requests
 
-# The Test button waits in the API server: so long for all requests together, the last of it to tell the result.
+# Seconds: the Test button waits in the API server. All requests together take so long, less a margin to answer.
 _TEST_TIMEOUT = 10.0
 _TEST_MARGIN = 0.5
 
-# Seconds on top of the connection's own time-out before a thread is left to itself.
+# Seconds on top of the connection's own time-out before the caller stops waiting for a thread.
 _GRACE = 2.0
 
 
@@ -38,7 +38,7 @@ class ScnetHook(BaseHook):
     The token and the endpoint of one SCnet region.
 
     Every call reads the connection anew, so a token that was pasted meanwhile is used, and makes one request:
-    the next poll of whoever waits is the retry.
+    a waiting gate's next poll is the retry.
 
     :param scnet_conn_id: the id of a connection of type ``scnet``
     """
@@ -82,7 +82,7 @@ class ScnetHook(BaseHook):
         :raises ScnetError: where access keys obtain no token
         """
         settings = issued_tokens.with_token(self.read_settings())
-        # Whoever uses the session may log its headers.
+        # The caller may log the session's headers.
         mask(settings.secrets)
         return transport.OneOriginSession(settings.endpoint, {"token": settings.token}, settings)
 
@@ -131,7 +131,7 @@ class ScnetHook(BaseHook):
             return done, job_state.poll(done)
 
         try:
-            # Aside: a name server can hold a thread for longer than any time-out.
+            # In a thread: a name server can block it for longer than any time-out.
             return run_in_thread(try_out).result(settings.at_most(_TEST_TIMEOUT) + _TEST_MARGIN)
         except TimeoutOfFuture:
             raise ScnetConnectionError(
@@ -180,9 +180,9 @@ class ScnetHook(BaseHook):
         :param refused: a token that the region has just not accepted: another is asked for
         :raises ScnetError: where the platform does not issue a token, or does not say where the region is
         """
-        if done := issued_tokens.at_hand(settings, refused):
+        if done := issued_tokens.cached(settings, refused):
             return done
-        # The platform, the portal, and as long again for a renewal that is under way already.
+        # The platform, the portal, and the same again for a renewal that is already under way.
         seconds = 4 * settings.timeout + _GRACE
         try:
             return await arun_in_thread(lambda: issued_tokens.with_token(settings, refused), seconds)
@@ -203,7 +203,7 @@ class ScnetHook(BaseHook):
 
     def observe(self, user_name: str | None = None) -> Observation:
         """
-        Read the connection and look once; an error is part of what is seen.
+        Read the connection and poll once; an error is part of the observation.
 
         :param user_name: the cluster user; default: the connection's login, else the token's own user
         """
@@ -229,8 +229,8 @@ class ScnetHook(BaseHook):
         return job_state.after_renewal(settings, await self._apoll_once(settings))
 
     async def _apoll_once(self, settings: ConnectionSettings) -> Observation:
-        # A name server, or many addresses that do not answer, can hold a thread for longer than the connection's
-        # time-out; the gates need not wait for that.
+        # A name server, or many addresses that do not answer, can block a thread for longer than the connection's
+        # time-out; the gates do not wait for that.
         try:
             return await arun_in_thread(lambda: job_state.poll_once(settings), settings.timeout + _GRACE)
         except asyncio.TimeoutError:
@@ -246,7 +246,7 @@ class ScnetHook(BaseHook):
 
 
 def _way(settings: ConnectionSettings) -> str:
-    """Say how the connection gets its token, and until when that lives."""
+    """Say where the token comes from, and when it ends."""
     ends = (
         f"valid until {local(settings.token_ends)}" if settings.token_ends else "which does not say when it ends"
     )

@@ -211,7 +211,7 @@ class Poller:
             return await self._observer.observe(*self._name, interval, bool(self._newcomers))
         except Exception as error:  # whatever it is, it must not end the waiting of everybody
             observation = Observation(
-                error=ScnetError(f"unexpected {type(error).__name__} while polling SCnet: {redacted(error)}")
+                error=ScnetError(f"{unexpected(error)} while polling SCnet")
             )
             self._observer.metrics.polled(Whom(*self._name), observation)
             return observation
