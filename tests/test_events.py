@@ -19,8 +19,7 @@ from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.gate.reporter import REPEAT_AFTER
 from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.testing import ScnetSimulator
-from airflow_provider_scnet.triggers import runtime
-from airflow_provider_scnet.triggers import events
+from airflow_provider_scnet.triggers import events, runtime
 from airflow_provider_scnet.triggers import scnet as triggers
 from airflow_provider_scnet.triggers.scnet import ScnetJobStateEventTrigger, ScnetJobStateTrigger
 from airflow_provider_scnet.triggers.task_states import AirflowTaskStates

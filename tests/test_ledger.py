@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
 import pytest
-from airflow_provider_scnet.gate.claims import Claimed, Claims
-from airflow_provider_scnet.gate.submission import GateId
-from airflow_provider_scnet.gate.submissions import FOLLOW_EVERY, Submissions
-from airflow_provider_scnet.gate.waiting import Waiting
 
-from airflow_provider_scnet.gate import submissions as submissions_module
+from airflow_provider_scnet.claims import ledger as ledger_module
+from airflow_provider_scnet.claims.ledger import FOLLOW_EVERY, Ledger
+from airflow_provider_scnet.claims.submission import LONGEST_PHASE, OWN_TASK_TTLS, GateId, SubmissionTasks
+from airflow_provider_scnet.claims.waiting import WaitingGate
+from airflow_provider_scnet.gate.claimed import Claimed
 from benchmarks import virtual_time
 
 ACCOUNT = ("https://h", "alice")
@@ -26,8 +26,11 @@ class Airflow:
     """Airflow's states of tasks, and the questions about them."""
 
     def __init__(self) -> None:
-        self.states: dict[tuple[str, str, str, int], str | None] = {}
-        self.questions: list[tuple[str, set[str], set[str]]] = []
+        self.found: dict[tuple[str, str, str, int], str | None] = {}
+        #: Those about the states of runs: DAG, runs (None: all), tasks.
+        self.questions: list[tuple[str, set[str] | None, set[str]]] = []
+        self.counts = 0
+        self.ended_runs: set[str] = set()
         self.error: Exception | None = None
         self.answers = asyncio.Event()
         self.answers.set()
@@ -37,13 +40,13 @@ class Airflow:
         self.late: asyncio.Event | None = None
 
     def set(self, gate: GateId, state: str | None, **submitters: str | None) -> None:
-        """Set the state of a gate, and of the instances of submitters with its map index."""
-        self.states[gate.dag_id, gate.run_id, gate.task_id, gate.map_index] = state
+        """Set the state of a gate, and of the instances of other tasks with its map index."""
+        self.found[gate.dag_id, gate.run_id, gate.task_id, gate.map_index] = state
         for task_id, submitter in submitters.items():
-            self.states[gate.dag_id, gate.run_id, task_id, gate.map_index] = submitter
+            self.found[gate.dag_id, gate.run_id, task_id, gate.map_index] = submitter
 
-    async def __call__(self, dag_id: str, run_ids: Any, task_ids: Any) -> Any:
-        self.questions.append((dag_id, set(run_ids), set(task_ids)))
+    async def states(self, dag_id: str, run_ids: Any, task_ids: Any) -> Any:
+        self.questions.append((dag_id, None if run_ids is None else set(run_ids), set(task_ids)))
         if late := self.late:
             self.late, found = None, self._found(dag_id, run_ids, task_ids)
             await late.wait()
@@ -60,48 +63,69 @@ class Airflow:
 
     def _found(self, dag_id: str, run_ids: Any, task_ids: Any) -> dict[str, dict[str, dict[int, str | None]]]:
         found: dict[str, dict[str, dict[int, str | None]]] = {}
-        for (dag, run, task, index), state in self.states.items():
-            if dag == dag_id and run in run_ids and task in task_ids:
+        for (dag, run, task, index), state in self.found.items():
+            if dag == dag_id and (run_ids is None or run in run_ids) and task in task_ids:
                 found.setdefault(run, {}).setdefault(task, {})[index] = state
         return found
+
+    async def count(self, dag_id: str, task_ids: Any, states: Any = None) -> int:
+        self.counts += 1
+        return sum(
+            dag == dag_id and task in task_ids and (states is None or state in states)
+            for (dag, _, task, _), state in self.found.items()
+        )
+
+    async def ended(self, dag_id: str, run_ids: Collection[str]) -> set[str]:
+        return self.ended_runs & set(run_ids)
 
 
 class World:
     """One triggerer's knowledge, and the Airflow that it asks."""
 
-    def __init__(self) -> None:
-        self.airflow = Airflow()
-        self.claims: dict[tuple[str, str], Claims] = {}
-        self.submissions = Submissions(self.airflow, lambda account: self.claims.setdefault(account, Claims()))
+    def __init__(self, airflow: Airflow | None = None) -> None:
+        self.airflow = airflow or Airflow()
+        self.ledger = Ledger(self.airflow)
         self._places = contextlib.ExitStack()
 
-    def wait(self, gate: GateId, **given: Any) -> Waiting:
+    def wait(
+        self,
+        gate: GateId,
+        submitted_by: dict[str, bool] | None = None,
+        upstream: dict[str, bool] | None = None,
+        gates: frozenset[str] = frozenset(),
+        **given: Any,
+    ) -> WaitingGate:
         """Let a gate wait from now on."""
-        waiting = Waiting(
-            gate, **{"jobs": 1, "ttl": TTL, "submitted_by": {"submit": True}, "account": ACCOUNT, **given}
-        )
+        tasks = SubmissionTasks({"submit": True} if submitted_by is None else submitted_by, upstream or {}, gates)
+        waiting = WaitingGate(gate, **{"jobs": 1, "ttl": TTL, "account": ACCOUNT, "tasks": tasks, **given})
         waiting.counted_after = COUNTED_AFTER
         waiting.leave = self._places.enter_context(contextlib.ExitStack())
-        waiting.leave.enter_context(self.submissions.kept(waiting))
-        if (gate.dag_id, gate.run_id, gate.task_id, gate.map_index) not in self.airflow.states:
+        waiting.leave.enter_context(self.ledger.kept(waiting))
+        if (gate.dag_id, gate.run_id, gate.task_id, gate.map_index) not in self.airflow.found:
             self.airflow.set(gate, "deferred", submit=None)
         return waiting
 
-    def let_pass(self, waiting: Waiting) -> None:
-        self.submissions.passes(waiting)
+    def let_through(self, waiting: WaitingGate) -> None:
+        self.ledger.reserve(waiting)
         waiting.leave.close()
 
-    async def look(self, account: Any = ACCOUNT) -> Claimed:
-        """Make a look, learn what there is to learn, and return what weighs on it."""
-        # No two looks are made in the same moment.
+    async def poll(self, account: Any = ACCOUNT, gate: GateId | None = None) -> Claimed:
+        """Make an observation, learn what there is to learn, and return what weighs on it for a gate."""
+        # No two observations are made in the same moment.
         await asyncio.sleep(0.01)
         at = now()
-        await self.submissions.hear(account, at)
-        return self.claims.setdefault(account, Claims()).weigh(at)
+        await self.ledger.refresh(account, at)
+        return self.ledger.claimed(account, at, gate)
 
-    async def after(self, seconds: float) -> int:
+    async def after(self, seconds: float, gate: GateId | None = None) -> int:
         await asyncio.sleep(seconds)
-        return (await self.look()).jobs
+        return (await self.poll(gate=gate)).jobs
+
+    def held(self, waiting: WaitingGate, at: float | None = None) -> str:
+        return self.ledger.reason_to_wait(waiting, now() if at is None else at, None)
+
+    def notes(self) -> str:
+        return "\n".join(self.ledger.notes(ACCOUNT))
 
 
 def now() -> float:
@@ -116,7 +140,7 @@ Scenario = Callable[[World], Coroutine[Any, Any, None]]
 
 
 def scenario(test: Scenario) -> Callable[[], None]:
-    """Run a test on a loop of virtual time, with a gate that waits all the while so that Airflow is asked."""
+    """Run a test on a loop of virtual time."""
 
     def run() -> None:
         async def whole() -> None:
@@ -129,12 +153,12 @@ def scenario(test: Scenario) -> Callable[[], None]:
     return run
 
 
-async def passed(world: World, **given: Any) -> Waiting:
-    """Let one gate wait and another pass, and Airflow know of it."""
-    world.wait(gate(99), submitted_by={"another": True})
+async def opened(world: World, **given: Any) -> WaitingGate:
+    """Let a gate of another task wait and another open, and Airflow know of it."""
+    world.wait(gate(99, task="witness"), submitted_by={"another": True})
     waiting = world.wait(gate(0), **given)
-    await world.look()
-    world.let_pass(waiting)
+    await world.poll()
+    world.let_through(waiting)
     world.airflow.set(gate(0), "success")
     return waiting
 
@@ -142,24 +166,118 @@ async def passed(world: World, **given: Any) -> Waiting:
 # The table of the contract
 
 
-@pytest.mark.parametrize("state", [None, "scheduled", "queued", "up_for_retry", "up_for_reschedule", "restarting"])
-def test_a_claim_holds_however_long_its_submission_has_not_started(state):
+WITNESS = gate(99, task="witness")
+
+
+@pytest.mark.parametrize(
+    ("state", "own_for"),
+    [
+        ("scheduled", OWN_TASK_TTLS * TTL),
+        ("queued", OWN_TASK_TTLS * TTL),
+        ("up_for_retry", OWN_TASK_TTLS * TTL),
+        ("up_for_reschedule", OWN_TASK_TTLS * TTL),
+        ("restarting", OWN_TASK_TTLS * TTL),
+        (None, LONGEST_PHASE),
+    ],
+)
+def test_a_submission_that_does_not_start_claims_from_all_for_its_ttl_then_from_its_own_task_and_then_from_nobody(
+    state, own_for
+):
     @scenario
     async def run(world: World) -> None:
-        await passed(world)
+        await opened(world)
         world.airflow.set(gate(0), "success", submit=state)
-        for _ in range(100):
-            assert await world.after(60) == 1
+        assert await world.after(0, WITNESS) == 1
+        since = now()
+        for seconds in range(30, int(TTL), 30):
+            await asyncio.sleep(since + seconds - now())
+            assert (await world.poll(gate=WITNESS)).jobs == 1
+            assert world.notes() == ""
+        await asyncio.sleep(since + TTL - now())
+        assert await world.after(0, WITNESS) == 0
+        assert "submit[0] of DAG 'dag', run 'run' does not start" in world.notes()
+        # Gates of its own task, as far as they come later.
+        assert (await world.poll(gate=gate(1))).jobs == 1
+        assert (await world.poll(gate=gate(1, run="an earlier run"))).jobs == 0
+        world.airflow.set(gate(1, run="scheduled__z"), "deferred", submit=None)
+        assert (await world.poll(gate=gate(1, run="scheduled__z"))).jobs == 1
+        await asyncio.sleep(since + own_for - 60 - now())
+        assert (await world.poll(gate=gate(1))).jobs == 1
+        assert await world.after(120, gate(1)) == 0
 
     run()
+
+
+@scenario
+async def test_a_claim_holds_while_submissions_of_its_gates_task_go_on_to_start(world: World):
+    """A pool of one slot may take minutes a job."""
+    world.wait(WITNESS, submitted_by={"another": True})
+    waiting = [world.wait(gate(index)) for index in range(5)]
+    await world.poll()
+    for index, each in enumerate(waiting):
+        world.let_through(each)
+        world.airflow.set(gate(index), "success", submit="scheduled")
+    for index in range(5):
+        for _ in range(2):
+            assert await world.after(TTL / 2 - 1, WITNESS) >= 5 - index
+        world.airflow.set(gate(index), "success", submit="running")
+        await world.poll()
+        world.airflow.set(gate(index), "success", submit="success")
+
+
+@scenario
+async def test_a_claim_that_weighed_no_longer_weighs_again_when_its_submission_goes_on(world: World):
+    await opened(world)
+    world.airflow.set(gate(0), "success", submit=None)
+    assert await world.after(0, WITNESS) == 1
+    assert await world.after(3 * 86_400, WITNESS) == 0
+    world.airflow.set(gate(0), "success", submit="scheduled")
+    assert await world.after(0, WITNESS) == 1
+    world.airflow.set(gate(0), "success", submit="running")
+    assert await world.after(TTL - 1, WITNESS) == 1
+
+
+@scenario
+async def test_a_gate_upstream_of_a_submission_never_waits_for_it(world: World):
+    """``prepare >> gate1 >> relax; gate2 >> static; relax >> static``: gate2 opens first."""
+    gate1 = world.wait(gate(-1, task="gate1"), submitted_by={"relax": False})
+    gate2 = world.wait(
+        gate(-1, task="gate2"),
+        submitted_by={"static": False},
+        upstream={"gate2": False, "relax": False},
+        gates=frozenset({"gate1", "gate2"}),
+    )
+    world.airflow.set(gate(-1, task="gate1"), "deferred", relax=None, static=None)
+    await world.poll()
+    world.let_through(gate2)
+    world.airflow.set(gate(-1, task="gate2"), "success")
+    assert await world.after(0, WITNESS) == 1
+    assert await world.after(0, gate1.gate) == 0
+    # It waits for something upstream, and so shuts its own task for no more than minutes.
+    assert await world.after(TTL, gate(-1, task="gate2", run="scheduled__z")) == 1
+    assert "a task upstream of it has not ended" in world.notes()
+    assert await world.after(OWN_TASK_TTLS * TTL, gate(-1, task="gate2", run="scheduled__z")) == 0
+    # When relax has ended, static is what everybody waits for again.
+    world.airflow.set(gate(-1, task="gate1"), "success", relax="success", static="scheduled")
+    assert await world.after(0, WITNESS) == 1
+
+
+@scenario
+async def test_what_did_not_start_before_its_run_ended_claims_nothing(world: World):
+    await opened(world)
+    world.airflow.set(gate(0), "success", submit=None)
+    assert await world.after(0, WITNESS) == 1
+    world.airflow.ended_runs = {"run"}
+    assert await world.after(0, WITNESS) == 0
+    assert await world.after(60, gate(5)) == 0
 
 
 @pytest.mark.parametrize("state", ["running", "deferred", "a state of a later Airflow"])
 def test_once_its_submission_runs_a_claim_holds_for_its_ttl(state):
     @scenario
     async def run(world: World) -> None:
-        await passed(world)
-        assert await world.after(600) == 1
+        await opened(world)
+        assert await world.after(60) == 1
         world.airflow.set(gate(0), "success", submit=state)
         assert await world.after(0) == 1
         assert await world.after(TTL - 6) == 1
@@ -175,7 +293,7 @@ def test_once_its_submission_runs_a_claim_holds_for_its_ttl(state):
 def test_a_claim_counts_on_looks_made_before_the_cluster_counts_what_was_submitted(state):
     @scenario
     async def run(world: World) -> None:
-        await passed(world)
+        await opened(world)
         world.airflow.set(gate(0), "success", submit="running")
         assert await world.after(20) == 1
         world.airflow.set(gate(0), "success", submit=state)
@@ -192,7 +310,7 @@ def test_a_claim_counts_on_looks_made_before_the_cluster_counts_what_was_submitt
 def test_a_claim_is_dropped_at_once_where_there_will_be_no_submission(state):
     @scenario
     async def run(world: World) -> None:
-        await passed(world)
+        await opened(world)
         assert await world.after(60) == 1
         world.airflow.set(gate(0), "success", submit=state)
         assert await world.after(0) == 0
@@ -203,36 +321,36 @@ def test_a_claim_is_dropped_at_once_where_there_will_be_no_submission(state):
 @scenario
 async def test_a_claim_is_dropped_with_its_run(world: World):
     world.wait(gate(0, run="other"))
-    await passed(world)
+    await opened(world)
     assert await world.after(60) == 1
-    world.airflow.states = {key: state for key, state in world.airflow.states.items() if key[1] != "run"}
+    world.airflow.found = {key: state for key, state in world.airflow.found.items() if key[1] != "run"}
     assert await world.after(0) == 0
 
 
 @scenario
 async def test_where_no_task_stands_behind_the_gate_a_claim_expires_by_time(world: World):
-    await passed(world, submitted_by={})
+    await opened(world, submitted_by={})
     assert await world.after(TTL - 1) == 1
     assert await world.after(2) == 0
 
 
 @scenario
 async def test_a_claim_of_which_nothing_is_heard_expires(world: World):
-    await passed(world)
-    assert await world.after(600) == 1
+    await opened(world)
+    assert await world.after(600, gate(1)) == 1
     world.airflow.error = RuntimeError("API_SERVER_ERROR")
-    assert await world.after(TTL - 10) == 1
-    assert "RuntimeError: API_SERVER_ERROR" in world.submissions.trouble
-    assert await world.after(20) == 0
+    assert await world.after(TTL - 10, gate(1)) == 1
+    assert "RuntimeError: API_SERVER_ERROR" in world.notes()
+    assert await world.after(20, gate(1)) == 0
     world.airflow.error = None
-    assert await world.after(1) == 1
-    assert world.submissions.trouble == ""
+    assert await world.after(1, gate(1)) == 1
+    assert "RuntimeError" not in world.notes()
 
 
 @scenario
 async def test_all_tasks_that_submit_have_to_have_ended(world: World):
     world.airflow.set(gate(0), "deferred", a=None, b=None, c=None)
-    await passed(world, submitted_by={"a": True, "b": True, "c": True})
+    await opened(world, submitted_by={"a": True, "b": True, "c": True})
     for a, b, c, claimed in [
         ("success", None, "success", 1),
         ("success", "running", "success", 1),
@@ -246,11 +364,20 @@ async def test_all_tasks_that_submit_have_to_have_ended(world: World):
 @scenario
 async def test_a_submission_that_is_retried_or_cleared_is_awaited_again(world: World):
     world.wait(gate(98))
-    await passed(world)
+    await opened(world)
     for state, claimed in [("running", 1), ("up_for_retry", 1), ("running", 1), ("success", 1), (None, 1)]:
         world.airflow.set(gate(0), "success", submit=state)
         assert await world.after(30) == claimed
-    assert await world.after(6000) == 1
+
+
+@scenario
+async def test_a_submission_that_polls_for_its_job_in_reschedule_mode_claims_for_its_ttl(world: World):
+    await opened(world)
+    for _ in range(4):
+        for state in ("running", "up_for_reschedule"):
+            world.airflow.set(gate(0), "success", submit=state)
+            await world.after(TTL / 6)
+    assert await world.after(0) == 0
 
 
 # Which instances are meant
@@ -258,7 +385,7 @@ async def test_a_submission_that_is_retried_or_cleared_is_awaited_again(world: W
 
 @scenario
 async def test_the_instance_with_the_gates_own_map_index_is_meant_in_a_group(world: World):
-    await passed(world)
+    await opened(world)
     world.airflow.set(gate(0), "success", submit="skipped")
     world.airflow.set(gate(1), "deferred", submit="running")
     assert await world.after(0) == 0
@@ -267,20 +394,20 @@ async def test_the_instance_with_the_gates_own_map_index_is_meant_in_a_group(wor
 @scenario
 async def test_all_instances_are_meant_elsewhere(world: World):
     world.airflow.set(gate(0), "deferred", submit=None)
-    await passed(world, submitted_by={"submit": False})
-    world.airflow.states |= {("dag", "run", "submit", index): "skipped" for index in range(9)}
-    world.airflow.states["dag", "run", "submit", 99] = None
-    assert await world.after(600) == 1
-    world.airflow.states["dag", "run", "submit", 99] = "skipped"
+    await opened(world, submitted_by={"submit": False})
+    world.airflow.found |= {("dag", "run", "submit", index): "skipped" for index in range(9)}
+    world.airflow.found["dag", "run", "submit", 99] = None
+    assert await world.after(60) == 1
+    world.airflow.found["dag", "run", "submit", 99] = "skipped"
     assert await world.after(0) == 0
 
 
 @scenario
 async def test_a_mapped_task_that_is_not_expanded_yet_has_not_started(world: World):
-    await passed(world)
-    del world.airflow.states["dag", "run", "submit", 0]
-    world.airflow.states["dag", "run", "submit", -1] = None
-    assert await world.after(600) == 1
+    await opened(world)
+    del world.airflow.found["dag", "run", "submit", 0]
+    world.airflow.found["dag", "run", "submit", -1] = None
+    assert await world.after(60) == 1
 
 
 # The gate's own way to its end
@@ -288,17 +415,17 @@ async def test_a_mapped_task_that_is_not_expanded_yet_has_not_started(world: Wor
 
 @scenario
 async def test_a_gate_that_ends_on_a_worker_claims_all_the_way(world: World):
-    await passed(world)
+    await opened(world)
     for state in ("deferred", "scheduled", "queued", "queued", "running"):
         world.airflow.set(gate(0), state)
-        assert await world.after(120) == 1
+        assert await world.after(40) == 1
     world.airflow.set(gate(0), "success", submit="skipped")
     assert await world.after(0) == 0
 
 
 @scenario
 async def test_a_gate_whose_event_got_lost_claims_for_its_ttl(world: World):
-    await passed(world)
+    await opened(world)
     world.airflow.set(gate(0), "deferred")
     assert await world.after(TTL - 1) == 1
     assert await world.after(2) == 0
@@ -306,7 +433,7 @@ async def test_a_gate_whose_event_got_lost_claims_for_its_ttl(world: World):
 
 @scenario
 async def test_a_gate_that_was_marked_failed_after_it_passed_claims_what_the_tasks_behind_it_do(world: World):
-    await passed(world)
+    await opened(world)
     world.airflow.set(gate(0), "failed", submit=None)
     assert await world.after(1) == 1
     world.airflow.set(gate(0), "failed", submit="upstream_failed")
@@ -315,7 +442,7 @@ async def test_a_gate_that_was_marked_failed_after_it_passed_claims_what_the_tas
 
 @scenario
 async def test_a_gate_that_is_cleared_and_passes_again_claims_again(world: World):
-    first = await passed(world)
+    first = await opened(world)
     world.airflow.set(gate(0), "success", submit="running")
     assert await world.after(10) == 1
     # Cleared with all behind it: what was submitted before may not be counted yet.
@@ -323,20 +450,20 @@ async def test_a_gate_that_is_cleared_and_passes_again_claims_again(world: World
     again = world.wait(first.gate)
     assert await world.after(COUNTED_AFTER - 1) == 1
     assert await world.after(2) == 0
-    world.let_pass(again)
+    world.let_through(again)
     world.airflow.set(gate(0), "success", submit=None)
-    assert await world.after(600) == 1
+    assert await world.after(60) == 1
 
 
 @scenario
 async def test_what_was_submitted_before_a_gate_was_cleared_and_passed_again_may_not_be_counted_yet(world: World):
-    first = await passed(world)
+    first = await opened(world)
     world.airflow.set(gate(0), "success", submit="success")
     assert await world.after(10) == 1
     world.airflow.set(gate(0), "deferred", submit=None)
     again = world.wait(first.gate)
     assert await world.after(1) == 1
-    world.let_pass(again)
+    world.let_through(again)
     world.airflow.set(gate(0), "success", submit="running")
     assert await world.after(1) == 2
     assert await world.after(COUNTED_AFTER) == 1
@@ -347,21 +474,21 @@ async def test_an_answer_that_was_asked_for_before_a_gate_passed_takes_no_claim_
     """Such an answer still calls it deferred, as it does a gate that was cleared and waits anew."""
     world.wait(gate(0, run="another"))
     waiting = world.wait(gate(0))
-    await world.look()
+    await world.poll()
     late = world.airflow.late = asyncio.Event()
-    looking = asyncio.ensure_future(world.look())
+    looking = asyncio.ensure_future(world.poll())
     await asyncio.sleep(1)
-    world.let_pass(waiting)
+    world.let_through(waiting)
     world.airflow.set(gate(0), "success", submit=None)
     await asyncio.sleep(2 * FOLLOW_EVERY)
     late.set()
     assert (await looking).jobs == 1
-    assert await world.after(600) == 1
+    assert await world.after(60) == 1
 
 
 @scenario
 async def test_a_gate_that_was_cleared_and_waits_in_another_triggerer_no_longer_claims(world: World):
-    await passed(world)
+    await opened(world)
     world.airflow.set(gate(0), "success", submit="running")
     assert await world.after(10) == 1
     world.airflow.set(gate(0), "deferred", submit=None)
@@ -370,27 +497,17 @@ async def test_a_gate_that_was_cleared_and_waits_in_another_triggerer_no_longer_
 
 
 @scenario
-async def test_gates_that_stand_before_one_submission_do_not_wait_for_each_other_for_ever(world: World):
-    """``gate.expand() >> submit.expand()``: no submission starts before the last gate has passed."""
-    both = {"submitted_by": {"submit": False}}
+async def test_gates_that_stand_before_one_submission_do_not_wait_for_each_other(world: World):
+    """``gate.expand() >> submit.expand()``: no submission starts before the last gate has opened."""
+    both = {"submitted_by": {"submit": False}, "upstream": {"gate": False}, "gates": frozenset({"gate"})}
+    world.wait(WITNESS, submitted_by={"another": True})
     waiting = world.wait(gate(0), **both)
     world.wait(gate(1), **both)
-    await world.look()
-    world.let_pass(waiting)
+    await world.poll()
+    world.let_through(waiting)
     world.airflow.set(gate(0), "success")
-    assert await world.after(TTL - 1) == 1
-    assert await world.after(2) == 0
-
-
-@scenario
-async def test_gates_of_different_accounts_before_one_submission_hold_their_claims(world: World):
-    both = {"submitted_by": {"submit": False}}
-    waiting = world.wait(gate(0), **both)
-    world.wait(gate(1), account=("https://h", "bob"), **both)
-    await world.look()
-    world.let_pass(waiting)
-    world.airflow.set(gate(0), "success")
-    assert await world.after(600) == 1
+    assert await world.after(1, gate(1)) == 0
+    assert await world.after(1, WITNESS) == 1
 
 
 # The claims of others
@@ -399,7 +516,7 @@ async def test_gates_of_different_accounts_before_one_submission_hold_their_clai
 def elsewhere(state: str | None = None, **given: Any) -> Scenario:
     async def run(world: World) -> None:
         world.airflow.set(gate(7), "success", submit=state)
-        world.wait(gate(0), **given)
+        world.first = world.wait(gate(0), **given)
 
     return run
 
@@ -413,7 +530,7 @@ def test_a_gate_of_the_same_run_that_passed_before_a_restart_is_a_claim_until_it
         await elsewhere(state)(world)
         assert await world.after(0) == claimed
         assert await world.after(60) == claimed
-        assert world.submissions.hold(next(iter(world.submissions.waiting._by_dag["dag"])), now()) == ""
+        assert world.held(world.first) == ""
         world.airflow.set(gate(7), "success", submit="success")
         assert await world.after(0) == claimed
         assert await world.after(COUNTED_AFTER + 1) == 0
@@ -427,23 +544,23 @@ async def test_a_submission_that_had_ended_when_its_run_was_met_is_no_claim_but_
     waiting, other = world.wait(gate(0)), world.wait(gate(0, run="other"))
     assert await world.after(0) == 0
     met = now()
-    assert "has submitted before" in world.submissions.hold(waiting, met)
-    assert "has submitted before" in world.submissions.hold(waiting, met + COUNTED_AFTER - 1)
-    assert world.submissions.hold(waiting, met + COUNTED_AFTER) == ""
-    assert world.submissions.hold(other, met) == ""
+    assert "has submitted before" in world.held(waiting, met)
+    assert "has submitted before" in world.held(waiting, met + COUNTED_AFTER - 1)
+    assert world.held(waiting, met + COUNTED_AFTER) == ""
+    assert world.held(other, met) == ""
     # Met once, it is known from then on.
     assert await world.after(600) == 0
-    assert world.submissions.hold(waiting, now()) == ""
+    assert world.held(waiting, now()) == ""
 
 
 @scenario
 async def test_a_gate_that_passes_elsewhere_meanwhile_claims_and_is_noticed(world: World):
     world.wait(gate(0))
     assert await world.after(0) == 0
-    assert world.submissions.seen_elsewhere == 0.0
+    assert not world.ledger.opened_elsewhere_since(ACCOUNT, 0.0)
     world.airflow.set(gate(7), "success", submit=None)
     assert await world.after(60) == 1
-    assert world.submissions.seen_elsewhere == now()
+    assert world.ledger.opened_elsewhere_since(ACCOUNT, now() - 0.1)
     # Passed and submitted between two looks: counted until the cluster does.
     world.airflow.set(gate(8), "success", submit="success")
     assert await world.after(60) == 2
@@ -457,16 +574,16 @@ async def test_claims_of_others_are_followed_when_the_last_gate_of_their_run_has
     world.airflow.set(gate(7), "success", submit=None)
     assert await world.after(0) == 1
     waiting.leave.close()
-    assert await world.after(2 * TTL) == 1
+    assert await world.after(60) == 1
     world.airflow.set(gate(7), "success", submit="skipped")
     assert await world.after(0) == 0
 
 
 @scenario
 async def test_what_passes_here_is_not_taken_for_another_triggerers(world: World):
-    await passed(world)
+    await opened(world)
     await world.after(60)
-    assert world.submissions.seen_elsewhere == 0.0
+    assert not world.ledger.opened_elsewhere_since(ACCOUNT, 0.0)
 
 
 @scenario
@@ -475,10 +592,10 @@ async def test_claims_of_others_count_as_the_waiting_gates_of_their_task_have_th
     world.airflow.set(gate(7), "success", submit=None)
     world.wait(gate(0), jobs=2)
     world.wait(gate(1), jobs=5, account=bob)
-    await world.look()
+    await world.poll()
     # Nobody knows which of both it asked about: it counts for each, and with the largest number.
-    assert (await world.look()).jobs == 5
-    assert (await world.look(bob)).jobs == 5
+    assert (await world.poll()).jobs == 5
+    assert (await world.poll(bob)).jobs == 5
 
 
 @scenario
@@ -487,7 +604,7 @@ async def test_a_gate_that_only_watches_neither_claims_nor_asks_nor_is_held(worl
     waiting = world.wait(gate(0), jobs=0)
     assert await world.after(0) == 0
     assert world.airflow.questions == []
-    assert world.submissions.hold(waiting, now()) == ""
+    assert world.held(waiting, now()) == ""
 
 
 @scenario
@@ -495,9 +612,123 @@ async def test_until_airflow_has_answered_once_a_gate_stays_shut_but_not_for_eve
     world.airflow.error = RuntimeError("API_SERVER_ERROR")
     waiting = world.wait(gate(0))
     assert await world.after(0) == 0
-    assert "has not said yet" in world.submissions.hold(waiting, now())
+    assert "has not said yet" in world.held(waiting, now())
     assert await world.after(TTL) == 0
-    assert world.submissions.hold(waiting, now()) == ""
+    assert world.held(waiting, now()) == ""
+
+
+# Runs of which no gate waits here
+
+
+@scenario
+async def test_claims_of_runs_of_which_no_gate_waits_here_count_as_those_of_others(world: World):
+    world.wait(gate(-1, run="scheduled__3"))
+    world.airflow.set(gate(-1, run="scheduled__1"), "success", submit="running")
+    world.airflow.set(gate(-1, run="scheduled__0"), "success", submit="success")
+    assert await world.after(0) == 1
+    # One that came and went between two polls.
+    world.airflow.set(gate(-1, run="scheduled__4"), "success", submit="success")
+    assert await world.after(30) == 2
+    # One that comes later, and waits in another triggerer.
+    world.airflow.set(gate(-1, run="scheduled__2"), "deferred", submit=None)
+    assert await world.after(30) == 2
+    waiting = world.wait(gate(-1, run="scheduled__5"))
+    await world.poll()
+    assert not may_open(world, waiting, room=2)
+    world.airflow.set(gate(-1, run="scheduled__2"), "success", submit="scheduled")
+    world.airflow.set(gate(-1, run="scheduled__1"), "success", submit="success")
+    assert await world.after(30) == 2
+    world.airflow.set(gate(-1, run="scheduled__2"), "success", submit="skipped")
+    assert await world.after(COUNTED_AFTER + 5) == 0
+
+
+@scenario
+async def test_a_run_of_long_ago_that_is_cleared_and_waits_elsewhere_is_seen_again(world: World):
+    ours = world.wait(gate(-1, run="scheduled__2"))
+    world.airflow.set(gate(-1, run="scheduled__1"), "success", submit="success")
+    await world.poll()
+    assert may_open(world, ours, room=1)
+    world.airflow.set(gate(-1, run="scheduled__1"), "deferred", submit=None)
+    await world.after(10)
+    assert not may_open(world, ours, room=1, at=now() + 1)
+    world.airflow.set(gate(-1, run="scheduled__1"), "success", submit="running")
+    assert await world.after(10) == 1
+
+
+@scenario
+async def test_runs_that_are_over_are_not_asked_about_again(world: World):
+    for number in range(100):
+        world.airflow.set(gate(-1, run=f"scheduled__{number}"), "success", submit="success")
+    world.wait(gate(-1))
+    await world.poll()
+    world.airflow.questions.clear()
+    await world.after(60)
+    assert [runs for _, runs, _ in world.airflow.questions] == [{"run"}]
+
+
+@scenario
+async def test_after_a_restart_gates_wait_until_what_ended_before_is_counted(world: World):
+    world.airflow.set(gate(-1, run="scheduled__1"), "success", submit="success")
+    moved = world.wait(gate(-1, run="scheduled__2"), waited=40.0)
+    await world.poll()
+    assert "may not be counted yet" in world.held(moved)
+    assert world.held(moved, now() + COUNTED_AFTER) == ""
+
+
+@scenario
+async def test_a_new_gate_of_a_dag_with_a_history_does_not_wait_for_what_ended_long_ago(world: World):
+    world.airflow.set(gate(-1, run="scheduled__1"), "success", submit="success")
+    waiting = world.wait(gate(-1, run="scheduled__2"))
+    await world.poll()
+    assert world.held(waiting) == ""
+
+
+@pytest.fixture
+def many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no DAG have so few runs that they can be listed."""
+    monkeypatch.setattr(ledger_module, "MOST_LISTED", 0)
+
+
+def test_where_there_are_too_many_runs_to_list_their_submissions_are_counted(many):
+    @scenario
+    async def run(world: World) -> None:
+        world.wait(gate(-1, run="scheduled__1"))
+        for number in range(3):
+            world.airflow.set(gate(-1, run=f"another {number}"), "success", submit="scheduled")
+        assert await world.after(0) == 3
+        assert None not in [runs for _, runs, _ in world.airflow.questions]
+        # One has started, one has ended, one has come and gone since.
+        world.airflow.set(gate(-1, run="another 0"), "success", submit="running")
+        world.airflow.set(gate(-1, run="another 1"), "success", submit="success")
+        world.airflow.set(gate(-1, run="another 3"), "success", submit="success")
+        assert await world.after(10) == 4
+        assert await world.after(COUNTED_AFTER) == 2
+        # What opens here is not counted twice.
+        waiting = world.wait(gate(-1, run="scheduled__2"))
+        await world.poll()
+        world.let_through(waiting)
+        world.airflow.set(gate(-1, run="scheduled__2"), "success", submit="scheduled")
+        assert await world.after(10) == 3
+
+    run()
+
+
+def test_where_there_are_too_many_runs_to_list_their_gates_get_their_share_of_the_room(many):
+    @scenario
+    async def run(world: World) -> None:
+        ours = [world.wait(gate(-1, run=f"scheduled__{number}")) for number in range(10)]
+        for number in range(30):
+            world.airflow.set(gate(-1, run=f"another {number}"), "deferred", submit=None)
+        await world.poll()
+        found = []
+        for number in range(200):
+            at = now() + number
+            found.append(sum(may_open(world, each, room=6, at=at) for each in ours))
+        # A quarter of the gates: one or two of six places, one and a half on average.
+        assert set(found) == {1, 2}
+        assert 1.3 < sum(found) / len(found) < 1.7
+
+    run()
 
 
 # What is asked
@@ -509,7 +740,10 @@ async def test_one_question_a_dag_and_look_names_all_that_is_known_of_it(world: 
         world.wait(gate(0, run=f"run {run}"))
     world.wait(gate(0, task="second"), submitted_by={"other": True})
     world.wait(gate(0, dag="another"))
-    await world.look()
+    await world.poll()
+    assert sorted((dag, runs) for dag, runs, _ in world.airflow.questions) == [("another", None), ("dag", None)]
+    world.airflow.questions.clear()
+    await world.poll()
     assert sorted(dag for dag, _, _ in world.airflow.questions) == ["another", "dag"]
     (_, runs, tasks) = next(question for question in world.airflow.questions if question[0] == "dag")
     assert runs == {"run", *(f"run {run}" for run in range(200))}
@@ -517,21 +751,47 @@ async def test_one_question_a_dag_and_look_names_all_that_is_known_of_it(world: 
 
 
 @scenario
+async def test_an_answer_that_was_asked_for_earlier_changes_nothing_that_a_younger_one_said(world: World):
+    await opened(world)
+    world.airflow.set(gate(0), "success", submit="skipped")
+    late = world.airflow.late = asyncio.Event()
+    slow = asyncio.ensure_future(world.poll())
+    await asyncio.sleep(1)
+    # It was cleared meanwhile, which the question about what is urgent hears first.
+    world.airflow.set(gate(0), "success", submit="queued")
+    await asyncio.sleep(2 * FOLLOW_EVERY)
+    late.set()
+    await slow
+    assert world.ledger.claimed(ACCOUNT, now()).jobs == 1
+
+
+@scenario
+async def test_the_task_that_follows_submissions_is_started_again_where_it_was_ended_from_outside(world: World):
+    await opened(world)
+    world.airflow.set(gate(0), "success", submit="running")
+    world.ledger._following._task.cancel()
+    await asyncio.sleep(2.5 * FOLLOW_EVERY)
+    before = len(world.airflow.questions)
+    await asyncio.sleep(2 * FOLLOW_EVERY)
+    assert len(world.airflow.questions) > before
+
+
+@scenario
 async def test_what_was_heard_after_a_look_was_made_is_not_asked_again_for_gates_that_arrive(world: World):
     world.wait(gate(0))
     at = now()
-    await world.submissions.hear(ACCOUNT, at)
+    await world.ledger.refresh(ACCOUNT, at)
     world.wait(gate(1))
-    await world.submissions.hear(ACCOUNT, at)
+    await world.ledger.refresh(ACCOUNT, at)
     assert len(world.airflow.questions) == 1
     world.wait(gate(1, run="another"))
-    await world.submissions.hear(ACCOUNT, at)
+    await world.ledger.refresh(ACCOUNT, at)
     assert len(world.airflow.questions) == 2
 
 
 @scenario
 async def test_while_a_claim_waits_for_the_end_of_a_submission_it_is_asked_after_every_five_seconds(world: World):
-    await passed(world)
+    await opened(world)
     world.airflow.set(gate(0), "success", submit="running")
     before = len(world.airflow.questions)
     await asyncio.sleep(60)
@@ -545,7 +805,7 @@ async def test_while_a_claim_waits_for_the_end_of_a_submission_it_is_asked_after
 
 @scenario
 async def test_where_answers_take_long_they_are_asked_for_less_often(world: World):
-    await passed(world)
+    await opened(world, ttl=1e6)
     for takes, pause in ((0.2, 20.0), (9.0, 60.0)):
         world.airflow.takes = takes
         await asyncio.sleep(120)
@@ -558,8 +818,8 @@ async def test_where_answers_take_long_they_are_asked_for_less_often(world: Worl
 @scenario
 async def test_nothing_is_asked_while_no_gate_waits(world: World):
     waiting = world.wait(gate(0))
-    await world.look()
-    world.let_pass(waiting)
+    await world.poll()
+    world.let_through(waiting)
     before = len(world.airflow.questions)
     await asyncio.sleep(600)
     assert len(world.airflow.questions) == before
@@ -573,16 +833,16 @@ async def test_nothing_is_asked_while_no_gate_waits(world: World):
 async def test_a_question_is_never_cancelled_and_met_again_at_the_next_look(world: World):
     world.wait(gate(0))
     world.airflow.answers.clear()
-    looking = asyncio.ensure_future(world.look())
+    looking = asyncio.ensure_future(world.poll())
     await asyncio.sleep(1)
     looking.cancel()
     await asyncio.gather(looking, return_exceptions=True)
-    assert (await asyncio.wait_for(world.look(), 3600)).jobs == 0
-    assert "no answer within 30 s" in world.submissions.trouble
+    assert (await asyncio.wait_for(world.poll(), 3600)).jobs == 0
+    assert "no answer within 30 s" in world.ledger.trouble
     assert len(world.airflow.questions) == 1
     world.airflow.answers.set()
-    await world.look()
-    assert world.submissions.trouble == ""
+    await world.poll()
+    assert world.ledger.trouble == ""
     assert world.airflow.cancelled == 0
 
 
@@ -590,12 +850,12 @@ async def test_a_question_is_never_cancelled_and_met_again_at_the_next_look(worl
 async def test_a_question_that_is_never_answered_does_not_end_the_asking(world: World):
     world.wait(gate(0))
     world.airflow.answers.clear()
-    await world.look()
-    await world.look()
+    await world.poll()
+    await world.poll()
     world.airflow.answers = asyncio.Event()
     world.airflow.answers.set()
-    await world.look()
-    assert world.submissions.trouble == ""
+    await world.poll()
+    assert world.ledger.trouble == ""
     assert len(world.airflow.questions) == 2
 
 
@@ -603,14 +863,14 @@ async def test_a_question_that_is_never_answered_does_not_end_the_asking(world: 
 async def test_runs_of_which_nothing_is_heard_any_more_are_forgotten(world: World):
     for number in range(50):
         waiting = world.wait(gate(0, run=f"run {number}"))
-        await world.look()
-        world.let_pass(waiting)
+        await world.poll()
+        world.let_through(waiting)
         world.airflow.set(gate(0, run=f"run {number}"), "success", submit="success")
         assert await world.after(60) <= 2
     world.wait(gate(0, run="last"))
-    await world.after(2 * submissions_module.FORGET_AFTER)
-    await world.look()
-    assert len(world.submissions._runs["dag"]) == 1
+    await world.after(2 * ledger_module.FORGET_AFTER)
+    await world.poll()
+    assert len(world.ledger._books["dag"].runs) == 1
 
 
 # Gates of the same task that wait in other triggerers
@@ -620,15 +880,15 @@ async def asked_while(world: World, happens: Callable[[], Any]) -> None:
     """Let something happen between a question and its answer."""
     await asyncio.sleep(1.0)
     world.airflow.answers.clear()
-    hearing = asyncio.ensure_future(world.submissions.hear(ACCOUNT, now()))
+    hearing = asyncio.ensure_future(world.ledger.refresh(ACCOUNT, now()))
     await asyncio.sleep(0.1)
     happens()
     world.airflow.answers.set()
     await hearing
 
 
-def may_pass(world: World, waiting: Waiting, room: int, look_at: float | None = None) -> bool:
-    return not world.submissions.turn(waiting, look_at or now(), lambda others: others < room)
+def may_open(world: World, waiting: WaitingGate, room: int, at: float | None = None) -> bool:
+    return not world.ledger.reason_to_wait(waiting, now() if at is None else at, lambda others: others < room)
 
 
 @scenario
@@ -636,9 +896,9 @@ async def test_a_gate_waits_for_those_that_come_first_and_wait_elsewhere(world: 
     ours = world.wait(gate(5))
     for index in (2, 7):
         world.airflow.set(gate(index), "deferred", submit=None)
-    await world.look()
-    assert not may_pass(world, ours, room=1)
-    assert may_pass(world, ours, room=2, look_at=now() + 1)
+    await world.poll()
+    assert not may_open(world, ours, room=1)
+    assert may_open(world, ours, room=2, at=now() + 1)
 
 
 @scenario
@@ -646,31 +906,31 @@ async def test_gates_that_arrive_while_airflow_answers_hide_none_of_those_elsewh
     ours = world.wait(gate(5))
     world.airflow.set(gate(2), "deferred", submit=None)
     await asked_while(world, lambda: world.wait(gate(9)))
-    assert not may_pass(world, ours, room=1)
+    assert not may_open(world, ours, room=1)
 
 
 @scenario
 async def test_what_has_just_passed_here_is_no_gate_that_waits_elsewhere(world: World):
     ours, first = world.wait(gate(5)), world.wait(gate(2))
-    await world.look()
-    world.let_pass(first)
+    await world.poll()
+    world.let_through(first)
     # Airflow has not heard of it yet.
-    await world.look()
-    assert may_pass(world, ours, room=1)
+    await world.poll()
+    assert may_open(world, ours, room=1)
 
 
 @scenario
 async def test_a_gate_that_passed_elsewhere_and_ends_on_a_worker_claims_already(world: World):
     world.wait(gate(5))
     world.airflow.set(gate(2), "deferred", submit=None)
-    assert (await world.look()).jobs == 0
+    assert (await world.poll()).jobs == 0
     for state in ("scheduled", "queued", "running"):
         world.airflow.set(gate(2), state, submit=None)
-        assert (await world.look()).jobs == 1
+        assert (await world.poll()).jobs == 1
     world.airflow.set(gate(2), "success", submit="running")
-    assert (await world.look()).jobs == 1
+    assert (await world.poll()).jobs == 1
     world.airflow.set(gate(2), "success", submit="success")
-    assert (await world.look()).jobs == 1
+    assert (await world.poll()).jobs == 1
     assert await world.after(COUNTED_AFTER + 1) == 0
 
 
@@ -678,11 +938,11 @@ async def test_a_gate_that_passed_elsewhere_and_ends_on_a_worker_claims_already(
 async def test_a_gate_that_failed_elsewhere_claims_nothing(world: World):
     world.wait(gate(5))
     world.airflow.set(gate(2), "deferred", submit=None)
-    await world.look()
+    await world.poll()
     world.airflow.set(gate(2), "running", submit=None)
-    assert (await world.look()).jobs == 1
+    assert (await world.poll()).jobs == 1
     world.airflow.set(gate(2), "failed", submit="upstream_failed")
-    assert (await world.look()).jobs == 0
+    assert (await world.poll()).jobs == 0
 
 
 @scenario
@@ -691,7 +951,7 @@ async def test_a_gate_that_is_held_here_takes_nobodys_turn(world: World):
     held = world.wait(gate(1, run="run 1"))
     world.airflow.set(gate(8, run="run 2"), "deferred", submit=None)
     world.airflow.set(gate(0, run="run 1"), "success", submit="success")
-    await world.look()
+    await world.poll()
     at = now()
-    assert world.submissions.hold(held, at)
-    assert may_pass(world, ours, room=1, look_at=at)
+    assert world.held(held, at)
+    assert may_open(world, ours, room=1, at=at)

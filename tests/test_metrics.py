@@ -258,7 +258,10 @@ def test_names_hold_connection_and_user_where_the_protocol_drops_tags(monkeypatc
 
 
 def test_tags_hold_nothing_that_means_something_to_a_protocol():
-    assert airflow_stats._tags(Whom("a|b", "x,y=z:1#é@host")) == {"scnet_conn_id": "a_b", "user_name": "x_y_z_1_é@host"}
+    assert airflow_stats._tags(Whom("a|b", "x,y=z:1#é@host")) == {
+        "scnet_conn_id": "a_b",
+        "user_name": "x_y_z_1_é@host",
+    }
     assert airflow_stats._tags(Whom("a", None)) == {"scnet_conn_id": "a", "user_name": "unknown"}
 
 

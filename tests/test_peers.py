@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from unittest import mock
 
 import pytest
-from airflow_provider_scnet.gate.passage import Passage
-from airflow_provider_scnet.gate.rivals import Rivals
-from airflow_provider_scnet.gate.submission import GateId
-from airflow_provider_scnet.gate.waiting import Waiting, WaitingGates
 
-from airflow_provider_scnet.gate import rivals as module
+from airflow_provider_scnet.claims import peers as module
+from airflow_provider_scnet.claims.peers import Peers
+from airflow_provider_scnet.claims.submission import GateId
+from airflow_provider_scnet.claims.waiting import WaitingGate
 from benchmarks import simulation
 from benchmarks.simulation import Setting
 
@@ -22,19 +22,24 @@ GATES = GateId("dag", "run", "gate")
 SMALL = Setting(triggerers=1, submissions=60, interval=8.0, limit=5, slots=4, run_for=15.0)
 
 
+#: One run with a mapped group, runs with a group each, runs of one gate.
+SHAPES = (1, 6, 60)
+
+
+@pytest.mark.parametrize("runs", SHAPES)
 @pytest.mark.parametrize("triggerers", [1, 2, 3, 5])
-def test_triggerers_that_share_nothing_but_airflow_give_out_each_room_once(triggerers: int):
+def test_triggerers_that_share_nothing_but_airflow_give_out_each_room_once(triggerers: int, runs: int):
     for seed in range(8):
-        outcome = simulation.play(dataclasses.replace(SMALL, triggerers=triggerers), seed)
+        outcome = simulation.play(dataclasses.replace(SMALL, triggerers=triggerers, runs=runs), seed)
         assert (outcome.submitted, outcome.over_admitted) == (60, 0)
         assert outcome.highest <= 5
         # Of the time of virtual slots: nothing of it depends on the machine.
         assert outcome.idle < 15
 
 
-def test_without_turns_they_give_out_the_same_room_twice():
+def test_without_an_order_they_give_out_the_same_room_twice():
     """What the simulation is hard on."""
-    with mock.patch.object(Passage, "_turn", return_value=""):
+    with mock.patch.object(Peers, "may_open", return_value=True):
         outcomes = [simulation.play(dataclasses.replace(SMALL, triggerers=2), seed) for seed in range(8)]
     assert max(outcome.over_admitted for outcome in outcomes) >= 5
 
@@ -54,28 +59,23 @@ def test_where_some_have_died_the_others_give_out_each_room_once(triggerers: int
         assert outcome.over_admitted <= 1
 
 
-def world(*here: int, asks: str = "queued < 5") -> tuple[Rivals, dict[int, Waiting]]:
+def world(*here: int, asks: str = "queued < 5") -> tuple[Peers, dict[int, WaitingGate]]:
     """Let gates wait here, by map index."""
-    gates = WaitingGates()
-    waiting = {
-        index: Waiting(GATES.at(index), 1, 180.0, {"submit": True}, asks=asks, account=ACCOUNT) for index in here
-    }
-    for each in waiting.values():
-        gates.add(each)
-    return Rivals(gates), waiting
+    waiting = {index: WaitingGate(GATES.at(index), 1, 180.0, asks=asks, account=ACCOUNT) for index in here}
+    return Peers(), waiting
 
 
-def passing(rivals: Rivals, waiting: dict[int, Waiting], room: int, look_at: float = 1.0) -> list[int]:
-    """Return which of the gates that wait here may pass on a look."""
+def passing(peers: Peers, waiting: dict[int, WaitingGate], room: int, at: float = 1.0) -> list[int]:
+    """Return which of the gates that wait here may open on an observation."""
+
+    def competing() -> Iterator[GateId]:
+        return (each.gate for each in waiting.values())
+
     found = []
     for index, each in waiting.items():
-
-        def competing(each: Waiting = each) -> list[GateId]:
-            return [other.gate for other in rivals._waiting.that_compete_with(each)]
-
-        if not rivals.turn(each, look_at, competing, lambda others: others < room):
+        if peers.may_open(each, at, competing, lambda others: others < room):
             # Asked again, as a gate is that was woken, it is told the same.
-            assert not rivals.turn(each, look_at, competing, lambda others: others < room)
+            assert peers.may_open(each, at, competing, lambda others: others < room)
             found.append(index)
     return found
 
@@ -90,91 +90,85 @@ def test_as_many_pass_in_all_triggerers_as_there_is_room_for_whatever_the_order_
 
 
 def test_where_nobody_waits_elsewhere_there_are_no_turns():
-    rivals, ours = world(3, 1)
-    assert passing(rivals, ours, room=1) == [3, 1]
-    rivals.note(GATES, [0])
-    assert passing(rivals, ours, room=1) == []
-    rivals.note(GATES, [])
-    assert passing(rivals, ours, room=1) == [3, 1]
+    peers, ours = world(3, 1)
+    assert passing(peers, ours, room=1) == [3, 1]
+    peers.note(GATES, [0])
+    assert passing(peers, ours, room=1) == []
+    peers.note(GATES, [])
+    assert passing(peers, ours, room=1) == [3, 1]
 
 
 def test_gates_that_ask_something_else_or_are_of_another_task_do_not_compete():
-    rivals, ours = world(0, 1, 2)
-    ours[0].asks = "queued < 1"
-    rivals.note(dataclasses.replace(GATES, task_id="other"), [0])
-    assert passing(rivals, {2: ours[2]}, room=1) == [2]
-    rivals.note(GATES, [5])
-    assert passing(rivals, {2: ours[2]}, room=2, look_at=2.0) == [2]
+    peers, ours = world(2)
+    peers.note(dataclasses.replace(GATES, task_id="other"), [0])
+    assert passing(peers, ours, room=1) == [2]
+    peers.note(GATES, [5])
+    assert passing(peers, ours, room=1, at=2.0) == [2]
 
 
 def test_a_gate_that_arrives_on_a_look_that_was_parted_already_waits_for_the_next():
-    rivals, ours = world(4)
-    rivals.note(GATES, [5])
-    assert passing(rivals, ours, room=2) == [4]
+    peers, ours = world(4)
+    peers.note(GATES, [5])
+    assert passing(peers, ours, room=2) == [4]
     newcomer = dataclasses.replace(ours[4], gate=GATES.at(1))
-    rivals._waiting.add(newcomer)
-    assert passing(rivals, {1: newcomer}, room=2) == []
-    assert passing(rivals, {1: newcomer}, room=2, look_at=2.0) == [1]
+    assert passing(peers, {1: newcomer}, room=2) == []
+    assert passing(peers, {1: newcomer}, room=2, at=2.0) == [1]
 
 
 def test_the_dates_of_runs_say_who_comes_first_and_not_what_started_them():
     ours = dataclasses.replace(GATES, run_id="scheduled__2026-01-01T00:00:00+00:00")
-    waiting = Waiting(ours, 1, 180.0, {"submit": True}, account=ACCOUNT)
     theirs = dataclasses.replace(GATES, run_id="backfill__2026-03-01T00:00:00+00:00")
-    gates = WaitingGates()
-    gates.add(waiting)
-    gates.add(dataclasses.replace(waiting, gate=theirs))
-    rivals = Rivals(gates)
-    rivals.note(theirs, range(30))
-    assert passing(rivals, {-1: waiting}, room=1) == [-1]
+    peers = Peers()
+    peers.note(theirs, range(30))
+    assert passing(peers, {-1: WaitingGate(ours, 1, 180.0, account=ACCOUNT)}, room=1) == [-1]
 
 
-def test_nothing_is_left_to_gates_of_a_run_of_which_none_waits_here_any_longer():
-    rivals, ours = world(4)
+def test_nothing_is_left_to_gates_of_a_run_that_is_over():
+    peers, ours = world(4)
     earlier = dataclasses.replace(GATES, run_id="an earlier run")
-    rivals.note(earlier, range(40))
-    rivals.note(GATES, [5])
-    assert passing(rivals, ours, room=1) == [4]
-    rivals.forget(0.0)
-    assert rivals.note(earlier, []) == ()
+    peers.note(earlier, range(40))
+    peers.forget_run("dag", "an earlier run")
+    peers.note(GATES, [5])
+    assert passing(peers, ours, room=1) == [4]
+    assert peers.note(earlier, []) == ()
 
 
 def test_room_that_nobody_takes_is_left_at_two_looks_and_again_once_somebody_does():
-    rivals, ours = world(8, 9)
-    rivals.note(GATES, range(4))
+    peers, ours = world(8, 9)
+    peers.note(GATES, range(4))
     looks = iter(range(100))
-    assert [passing(rivals, ours, room=2, look_at=next(looks)) for _ in range(4)] == [[], [], [8, 9], [8, 9]]
+    assert [passing(peers, ours, room=2, at=next(looks)) for _ in range(4)] == [[], [], [8, 9], [8, 9]]
     # One of them passes; so some are alive, and the next ones are left room again. The other one is passed over.
-    rivals.note(GATES, range(1, 4))
-    assert [passing(rivals, ours, room=2, look_at=next(looks)) for _ in range(3)] == [[], [8, 9], [8, 9]]
+    peers.note(GATES, range(1, 4))
+    assert [passing(peers, ours, room=2, at=next(looks)) for _ in range(3)] == [[], [8, 9], [8, 9]]
 
 
 def test_whoever_does_not_pass_is_passed_over_while_the_others_are_not():
-    rivals, ours = world(50)
+    peers, ours = world(50)
     left, found = list(range(20)), []
     for look in range(60):
-        rivals.note(GATES, left)
-        found.append(passing(rivals, ours, room=1, look_at=float(look)))
+        peers.note(GATES, left)
+        found.append(passing(peers, ours, room=1, at=float(look)))
         # Every second one elsewhere passes when it is its turn; the others ask something else.
         left = [place for place in left if place % 2 == 0 or place > look]
     assert [50] in found
 
 
 def test_somebody_here_passes_once_in_a_while_however_many_come_first():
-    rivals, ours = world(1000)
+    peers, ours = world(1000)
     found = []
     for look in range(4 * module.LONGEST_PATIENCE):
         # At each look others, who pass all of them.
-        rivals.note(GATES, range(10 * look, 10 * look + 10))
-        found.append(passing(rivals, ours, room=5, look_at=float(look)))
+        peers.note(GATES, range(10 * look, 10 * look + 10))
+        found.append(passing(peers, ours, room=5, at=float(look)))
     assert found.count([1000]) == 3
 
 
 def test_what_stood_at_no_look_for_long_is_forgotten():
-    rivals, ours = world(1)
-    rivals.note(GATES, [0])
-    passing(rivals, ours, room=1, look_at=5.0)
-    rivals.forget(4.0)
-    assert rivals._lines
-    rivals.forget(5.0)
-    assert not rivals._lines
+    peers, ours = world(1)
+    peers.note(GATES, [0])
+    passing(peers, ours, room=1, at=5.0)
+    peers.forget(4.0)
+    assert peers._lines
+    peers.forget(5.0)
+    assert not peers._lines

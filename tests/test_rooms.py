@@ -16,7 +16,7 @@ import airflow_provider_scnet
 PACKAGE = Path(airflow_provider_scnet.__file__).parent
 
 #: From the top down.
-ROOMS = ("cli", "sensors", "triggers", "gate", "hooks", "client")
+ROOMS = ("cli", "sensors", "triggers", "polling", "claims", "gate", "hooks", "client", "event_loop")
 
 
 def modules(room: str) -> list[Path]:
@@ -62,7 +62,14 @@ def test_the_client_imports_nothing_of_airflow():
         assert not [name for name in imports(path) if name.split(".")[0] == "airflow"], path
 
 
-@pytest.mark.parametrize(("room", "foreign"), [("client", "airflow"), ("gate", "requests")])
+@pytest.mark.parametrize(
+    ("room", "foreign"),
+    [
+        ("client", "airflow"),
+        ("event_loop", "airflow"),
+        *((room, foreign) for room in ("polling", "claims", "gate") for foreign in ("airflow", "requests")),
+    ],
+)
 def test_what_a_room_must_not_know_is_not_loaded_with_it_either(room, foreign):
     names = [f"{PACKAGE.name}.{room}.{path.stem}" for path in modules(room) if path.stem != "__init__"]
     code = f"import sys, {', '.join(names)}; sys.exit({foreign!r} in sys.modules)"

@@ -12,10 +12,13 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from airflow_provider_scnet.gate.claims import NOTHING, Claim, Claims
 
+from airflow_provider_scnet.claims.ledger import Ledger
+from airflow_provider_scnet.claims.submission import GateId, Submission, SubmissionTasks, Terms
 from airflow_provider_scnet.client.job_counts import JobCounts
-from airflow_provider_scnet.gate import decision, watch
+from airflow_provider_scnet.gate import decision
+from airflow_provider_scnet.gate.claimed import NOTHING
+from airflow_provider_scnet.polling import poller, waiter
 from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.triggers import runtime
 from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
@@ -31,48 +34,51 @@ CONDITIONS = ("queued < 5", "queued < 5", "queued < 5", "running + queued < 12",
 
 
 class ForItself:
-    """Each gate for itself: all of them are woken at each look, and weigh and judge anew."""
+    """Each gate for itself: all of them are woken at each poll, and count and decide anew."""
 
-    class Judge(decision.Judge):
-        def judge(self, counts: Any, claimed: Any = NOTHING, hold: str = "") -> Any:
-            return self.gate.judge(counts, claimed, hold)
-
-    class Claims(Claims):
-        def weigh(self, at: float) -> Any:
-            claimed = NOTHING
-            for claim in self._claims.values():
-                if claim.jobs and claim.expires > at:
-                    claimed = claimed.plus(claim)
-            return claimed
+    class Decisions(decision.SharedDecisions):
+        def decide(self, counts: Any, claimed: Any = NOTHING, hold: str = "") -> Any:
+            return decision.decide(self.gate, counts, claimed, hold)
 
     @classmethod
     def patches(cls) -> Iterator[Any]:
-        yield mock.patch.object(watch.Watch, "judge", lambda self, gate: cls.Judge(gate))
-        yield mock.patch("airflow_provider_scnet.polling.accounts.Claims", cls.Claims)
-        show = watch.Seat.show
+        yield mock.patch.object(poller.Poller, "decisions", lambda self, gate: cls.Decisions(gate))
+        claimed, show = Ledger.claimed, waiter.Waiter.show
 
-        def show_all(seat: Any, look: Any) -> int:
-            seat._heeds = None
-            return show(seat, look)
+        def claimed_anew(ledger: Any, *given: Any) -> Any:
+            ledger._totals.clear()
+            return claimed(ledger, *given)
 
-        yield mock.patch.object(watch.Seat, "show", show_all)
+        def show_all(each: Any, observation: Any) -> int:
+            each._wake_for = None
+            return show(each, observation)
+
+        yield mock.patch.object(Ledger, "claimed", claimed_anew)
+        yield mock.patch.object(waiter.Waiter, "show", show_all)
 
 
 class Airflow:
     """Its states of the gates and of what stands behind them."""
 
     def __init__(self) -> None:
-        self.states: dict[str, dict[int, str | None]] = {"gate": {}, "submit": {}}
+        self.found: dict[str, dict[int, str | None]] = {"gate": {}, "submit": {}}
 
-    async def __call__(self, dag_id: str, run_ids: Any, task_ids: Any) -> Any:
-        return {"run": {task_id: dict(states) for task_id, states in self.states.items()}}
+    async def states(self, dag_id: str, run_ids: Any, task_ids: Any) -> Any:
+        return {"run": {task_id: dict(states) for task_id, states in self.found.items()}}
+
+    async def count(self, dag_id: str, task_ids: Any, states: Any = None) -> int:
+        found = [state for task_id in task_ids for state in self.found[task_id].values()]
+        return sum(states is None or state in states for state in found)
+
+    async def ended(self, dag_id: str, run_ids: Any) -> Any:
+        return ()
 
     def go_on(self, chance: random.Random) -> None:
         """Let submissions start, end, and be cleared."""
-        for index, state in self.states["submit"].items():
-            if self.states["gate"][index] == "success" and chance.random() < 0.3:
+        for index, state in self.found["submit"].items():
+            if self.found["gate"][index] == "success" and chance.random() < 0.3:
                 follows = {None: "running", "running": chance.choice(["success", "failed", "up_for_retry"])}
-                self.states["submit"][index] = follows.get(state, "running" if state == "up_for_retry" else state)
+                self.found["submit"][index] = follows.get(state, "running" if state == "up_for_retry" else state)
 
 
 class Scenario:
@@ -85,14 +91,14 @@ class Scenario:
         #: What each gate says, and how it ends.
         self.transcript: dict[int, list[Any]] = {}
         self.tasks: dict[int, asyncio.Task[Any]] = {}
-        self.claims: list[int] = []
+        self.claims: list[Submission] = []
 
     async def play(self) -> dict[int, list[Any]]:
         accounts = Accounts(self.cluster, self.airflow)
         with mock.patch.object(runtime, "accounts", return_value=accounts):
             for step in range(LOOKS):
                 self.come_and_go(step)
-                self.claim(accounts.claims(ACCOUNT), step)
+                self.claim(accounts.ledger)
                 self.airflow.go_on(self.chance)
                 self.cluster.seen = [self.next_seen()]
                 await asyncio.sleep(INTERVAL)
@@ -106,9 +112,9 @@ class Scenario:
             sorted(self.tasks), k=min(len(self.tasks), self.chance.choice([0, 0, 0, 2]))
         ):
             self.tasks.pop(index).cancel()
-            self.airflow.states["gate"][index] = "failed"
-        for index in list(self.airflow.states["gate"]):
-            if self.airflow.states["gate"][index] == "success" and self.chance.random() < 0.02:
+            self.airflow.found["gate"][index] = "failed"
+        for index in list(self.airflow.found["gate"]):
+            if self.airflow.found["gate"][index] == "success" and self.chance.random() < 0.02:
                 # It is cleared, and waits again.
                 self.start(index)
 
@@ -129,8 +135,8 @@ class Scenario:
             trigger.task_instance = types.SimpleNamespace(
                 dag_id="dag", run_id="run", task_id="gate", map_index=index
             )
-            self.airflow.states["gate"][index] = "deferred"
-            self.airflow.states["submit"][index] = None
+            self.airflow.found["gate"][index] = "deferred"
+            self.airflow.found["submit"][index] = None
         log = mock.MagicMock()
         for level in ("info", "warning"):
             getattr(log, level).side_effect = lambda text, *given: self.note(index, "says", text % given)
@@ -139,21 +145,22 @@ class Scenario:
 
     async def run(self, index: int, trigger: ScnetJobStateTrigger) -> None:
         event = await first_event(trigger)
-        if index in self.airflow.states["gate"]:
-            self.airflow.states["gate"][index] = "success"
+        if index in self.airflow.found["gate"]:
+            self.airflow.found["gate"][index] = "success"
         self.note(index, "ends", str(getattr(event, "xcoms", None) or event.payload))
 
-    def claim(self, claims: Claims, step: int) -> None:
+    def claim(self, ledger: Ledger) -> None:
+        """Let gates that Airflow does not know claim, and cease to."""
         now = asyncio.get_running_loop().time()
         if self.chance.random() < 0.3:
-            holds = self.chance.random() < 0.5
-            awaited = f"other[{step}]" if holds else ""
-            claims.put(
-                step, Claim(self.chance.choice([0, 1, 2]), now + self.chance.choice([90.0, 700.0]), holds, awaited)
-            )
-            self.claims.append(step)
+            jobs, ttl = self.chance.choice([0, 1, 2]), self.chance.choice([90.0, 700.0])
+            terms = Terms(jobs, ttl, 60.0, SubmissionTasks(), frozenset({ACCOUNT}))
+            self.claims.append(Submission(GateId("", "", ""), terms, now, is_ours=True))
+            ledger._untracked.append(self.claims[-1])
         if self.claims and self.chance.random() < 0.3:
-            claims.drop(self.claims.pop(self.chance.randrange(len(self.claims))))
+            dropped = self.claims.pop(self.chance.randrange(len(self.claims)))
+            ledger._untracked = [each for each in ledger._untracked if each is not dropped]
+        ledger._totals.clear()
 
     def next_seen(self) -> Any:
         chance = self.chance
@@ -195,5 +202,5 @@ def test_each_gate_decides_and_says_what_it_would_have_by_itself(seed: int):
     assert together == alone
     # The scenario is worth its while: of each kind there is something.
     said = " ".join(text for lines in together.values() for *_, text in lines)
-    for kind in ("passes", "claimed", "have not ended", "needs running + queued", "no answer", "bob", "note "):
+    for kind in ("passes", "claimed", "not ended", "needs running + queued", "no answer", "bob", "note "):
         assert kind in said

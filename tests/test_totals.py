@@ -1,130 +1,95 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is claimed on an account, and how it is said."""
+"""What is claimed on an account, for each gate that asks, and how it is said."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 
-from airflow_provider_scnet.gate.claims import NOTHING, Claim, Claimed, Claims
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_scnet.claims.submission import (
+    GateId,
+    Phase,
+    Scope,
+    Submission,
+    SubmissionTasks,
+    Terms,
+)
+from airflow_provider_scnet.claims.totals import Totals, claim_of, plus
+from airflow_provider_scnet.gate.claimed import NOTHING, Claimed
 
-def test_a_claim_weighs_on_every_look_that_was_made_before_it_expired():
-    claims = Claims()
-    claims.put("a", Claim(2, 1060.0))
-    claims.put("b", Claim(0, 1060.0))
-    claims.put("c", Claim(3, 1070.0))
-    weights = {at: claims.weigh(at).jobs for at in (990.0, 1059.9, 1060.0, 1069.9, 1070.0)}
-    assert weights == {990.0: 5, 1059.9: 5, 1060.0: 3, 1069.9: 3, 1070.0: 0}
-    assert claims.weigh(990.0).end == 1070.0
-
-
-def test_what_no_look_can_weigh_any_more_is_dropped():
-    claims = Claims()
-    claims.put("a", Claim(2, 1060.0))
-    claims.put("b", Claim(3, 1070.0))
-    claims.forget(1060.0)
-    assert claims.weigh(0.0).jobs == 3
-    claims.forget(1070.0)
-    assert not claims
-    claims.put("a", Claim(2, 1060.0))
-    assert not claims
+ACCOUNT = ("https://h", "alice")
 
 
-def test_a_claim_that_is_dropped_weighs_nothing_at_once():
-    claims = Claims()
-    claims.put("a", Claim(2, math.inf))
-    assert claims.weigh(0.0).jobs == 2
-    claims.drop("a")
-    assert claims.weigh(0.0) == NOTHING
+def submission(
+    index: int = 0, phase: Phase = Phase.PENDING, jobs: int = 1, run: str = "run", task: str = "gate", gates=()
+) -> Submission:
+    tasks = SubmissionTasks({"submit": True}, {}, frozenset(gates))
+    terms = Terms(jobs, 180.0, 60.0, tasks, frozenset({ACCOUNT}))
+    return Submission(GateId("dag", run, task, index), terms, since=0.0, is_ours=True, phase=phase)
 
 
-def test_a_later_claim_of_the_same_gate_takes_the_place_of_the_earlier():
-    claims = Claims()
-    claims.put("a", Claim(2, 1060.0))
-    assert claims.weigh(0.0).jobs == 2
-    claims.put("a", Claim(5, 1060.0))
-    assert claims.weigh(0.0).jobs == 5
+steps = st.lists(
+    st.tuples(
+        st.integers(0, 9),
+        st.sampled_from(["gate", "other"]),
+        st.sampled_from(["run 1", "run 2"]),
+        st.integers(0, 3),
+        st.sampled_from([Phase.PENDING, Phase.WAITS_UPSTREAM, Phase.FINISHED]),
+        st.sampled_from(list(Scope)),
+        st.sampled_from([(), ("gate",)]),
+    ),
+    max_size=30,
+)
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 3), st.integers(0, 5), st.booleans())))
-def test_what_was_weighed_before_changes_no_weight(steps):
-    """The weight is kept from one gate to the next; it has to be what a fresh sum says."""
-    claims, kept = Claims(), {}
-    for name, jobs, expires, is_put in steps:
-        if is_put:
-            claims.put(name, Claim(jobs, float(expires)))
-            kept[name] = (jobs, expires)
-        else:
-            claims.drop(name)
-            kept.pop(name, None)
-        for at in (2.0, 4.0):
-            assert claims.weigh(at).jobs == sum(jobs for jobs, expires in kept.values() if expires > at)
+@given(steps, st.sampled_from(["gate", "other"]), st.sampled_from(["run 1", "run 2"]), st.integers(0, 9))
+def test_each_gate_counts_what_all_count_and_what_is_its_own_tasks_alone(found, task, run, index):
+    asks, totals, expected = GateId("dag", run, task, index), Totals(1.0), 0
+    for map_index, gate_task, gate_run, jobs, phase, scope, gates in found:
+        each = submission(map_index, phase, jobs, gate_run, gate_task, gates)
+        totals.add(each, scope)
+        # Asked in between, it remembers sums.
+        totals.claimed(asks)
+        is_upstream = phase is Phase.WAITS_UPSTREAM and run == gate_run and task in gates
+        is_own_and_earlier = each.gate.task == asks.task and each.gate.order < asks.order
+        if (scope is Scope.EVERYBODY and not is_upstream) or (scope is Scope.OWN_TASK and is_own_and_earlier):
+            expected += jobs
+    assert totals.claimed(asks).jobs == expected
+    everybody = sum(jobs for *_, jobs, _, scope, _ in found if scope is Scope.EVERYBODY)
+    assert totals.claimed(None).jobs == everybody
 
 
 def test_it_says_which_submissions_are_awaited():
-    def said(*claims: Claim) -> str:
+    def said(*submissions: Submission) -> str:
         claimed = NOTHING
-        for claim in claims:
-            claimed = claimed.plus(claim)
+        for each in submissions:
+            claimed = plus(claimed, claim_of(each))
         return str(claimed)
 
-    waits = [Claim(1, 9.0, holds=True, awaited=f"submit[{number}]") for number in (0, 3, 4, 5, 9)]
-    ended = Claim(1, 9.0, has_ended=True)
-    assert said(Claim(2, 9.0)) == "+2 claimed"
-    assert said(waits[0]) == "+1 claimed: submit[0] has not ended"
-    assert said(*waits[:2]) == "+2 claimed: submit[0] and submit[3] have not ended"
-    assert said(*waits) == "+5 claimed: submit[0], submit[3] and 3 more have not ended"
+    waits = [submission(index) for index in (0, 3, 4, 5, 9)]
+    ended = submission(7, Phase.FINISHED)
+    in_run = "(DAG 'dag', run 'run')"
+    assert str(Claimed(2)) == "+2 claimed"
+    assert said(waits[0]) == f"+1 claimed: submit[0] {in_run} has not ended"
+    assert said(*waits[:2]) == f"+2 claimed: submit[0], submit[3] {in_run} have not ended"
+    assert said(*waits) == f"+5 claimed: submit[0], submit[3] {in_run} and 3 more have not ended"
+    assert said(waits[0], submission(-1, run="another")) == (
+        f"+2 claimed: submit[0] {in_run} and submit (DAG 'dag', run 'another') have not ended"
+    )
     assert said(ended) == "+1 claimed: 1 ended, perhaps not counted yet"
     assert said(waits[0], ended, ended) == (
-        "+3 claimed: submit[0] has not ended; 2 ended, perhaps not counted yet"
+        f"+3 claimed: submit[0] {in_run} has not ended; 2 ended, perhaps not counted yet"
     )
 
 
 def test_nobody_knows_when_a_claim_ends_that_waits_for_a_submission():
-    assert NOTHING.plus(Claim(1, 9.0, holds=True)).seconds_left is None
+    async def seconds_left() -> float | None:
+        return claim_of(submission()).seconds_left
+
+    assert asyncio.run(seconds_left()) is None
+    assert claim_of(submission()).end == math.inf
+    assert claim_of(submission(phase=Phase.FINISHED)).end == 60.0
     assert Claimed(1, end=0.0).seconds_left == 0.0
-
-
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from("abcdef"),
-            st.sampled_from(["put", "drop", "look", "look back", "forget"]),
-            st.integers(0, 3),
-            st.integers(1, 40),
-            st.booleans(),
-            st.booleans(),
-        ),
-        max_size=60,
-    )
-)
-def test_the_sums_are_those_of_a_fresh_addition_whatever_came_and_went(steps):
-    claims, kept, at, oldest = Claims(), {}, 10.0, 0.0
-    for name, what, jobs, number, holds, has_ended in steps:
-        if what == "put":
-            awaited = "" if has_ended or not holds else f"submit[{name}]"
-            claim = Claim(jobs, at + number - 5, holds and not has_ended, awaited, has_ended)
-            claims.put(name, claim)
-            kept.pop(name, None)
-            if claim.expires > oldest:
-                kept[name] = claim
-        elif what == "drop":
-            claims.drop(name)
-            kept.pop(name, None)
-        elif what == "look":
-            at += number / 4
-        elif what == "forget":
-            oldest = max(oldest, at - number)
-            claims.forget(oldest)
-            kept = {name: claim for name, claim in kept.items() if claim.expires > oldest}
-        looked_at = max(oldest, at - number / 2) if what == "look back" else at
-        claimed = claims.weigh(looked_at)
-        fresh = NOTHING
-        for claim in kept.values():
-            if claim.jobs and claim.expires > looked_at:
-                fresh = fresh.plus(claim)
-        assert (claimed.jobs, claimed.unended, claimed.ended) == (fresh.jobs, fresh.unended, fresh.ended)
-        assert claimed.end == fresh.end
-        assert len(claimed.awaited) == len(fresh.awaited)

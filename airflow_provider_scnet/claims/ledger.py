@@ -350,6 +350,7 @@ def _stalled(submissions: list[Submission]) -> str:
     more = f" (and {len(submissions) - 1} more)" if len(submissions) > 1 else ""
     task = first.awaited.task if first.awaited else first.gate.task_id
     return (
-        f"the submission {task} of DAG '{first.gate.dag_id}', run '{first.gate.run_id}'{more} does not start (state: "
-        f"{first.state or 'none'}), and its claim no longer keeps other gates shut: {RULES[first.phase].hint}"
+        f"the submission {task} of DAG '{first.gate.dag_id}', run '{first.gate.run_id}'{more} does not start "
+        f"(state: {first.state or 'none'}); its claim keeps no gates of other tasks shut any longer: "
+        f"{RULES[first.phase].hint}"
     )

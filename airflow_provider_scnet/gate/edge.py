@@ -53,7 +53,7 @@ class Edge:
 
 class EdgeEvaluator:
     """
-    Stands watch for one edge: judges each observation, remembers whether it is armed, and says why it does not fire.
+    Decides for one watcher on each observation, remembers whether it is armed, and says why it does not fire.
 
     What it cannot see is neither true nor false, and changes nothing.
 

@@ -65,7 +65,7 @@ class Metrics:
                 sink.duration("look.duration", whom, seconds)
             if observation.error:
                 sink.count(f"look.failed.{observation.error.kind.name.lower()}", whom, 1)
-            # What proves nothing to a gate must not observation like an empty cluster either.
+            # What proves nothing to a gate must not look like an empty cluster either.
             if observation.counts and not observation.doubt:
                 for state in STATES:
                     if (number := getattr(observation.counts, state)) is not None:

@@ -17,8 +17,8 @@ from airflow_provider_scnet.claims.ledger import Ledger
 from airflow_provider_scnet.claims.submission import Account
 from airflow_provider_scnet.claims.waiting import WaitingGate
 from airflow_provider_scnet.client.errors import ScnetError
-from airflow_provider_scnet.client.text import redacted, unexpected
 from airflow_provider_scnet.client.observation import Observation
+from airflow_provider_scnet.client.text import unexpected
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.background import BackgroundTask
 from airflow_provider_scnet.event_loop.pacing import Pacer
@@ -210,8 +210,6 @@ class Poller:
         try:
             return await self._observer.observe(*self._name, interval, bool(self._newcomers))
         except Exception as error:  # whatever it is, it must not end the waiting of everybody
-            observation = Observation(
-                error=ScnetError(f"{unexpected(error)} while polling SCnet")
-            )
+            observation = Observation(error=ScnetError(f"{unexpected(error)} while polling SCnet"))
             self._observer.metrics.polled(Whom(*self._name), observation)
             return observation

@@ -335,7 +335,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
     def _warn_that_nothing_is_claimed(self, context: Context) -> None:
         if str(self.submits).strip() != "0" and not self._was_rescheduled(context):
             self.log.warning(
-                "without deferrable=True no room is claimed: gates that observation at the same moment may all pass; "
+                "without deferrable=True no room is claimed: gates that look at the same moment may all pass; "
                 "a gate that only watches has submits=0"
             )
 

@@ -40,7 +40,7 @@ class ScnetJobStateEventTrigger(BaseEventTrigger):
     Fires when a cluster user's job counts come to meet a condition: for an ``AssetWatcher`` (Airflow 3).
 
     It fires once when the condition *becomes* true, and again only after it was seen false. What happened
-    before its first observation it cannot know: that observation only arms it, or finds the condition true already. From
+    before its first observation it cannot know: that one only arms it, or finds the condition true already. From
     Airflow 3.3 on it remembers across restarts whether it is armed, in its asset's state store. It never ends:
     what heals is waited out, and what does not may be mended. Claims of gates are not counted, and none are made.
 
