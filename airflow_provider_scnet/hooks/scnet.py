@@ -8,7 +8,7 @@ import dataclasses
 import time
 from concurrent.futures import TimeoutError as TimeoutOfFuture
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
@@ -28,9 +28,6 @@ from airflow_provider_scnet.client.token_payload import local
 from airflow_provider_scnet.hooks.aside import aside
 from airflow_provider_scnet.hooks.masking import amask, mask
 from airflow_provider_scnet.provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
-
-if TYPE_CHECKING:
-    import requests
 
 #: Source: SCnet OpenAPI v2, "query job state data".
 JOB_STATE_PATH = "/hpc/openapi/v2/view/jobs/state"
@@ -87,9 +84,18 @@ class ScnetHook(BaseHook):
 
         return {name: widget(field) for name, field in CONN_FIELDS.items()}
 
-    def get_conn(self) -> requests.Session:
+    def get_conn(self) -> wire.OneOriginSession:
         """
-        Return a session that sends the token, to the connection's own origin only.
+        Return a session of ``requests`` that sends the token, to the connection's own origin only.
+
+        A path is taken below the connection's endpoint. The session knows both that address and the cluster user::
+
+            with ScnetHook().get_conn() as scnet:
+                answer = scnet.get("/hpc/openapi/v2/jobs", params={"strJobOwner": scnet.user_name})
+                scnet.base_url  # such as https://host:65051
+
+        It sends each request once and does not judge the answer: check the HTTP status and the ``code``. Whoever
+        repeats a submission has to ask first whether the job is there.
 
         :raises ScnetConfigError: where the connection lacks or contradicts something
         :raises ScnetError: where access keys obtain no token
