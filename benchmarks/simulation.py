@@ -21,7 +21,8 @@ from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.look import Look
 from airflow_provider_scnet.gate import clock
 from airflow_provider_scnet.gate.account import Accounts
-from airflow_provider_scnet.testing.cluster import Cluster, SimulatorClock
+from airflow_provider_scnet.testing.clock import SimulatorClock
+from airflow_provider_scnet.testing.cluster import Cluster
 from airflow_provider_scnet.triggers import here
 from benchmarks import alone, queues, virtual_time
 
