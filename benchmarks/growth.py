@@ -14,11 +14,10 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 from unittest import mock
 
-from airflow_provider_scnet.polling.accounts import Accounts
-
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.event_loop import clock
+from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.triggers import runtime
 from benchmarks import alone, pictures
 

@@ -21,7 +21,8 @@ from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.polling.accounts import Accounts
-from airflow_provider_scnet.testing.cluster import Cluster, SimulatorClock
+from airflow_provider_scnet.testing.clock import SimulatorClock
+from airflow_provider_scnet.testing.cluster import Cluster
 from airflow_provider_scnet.triggers import runtime
 from benchmarks import alone, queues, virtual_time
 

@@ -3,7 +3,8 @@
 ``make demo``: gated submissions, in a real Airflow, against a simulated cluster.
 
 The account may have five jobs in the queue. It is full at first, so all gates wait. Then it empties, and the jobs
-go in, never too many at once. Ends with status 0 if every job was submitted and the queue was never too long.
+go in, never too many at once. One submission gets no answer; its retry finds the job that is there. Ends with
+status 0 if every job was submitted once and the queue was never too long.
 
 With ``--access-keys`` the connection holds no token: it obtains them, and each lives for less than the wait.
 """
@@ -23,11 +24,11 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from airflow_provider_scnet.testing import ScnetSimulator
+from airflow_provider_scnet.testing import SUBMISSION_PATH, Fault, ScnetSimulator
 from demo.ending import Ended, ignore_signals, raise_on_signals
 from demo.engine import Engine, EngineError
 
-DAG = "scnet_gate_mapped"
+DAG = "scnet_submit"
 GATE = "gated_submission.wait_for_room"
 DAGS = Path(__file__).parents[1] / "example_dags"
 
@@ -80,8 +81,9 @@ class Demo:
         self.say(f"{GATES} submissions, each behind its gate; the queue is full with earlier jobs")
         self._looked = time.monotonic()
         self.engine.wait_until(lambda: self._look().count("deferred") == GATES, 90, "the gates")
+        self.scnet.order(Fault(drop="before"), path=SUBMISSION_PATH)
         self.scnet.cancel(USER)
-        self.say("the earlier jobs end: there is room")
+        self.say("the earlier jobs end: there is room. SCnet will take the next job without an answer")
         self.engine.wait_until(self._has_ended, 120, "the submissions")
 
     def _has_ended(self) -> bool:
@@ -125,6 +127,7 @@ class Demo:
         requests = len(self.scnet.job_state_requests)
         print(
             f"\n{submitted} of {GATES} jobs submitted; at most {highest} queued, {MOST_QUEUED} are allowed\n"
+            "one submission got no answer: its retry found the job, and did not submit it again\n"
             f"{requests} requests; gates that each ask for themselves would have made about"
             f" {self.waited / INTERVAL + GATES:.0f}",
             flush=True,
@@ -133,6 +136,10 @@ class Demo:
         wrong = [f"{task}[{index}] is {state}" for (task, index), state in states.items() if state != "success"]
         if self.engine.run_state(DAG) != "success":
             wrong.append(f"the DAG run is {self.engine.run_state(DAG)}")
+        names = {job.name for job in self.scnet.jobs(USER)[self.earlier :]}
+        sent = sum(request.path == SUBMISSION_PATH for request in self.scnet.requests)
+        if not len(names) == sent == GATES:
+            wrong.append(f"{len(names)} different jobs were submitted by {sent} requests")
         if submitted != GATES:
             wrong.append(f"{submitted} jobs were submitted instead of {GATES}")
         if highest > MOST_QUEUED:

@@ -129,6 +129,13 @@ def test_a_mapped_group_of_gates_and_submissions(scnet: ScnetSimulator, run_dag)
     assert sum("wait_for_room" in task for task in result["tasks"]) == 3
 
 
+def test_submissions_as_scnet_documents_them(scnet: ScnetSimulator, run_dag):
+    (example,) = [path for path in EXAMPLES if path.stem == "scnet_submit"]
+    result, printed = run_dag(example, "scnet_submit", inputs=2)
+    assert result["state"] == "success", printed
+    assert len({job.name for job in scnet.jobs("alice")}) == scnet.totals("alice").submitted == 2
+
+
 def test_the_dag_gets_the_decision_as_a_dict_in_every_way_to_wait(scnet: ScnetSimulator, run_dag):
     scnet.set_counts("alice", running=3, queued=2)
     result, printed = run_dag(

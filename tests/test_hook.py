@@ -190,6 +190,29 @@ def test_a_session_reaches_its_own_origin_only(scnet: ScnetSimulator):
         assert elsewhere.requests == []
 
 
+def test_a_session_takes_paths_below_the_endpoint(scnet: ScnetSimulator):
+    with ScnetHook().get_conn() as session:
+        assert (session.base_url, session.user_name) == (scnet.url, "alice")
+        answer = session.get("/hpc/openapi/v2/view/jobs/state", params={"userName": session.user_name})
+    assert answer.json()["code"] == "0"
+
+
+def test_a_path_is_taken_below_the_path_of_an_endpoint(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch):
+    connection = scnet.connection() | {"host": f"{scnet.url}/region/hpc"}
+    monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", json.dumps(connection))
+    with ScnetHook().get_conn() as session:
+        session.get("/hpc/openapi/v2/cluster")
+    assert scnet.requests[-1].path == "/region/hpc/openapi/v2/cluster"
+
+
+@pytest.mark.parametrize("path", ["//127.0.0.1:{port}/", "/\\127.0.0.1:{port}/", "/@127.0.0.1:{port}/"])
+def test_no_path_leads_to_another_origin(scnet: ScnetSimulator, path: str):
+    with ScnetSimulator() as elsewhere, ScnetHook().get_conn() as session:
+        session.get(path.format(port=elsewhere.port))
+        assert elsewhere.requests == []
+    assert len(scnet.requests) == 1
+
+
 def test_a_session_that_is_used_for_long_leaks_no_connection(scnet: ScnetSimulator):
     def handles() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))

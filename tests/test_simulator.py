@@ -795,6 +795,8 @@ class TestCommandLine:
             (["--submit", "alice"], "'alice' is not USER=N"),
             (["--submit", "alice=-1"], "'alice=-1' is not USER=N"),
             (["--submit", "bob=1"], "no user 'bob'"),
+            (["--queue", "gpu"], "'gpu' is not NAME=SLOTS"),
+            (["--queue", "comp=1"], "a queue 'comp' already"),
             (["--colour"], "unrecognized arguments: --colour"),
         ],
     )

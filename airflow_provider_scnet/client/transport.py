@@ -67,8 +67,9 @@ class OneOriginSession(requests.Session):
     """
     A session that carries what authorises it and can reach one origin only.
 
-    It follows no redirect and reads no netrc. Proxies and authorities come from the environment unless the
-    connection names them; a plain http origin, on loopback, is asked directly.
+    A path, such as ``/hpc/openapi/v2/cluster``, is taken below :attr:`base_url`. It follows no redirect and reads
+    no netrc. Proxies and authorities come from the environment unless the connection names them; a plain http
+    origin, on loopback, is asked directly.
 
     :param base: the origin, as an address
     :param headers: what authorises its requests
@@ -84,6 +85,10 @@ class OneOriginSession(requests.Session):
         adapter: HTTPAdapter | None = None,
     ):
         super().__init__()
+        #: The address that paths are taken below: scheme, host, port, and a path if the endpoint has one.
+        self.base_url = base
+        #: The cluster user that the connection is for: its login, else the token's own.
+        self.user_name = target.user_name
         address = urlsplit(base)
         self.headers.update(
             {
@@ -105,7 +110,9 @@ class OneOriginSession(requests.Session):
         self._timeout = (settings.timeout, settings.timeout)
 
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
-        """Send a request, with the connection's time-outs unless others are given."""
+        """Send a request to a path or an address, with the connection's time-outs unless others are given."""
+        if isinstance(url, str) and url.startswith("/"):
+            url = self.base_url + url
         kwargs.setdefault("timeout", self._timeout)
         # Given with the request, because the environment would override what is set on the session.
         kwargs.setdefault("verify", self.verify)

@@ -7,7 +7,7 @@ import asyncio
 import dataclasses
 import time
 from concurrent.futures import TimeoutError as TimeoutOfFuture
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
@@ -21,9 +21,6 @@ from airflow_provider_scnet.client.token_payload import local
 from airflow_provider_scnet.hooks.masking import amask, mask
 from airflow_provider_scnet.hooks.threads import arun_in_thread, run_in_thread
 from airflow_provider_scnet.provider_info import CONN_FIELDS, DEFAULT_CONN_ID, UI_FIELD_BEHAVIOUR
-
-if TYPE_CHECKING:
-    import requests
 
 # Seconds: the Test button waits in the API server. All requests together take so long, less a margin to answer.
 _TEST_TIMEOUT = 10.0
@@ -74,9 +71,18 @@ class ScnetHook(BaseHook):
 
         return {name: widget(field) for name, field in CONN_FIELDS.items()}
 
-    def get_conn(self) -> requests.Session:
+    def get_conn(self) -> transport.OneOriginSession:
         """
-        Return a session that sends the token, to the connection's own origin only.
+        Return a session of ``requests`` that sends the token, to the connection's own origin only.
+
+        A path is taken below the connection's endpoint. The session knows both that address and the cluster user::
+
+            with ScnetHook().get_conn() as scnet:
+                answer = scnet.get("/hpc/openapi/v2/jobs", params={"strJobOwner": scnet.user_name})
+                scnet.base_url  # such as https://host:65051
+
+        It sends each request once and does not judge the answer: check the HTTP status and the ``code``. Whoever
+        repeats a submission has to ask first whether the job is there.
 
         :raises ScnetConfigError: where the connection lacks or contradicts something
         :raises ScnetError: where access keys obtain no token

@@ -7,9 +7,19 @@ It needs the standard library only, and imports neither Airflow nor ``requests``
 
 from __future__ import annotations
 
-from airflow_provider_scnet.testing.cluster import SimulatorClock, SubmissionError
+from airflow_provider_scnet.testing.clock import SimulatorClock
+from airflow_provider_scnet.testing.cluster import SubmissionError
 from airflow_provider_scnet.testing.faults import Fault
 from airflow_provider_scnet.testing.simulator import ScnetSimulator
+from airflow_provider_scnet.testing.submission import JOB_LIST_PATH, SUBMISSION_PATH
 from airflow_provider_scnet.testing.tokens import make_token
 
-__all__ = ["Fault", "ScnetSimulator", "SimulatorClock", "SubmissionError", "make_token"]
+__all__ = [
+    "JOB_LIST_PATH",
+    "SUBMISSION_PATH",
+    "Fault",
+    "ScnetSimulator",
+    "SimulatorClock",
+    "SubmissionError",
+    "make_token",
+]

@@ -8,12 +8,13 @@ import re
 import shlex
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 from urllib.parse import quote
 
-from airflow_provider_scnet.testing.simulator import JOB_STATE_PATH, ScnetSimulator
+from airflow_provider_scnet.testing.counts import JOB_STATE_PATH
+from airflow_provider_scnet.testing.simulator import ScnetSimulator
 
 
 class _Parser(argparse.ArgumentParser):
@@ -22,11 +23,14 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
-def _submission(text: str) -> tuple[str, int]:
-    user, _, jobs = text.rpartition("=")
-    if not user or not jobs.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not USER=N")
-    return user, int(jobs)
+def _numbers_of(form: str) -> Callable[[str], tuple[str, int]]:
+    def read(text: str) -> tuple[str, int]:
+        name, _, number = text.rpartition("=")
+        if not name or not number.isdecimal():
+            raise argparse.ArgumentTypeError(f"{text!r} is not {form}")
+        return name, int(number)
+
+    return read
 
 
 def _parser() -> _Parser:
@@ -36,7 +40,17 @@ def _parser() -> _Parser:
         allow_abbrev=False,
     )
     parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: any free one)")
-    parser.add_argument("--slots", type=int, default=4, help="jobs that run at once (default: %(default)s)")
+    parser.add_argument(
+        "--slots", type=int, default=4, help="jobs of the queue comp that run at once (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--queue",
+        type=_numbers_of("NAME=SLOTS"),
+        action="append",
+        default=[],
+        metavar="NAME=SLOTS",
+        help="a queue beside comp, with slots of its own; may be repeated",
+    )
     parser.add_argument(
         "--user", action="append", metavar="NAME", help="a cluster user; may be repeated (default: alice)"
     )
@@ -56,7 +70,7 @@ def _parser() -> _Parser:
     )
     parser.add_argument(
         "--submit",
-        type=_submission,
+        type=_numbers_of("USER=N"),
         action="append",
         default=[],
         metavar="USER=N",
@@ -129,6 +143,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         for user in users:
             scnet.add_user(user)
+        for queue, slots in args.queue:
+            scnet.add_queue(queue, slots=slots)
         for user, jobs in args.submit:
             scnet.submit(user, jobs)
         with scnet:

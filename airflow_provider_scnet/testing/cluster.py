@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The simulated cluster itself, without HTTP: its clock, its users, their jobs."""
+"""The simulated cluster itself, without HTTP: its queues, its users, their jobs."""
 
 from __future__ import annotations
 
@@ -7,54 +7,15 @@ import heapq
 import itertools
 import math
 import threading
-import time
 from collections import deque
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
+from airflow_provider_scnet.testing.clock import SimulatorClock, check_seconds
+
 STATES = ("running", "queued", "held", "suspended", "other")
-
-
-class SimulatorClock:
-    """
-    A clock that follows real time, or stands still until it is told to advance.
-
-    It reads 0 when it is made. Several simulators may share one.
-
-    :param frozen: whether the clock stands still from the start
-    """
-
-    def __init__(self, *, frozen: bool = False) -> None:
-        self._lock = threading.Lock()
-        self._passed = 0.0
-        self._ticking_since = None if frozen else time.monotonic()
-
-    def now(self) -> float:
-        """Return the seconds since this clock was made."""
-        with self._lock:
-            return self._now()
-
-    def advance(self, seconds: float) -> None:
-        """Let ``seconds`` pass at once, on a frozen clock and on a ticking one."""
-        _check_seconds("seconds", seconds)
-        with self._lock:
-            self._passed += seconds
-
-    def freeze(self) -> None:
-        """Stand still from now on."""
-        with self._lock:
-            self._passed = self._now()
-            self._ticking_since = None
-
-    def thaw(self) -> None:
-        """Follow real time again, from where the clock stands."""
-        with self._lock:
-            if self._ticking_since is None:
-                self._ticking_since = time.monotonic()
-
-    def _now(self) -> float:
-        if self._ticking_since is None:
-            return self._passed
-        return self._passed + time.monotonic() - self._ticking_since
+#: The queue that is there from the start.
+FIRST_QUEUE = "comp"
 
 
 @dataclass(frozen=True)
@@ -67,6 +28,8 @@ class Job:
     submitted_at: float
     started_at: float | None = None
     ended_at: float | None = None
+    queue: str = FIRST_QUEUE
+    name: str = ""
 
     @property
     def state(self) -> str:
@@ -88,32 +51,47 @@ class Totals:
 
 class SubmissionError(Exception):
     """
-    The cluster took no job of a submission: it would have exceeded the queue's limit.
+    The cluster took no job of a submission.
 
     :param message: why
+    :param sbatch: what Slurm's sbatch would have said
     """
 
     #: "作业提交失败", submission failed, in the list of codes of SCnet's job interfaces.
     code = "815005"
 
+    def __init__(self, message: str, sbatch: str) -> None:
+        super().__init__(message)
+        self.sbatch = f"sbatch: error: Batch job submission failed: {sbatch}"
+
+
+@dataclass
+class _Queue:
+    slots: int
+    users: frozenset[str] | None
+    free: int
+    waiting: deque[int] = field(default_factory=deque)
+
 
 @dataclass
 class _User:
     totals: Totals = field(default_factory=Totals)
-    pinned: dict[str, int] = field(default_factory=dict)
+    most_jobs: int | None = None
+    #: By queue; None: of all queues together.
+    pinned: dict[str | None, dict[str, int]] = field(default_factory=dict)
 
 
 class Cluster:
     """
-    A first-in-first-out queue in front of ``slots``, for any number of users and threads.
+    Queues, each first in, first out in front of slots of its own, for any number of users and threads.
 
     Nothing happens in the background. Whoever looks brings the cluster up to date first, event by event:
     a slot that became free at ``t`` started the next job at ``t``, whenever anybody looks.
 
-    :param slots: how many jobs run at once, over all users
+    :param slots: how many jobs of the first queue, ``comp``, run at once, over all users
     :param run_for: seconds that a job runs if its submission does not say
     :param counted_after: seconds from a submission until the reported counts include it
-    :param queue_limit: how many jobs of one user may be in the queue; None: any number
+    :param queue_limit: how many jobs of one user may be queued; None: any number
     :param clock: the time; by default real time
     """
 
@@ -126,12 +104,10 @@ class Cluster:
         queue_limit: int | None = None,
         clock: SimulatorClock | None = None,
     ) -> None:
-        _check_number("slots", slots)
-        _check_seconds("run_for", run_for)
-        _check_seconds("counted_after", counted_after)
+        check_seconds("run_for", run_for)
+        check_seconds("counted_after", counted_after)
         if queue_limit is not None:
             _check_number("queue_limit", queue_limit)
-        self.slots = slots
         self.run_for = run_for
         self.counted_after = counted_after
         self.queue_limit = queue_limit
@@ -139,15 +115,22 @@ class Cluster:
         self._lock = threading.Lock()
         self._ids = itertools.count(1)
         self._users: dict[str, _User] = {}
+        self._queues: dict[str, _Queue] = {}
         self._jobs: dict[int, Job] = {}
-        self._queue: deque[int] = deque()
         self._running: list[tuple[float, int]] = []  # a heap of (end, job id)
+        self.add_queue(FIRST_QUEUE, slots=slots)
 
     @property
     def users(self) -> list[str]:
         """The names of all users, in the order in which they were added."""
         with self._lock:
             return list(self._users)
+
+    @property
+    def slots(self) -> int:
+        """How many jobs run at once, over all users and queues."""
+        with self._lock:
+            return sum(queue.slots for queue in self._queues.values())
 
     def add_user(self, name: str) -> None:
         """
@@ -162,28 +145,90 @@ class Cluster:
                 raise ValueError(f"the cluster has a user {name!r} already")
             self._users[name] = _User()
 
-    def submit(self, user: str, jobs: int = 1, run_for: float | None = None) -> list[int]:
+    def add_queue(self, name: str, *, slots: int = 4, users: Collection[str] | None = None) -> None:
+        """
+        Add a queue, which Slurm calls a partition.
+
+        :param name: its name
+        :param slots: how many of its jobs run at once, over all users
+        :param users: who may use it; None: everybody
+        :raises ValueError: if the name is empty or taken
+        """
+        _check_number("slots", slots)
+        with self._lock:
+            if not name:
+                raise ValueError("a queue needs a name")
+            if name in self._queues:
+                raise ValueError(f"the cluster has a queue {name!r} already")
+            self._queues[name] = _Queue(slots, None if users is None else frozenset(users), free=slots)
+
+    def remove_queue(self, name: str) -> None:
+        """Remove a queue; its jobs end now."""
+        with self._lock:
+            self._queue(name)
+            self._end(lambda job: job.queue == name)
+            del self._queues[name]
+
+    def queues(self, user: str) -> dict[str, tuple[int, int]]:
+        """Return the queues that a user may use, each with its slots and how many of them are free."""
+        with self._lock:
+            self._catch_up()
+            self._user(user)
+            return {
+                name: (queue.slots, queue.free)
+                for name, queue in self._queues.items()
+                if queue.users is None or user in queue.users
+            }
+
+    def set_most_jobs(self, user: str, jobs: int | None) -> None:
+        """Allow a user so many jobs, queued and running (None: any number); what is there already stays."""
+        if jobs is not None:
+            _check_number("jobs", jobs)
+        with self._lock:
+            self._user(user).most_jobs = jobs
+
+    def most_jobs(self, user: str) -> int | None:
+        """Return how many jobs, queued and running, a user may have; None: any number."""
+        with self._lock:
+            return self._user(user).most_jobs
+
+    def submit(
+        self,
+        user: str,
+        jobs: int = 1,
+        run_for: float | None = None,
+        *,
+        queue: str | None = None,
+        name: str = "",
+    ) -> list[int]:
         """
         Submit some jobs at once: all of them, or none.
 
         :param user: whose jobs these are
         :param jobs: how many
         :param run_for: seconds that each of them runs (``math.inf``: never ends); None: as the cluster says
+        :param queue: the queue; None: the first one there is
+        :param name: what the jobs are called
         :return: the ids of the jobs
-        :raises SubmissionError: if the user would have more than ``queue_limit`` jobs in the queue
+        :raises SubmissionError: if the user may not use the queue, or would have more than ``queue_limit`` jobs
+            queued, or more jobs than :meth:`set_most_jobs` allows
         """
         run_for = self.run_for if run_for is None else run_for
         _check_number("jobs", jobs)
-        _check_seconds("run_for", run_for)
+        check_seconds("run_for", run_for)
         with self._lock:
             now = self._catch_up()
-            self._refuse_over_limit(user, jobs)
+            owner = self._user(user)
+            if queue is None:
+                queue = next(iter(self._queues), "")
+            if refusal := self._refusal(user, jobs, queue):
+                owner.totals = replace(owner.totals, refused=owner.totals.refused + jobs)
+                raise refusal
             ids = [next(self._ids) for _ in range(jobs)]
             for job_id in ids:
-                self._jobs[job_id] = Job(job_id, user, run_for, submitted_at=now)
-            self._queue.extend(ids)
-            self._fill_slots(now)
-            owner = self._user(user)
+                self._jobs[job_id] = Job(job_id, user, run_for, submitted_at=now, queue=queue, name=name)
+            self._queue(queue).waiting.extend(ids)
+            self._fill_slots(queue, now)
             owner.totals = replace(
                 owner.totals,
                 submitted=owner.totals.submitted + jobs,
@@ -194,19 +239,17 @@ class Cluster:
     def cancel(self, user: str) -> None:
         """End all queued and running jobs of a user now."""
         with self._lock:
-            now = self._catch_up()
             self._user(user)
-            for job in self._unfinished(user):
-                self._jobs[job.id] = replace(job, ended_at=now)
-            self._queue = deque(i for i in self._queue if self._jobs[i].ended_at is None)
-            self._running = sorted(entry for entry in self._running if self._jobs[entry[1]].ended_at is None)
-            self._fill_slots(now)
+            self._end(lambda job: job.user == user)
 
-    def set_counts(self, user: str, **counts: int | None) -> None:
+    def set_counts(self, user: str, queue: str | None = None, **counts: int | None) -> None:
         """
         Pin reported counts of a user, by state; the true counts are not touched.
 
+        What is pinned for a queue and for all queues together is independent, and may contradict.
+
         :param user: whose counts
+        :param queue: those of this queue; None: those of all queues together
         :param counts: a number of jobs for any of ``running``, ``queued``, ``held``, ``suspended`` and
             ``other``; None to report the true count again. States that are not given stay as they are.
         """
@@ -216,26 +259,34 @@ class Cluster:
             if count is not None:
                 _check_number(state, count)
         with self._lock:
-            pinned = self._user(user).pinned
+            if queue is not None:
+                self._queue(queue)
+            pinned = self._user(user).pinned.setdefault(queue, {})
             for state, count in counts.items():
                 if count is None:
                     pinned.pop(state, None)
                 else:
                     pinned[state] = count
 
-    def counts(self, user: str) -> dict[str, int]:
-        """Return how many jobs of a user are really there, by state."""
+    def counts(self, user: str, queue: str | None = None) -> dict[str, int]:
+        """Return how many jobs of a user are really there, in one queue or in all, by state."""
         with self._lock:
             self._catch_up()
             self._user(user)
-            return self._count(user)
+            return self._count(user, queue)
 
-    def reported(self, user: str) -> dict[str, int]:
+    def reported(self, user: str, queue: str | None = None) -> dict[str, int]:
         """Return what the cluster says now: jobs that are old enough to be counted, and pinned counts."""
         with self._lock:
+            return self._reported(user, queue, self._catch_up())
+
+    def reported_by_queue(self, user: str) -> dict[str, dict[str, int]]:
+        """Return what the cluster says of each queue in which the user has a job, or counts that are pinned."""
+        with self._lock:
             now = self._catch_up()
+            counts = {queue: self._reported(user, queue, now) for queue in self._queues}
             pinned = self._user(user).pinned
-            return self._count(user, submitted_until=now - self.counted_after) | pinned
+            return {queue: states for queue, states in counts.items() if any(states.values()) or pinned.get(queue)}
 
     def jobs(self, user: str) -> list[Job]:
         """Return all jobs of a user, ended ones too, in the order of their submission."""
@@ -256,42 +307,73 @@ class Cluster:
         except KeyError:
             raise LookupError(f"the cluster has no user {name!r}") from None
 
-    def _refuse_over_limit(self, user: str, jobs: int) -> None:
-        owner = self._user(user)
-        if self.queue_limit is None:
-            return
-        free = self.slots - len(self._running)
-        queued = self._count(user)["queued"] + max(0, jobs - free)
-        if queued > self.queue_limit:
-            owner.totals = replace(owner.totals, refused=owner.totals.refused + jobs)
-            raise SubmissionError(f"{user} would have {queued} jobs in the queue, {self.queue_limit} are allowed")
+    def _queue(self, name: str) -> _Queue:
+        try:
+            return self._queues[name]
+        except KeyError:
+            raise LookupError(f"the cluster has no queue {name!r}") from None
+
+    def _refusal(self, user: str, jobs: int, queue: str) -> SubmissionError | None:
+        allowed, most_jobs = self._queue(queue).users, self._user(user).most_jobs
+        if allowed is not None and user not in allowed:
+            return SubmissionError(
+                f"{user} may not use the queue {queue!r}", "User's group not permitted to use this partition"
+            )
+        counts = self._count(user)
+        queued = counts["queued"] + max(0, jobs - self._queue(queue).free)
+        over = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+        if self.queue_limit is not None and queued > self.queue_limit:
+            return SubmissionError(
+                f"{user} would have {queued} jobs in the queue, {self.queue_limit} are allowed", over
+            )
+        total = sum(counts.values()) + jobs
+        if most_jobs is not None and total > most_jobs:
+            return SubmissionError(f"{user} would have {total} jobs, {most_jobs} are allowed", over)
+        return None
+
+    def _end(self, is_meant: Callable[[Job], bool]) -> None:
+        now = self._catch_up()
+        for job in filter(is_meant, self._unfinished()):
+            self._jobs[job.id] = replace(job, ended_at=now)
+        self._running = sorted(entry for entry in self._running if self._jobs[entry[1]].ended_at is None)
+        for name, queue in self._queues.items():
+            queue.waiting = deque(i for i in queue.waiting if self._jobs[i].ended_at is None)
+            queue.free = queue.slots - sum(self._jobs[i].queue == name for _, i in self._running)
+            self._fill_slots(name, now)
 
     def _catch_up(self) -> float:
         """Let everything happen that is due, in its order; return the time."""
         now = self.clock.now()
         while self._running and self._running[0][0] <= now:
             end, job_id = heapq.heappop(self._running)
-            self._jobs[job_id] = replace(self._jobs[job_id], ended_at=end)
-            self._fill_slots(end)
+            job = self._jobs[job_id] = replace(self._jobs[job_id], ended_at=end)
+            self._queues[job.queue].free += 1
+            self._fill_slots(job.queue, end)
         return now
 
-    def _fill_slots(self, now: float) -> None:
-        while self._queue and len(self._running) < self.slots:
-            job = replace(self._jobs[self._queue.popleft()], started_at=now)
+    def _fill_slots(self, name: str, now: float) -> None:
+        queue = self._queues[name]
+        while queue.waiting and queue.free:
+            job = replace(self._jobs[queue.waiting.popleft()], started_at=now)
             self._jobs[job.id] = job
+            queue.free -= 1
             heapq.heappush(self._running, (now + job.run_for, job.id))
             owner = self._users[job.user]
             running = sum(self._jobs[job_id].user == job.user for _, job_id in self._running)
             owner.totals = replace(owner.totals, highest_running=max(owner.totals.highest_running, running))
 
-    def _unfinished(self, user: str) -> list[Job]:
-        ids = itertools.chain((job_id for _, job_id in self._running), self._queue)
-        return [job for job in map(self._jobs.__getitem__, ids) if job.user == user]
+    def _unfinished(self) -> list[Job]:
+        waiting = itertools.chain.from_iterable(queue.waiting for queue in self._queues.values())
+        return [self._jobs[i] for i in itertools.chain((job_id for _, job_id in self._running), waiting)]
 
-    def _count(self, user: str, submitted_until: float = math.inf) -> dict[str, int]:
+    def _reported(self, user: str, queue: str | None, now: float) -> dict[str, int]:
+        pinned = self._user(user).pinned.get(queue, {})
+        return self._count(user, queue, submitted_until=now - self.counted_after) | pinned
+
+    def _count(self, user: str, queue: str | None = None, submitted_until: float = math.inf) -> dict[str, int]:
         counts = dict.fromkeys(STATES, 0)
-        for job in self._unfinished(user):
-            if job.submitted_at <= submitted_until:
+        for job in self._unfinished():
+            if job.user == user and queue in (None, job.queue) and job.submitted_at <= submitted_until:
                 counts[job.state] += 1
         return counts
 
@@ -299,8 +381,3 @@ class Cluster:
 def _check_number(name: str, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"{name} must be a whole number from 0, not {value!r}")
-
-
-def _check_seconds(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-        raise ValueError(f"{name} must be a number of seconds from 0, not {value!r}")

@@ -15,7 +15,8 @@ class Fault:
     """
     How one answer differs from the ordinary one.
 
-    The request is recorded when it arrives and its answer is made then; what is slow is the way back.
+    The request is recorded when it arrives and its answer is made then; what is slow is the way back. So a job
+    whose submission gets no answer (``Fault(drop="before")``) is there.
     A fault that sets ``Content-Length`` or ``Transfer-Encoding`` ends the connection after its answer.
 
     :param status: the HTTP status
@@ -26,6 +27,8 @@ class Fault:
     :param drip_headers: whether the status line and the headers drip as well
     :param drop: where the connection breaks: ``before`` anything is sent, after the ``headers``, or
         half-way through the ``body``
+    :param unheard: whether what the request asks for does not happen, such as a submission; otherwise it
+        happens, and only its answer differs
     """
 
     status: int = 200
@@ -35,11 +38,14 @@ class Fault:
     drip: float | None = None
     drip_headers: bool = False
     drop: Literal["before", "headers", "body"] | None = None
+    unheard: bool = False
 
     @classmethod
-    def api(cls, code: str | int, msg: str, data: object = None, status: int = 200) -> Fault:
+    def api(
+        cls, code: str | int, msg: str, data: object = None, status: int = 200, *, unheard: bool = False
+    ) -> Fault:
         """Answer with an error in SCnet's envelope, which mostly comes with HTTP 200."""
-        return cls(status=status, body={"code": code, "msg": msg, "data": data})
+        return cls(status=status, body={"code": code, "msg": msg, "data": data}, unheard=unheard)
 
     @classmethod
     def redirect(cls, location: str, status: int = 302) -> Fault:

@@ -28,11 +28,14 @@ class SimulatedRegion:
     """
     A region of the account.
 
-    ``hpc_urls`` holds each address with whether it is in use; None: the simulator's own, the only one.
+    ``tokens`` issues those that its cluster accepts, and ``own_url`` tells the address of that cluster.
+    ``hpc_urls`` holds each address with whether it is in use; None: the cluster's own, the only one.
     """
 
     cluster_id: str
     name: str
+    tokens: TokenBook
+    own_url: Callable[[], str]
     hpc_urls: tuple[tuple[str, bool], ...] | None = None
     in_arrears: bool = False
     user_name: str | None = None
@@ -52,16 +55,16 @@ class Platform:
     """
     Who may have which tokens.
 
-    :param tokens: what issues them
+    :param first: the region that is there from the start
     :param now: the time, in epoch seconds
     """
 
-    def __init__(self, tokens: TokenBook, now: Callable[[], float] = time.time) -> None:
-        self._tokens = tokens
+    def __init__(self, first: SimulatedRegion, now: Callable[[], float] = time.time) -> None:
+        self._tokens = first.tokens
         self._now = now
         self._lock = threading.Lock()
         self._keys: dict[str, KeyPair] = {}
-        self._regions = {"11112": SimulatedRegion("11112", "模拟一区")}
+        self._regions = {first.cluster_id: first}
 
     def add_keys(self, name: str, platform_user: str) -> KeyPair:
         """Make access keys for a cluster user; its platform user may have any number of them."""
@@ -113,21 +116,30 @@ class Platform:
             {"clusterName": "ac", "clusterId": "0", "token": self._tokens.issue(pair.name, clusterId="0")}
         ]
         for region in regions:
-            token = None if region.in_arrears else self._tokens.issue(pair.name, clusterId=region.cluster_id)
+            token = self._token_for(region, pair.name)
             entries.append({"clusterName": region.name, "clusterId": region.cluster_id, "token": token})
         return Answer.envelope("0", "success", entries)
 
-    def answer_region(self, call: Call, own_url: str) -> Answer:
+    def _token_for(self, region: SimulatedRegion, name: str) -> str | None:
+        if region.in_arrears:
+            return None
+        user = name if region.tokens is self._tokens else region.user_name or name
+        try:
+            return region.tokens.issue(user, clusterId=region.cluster_id)
+        except LookupError:
+            return None  # the account has no user in that cluster
+
+    def answer_region(self, call: Call) -> Answer:
         """Describe the region that a token is for, as ``GET /ac/openapi/v2/center`` does."""
         token = call.headers.get("token", "")
-        holder = self._tokens.holder_of(token)
-        if holder is None:
-            return Answer.envelope("10008", "auth_fail", "token is invalid")
         with self._lock:
             region = self._regions.get(str(claims_of(token).get("clusterId")))
+        holder = (region.tokens if region else self._tokens).holder_of(token)
+        if holder is None:
+            return Answer.envelope("10008", "auth_fail", "token is invalid")
         if region is None:
             return Answer.envelope("10001", "内部错误")
-        urls = ((f"{own_url}/hpc", True),) if region.hpc_urls is None else region.hpc_urls
+        urls = ((f"{region.own_url()}/hpc", True),) if region.hpc_urls is None else region.hpc_urls
         return Answer.envelope(
             "0",
             "success",

@@ -13,21 +13,17 @@ import shlex
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from email.utils import formatdate
 from types import TracebackType
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
-from airflow_provider_scnet.testing.cluster import (
-    STATES,
-    Cluster,
-    Job,
-    SimulatorClock,
-    SubmissionError,
-    Totals,
-)
+from airflow_provider_scnet.testing.access import Access, RefusedError
+from airflow_provider_scnet.testing.clock import SimulatorClock
+from airflow_provider_scnet.testing.cluster import Cluster, Job, SubmissionError, Totals
+from airflow_provider_scnet.testing.counts import JOB_STATE_PATH, QUEUE_COUNTS_PATH, Counts
 from airflow_provider_scnet.testing.faults import Fault
 from airflow_provider_scnet.testing.platform import (
     REGION_PATH,
@@ -36,14 +32,14 @@ from airflow_provider_scnet.testing.platform import (
     Platform,
     SimulatedRegion,
 )
+from airflow_provider_scnet.testing.scheduler import LIMITS_PATH, QUEUE_NAMES_PATH, SCHEDULER_PATH, Scheduler
 from airflow_provider_scnet.testing.server import Answer, Call, LoopbackServer
+from airflow_provider_scnet.testing.submission import JOB_LIST_PATH, SUBMISSION_PATH, Submission
 from airflow_provider_scnet.testing.tokens import TokenBook
 
-JOB_STATE_PATH = "/hpc/openapi/v2/view/jobs/state"
 CONTROL_PREFIX = "/simulator/"
-
-#: The names of the states in the answer, in the documented order, which is that of ``STATES``.
-REPORTED_NAMES = dict(zip(STATES, ("运行", "排队", "保留", "挂起", "其他"), strict=True))
+#: The region that is there from the start.
+FIRST_REGION = "11112"
 
 
 @dataclass(frozen=True)
@@ -66,9 +62,11 @@ class Request:
 
 class ScnetSimulator:
     """
-    A small SCnet on loopback: one cluster with users, a queue, the job-state endpoint, and the platform before it.
+    A small SCnet on loopback: one cluster with users and queues, what it answers, and the platform before it.
 
-    The platform issues tokens for access keys, and describes its regions.
+    It answers the counts of jobs, by state and by queue, takes and lists jobs, and names its scheduler, the queues
+    and the limit of a user. The platform issues tokens for access keys, and describes its regions; a region can
+    be another simulator (:meth:`add_region`).
 
     It serves while it is used as a context manager, or from :meth:`start` to :meth:`stop`. One that was
     stopped can be started again, on the same port and with the same jobs.
@@ -78,25 +76,31 @@ class ScnetSimulator:
     - A token counts the jobs of its own user, under the user's name and under its ``computeUser``. Any other
       ``userName``, known to the cluster or not, has **zero jobs, with code "0"**: SCnet does not document
       what it answers, and this is the answer that opens a gate by mistake.
+    - Jobs go where :meth:`submit` or ``POST /hpc/openapi/v2/apptemplates/BASIC/BASE/job`` sends them, as SCnet
+      documents it. One queue is there from the start, ``comp``. A refused submission has the code ``815007``
+      and the text of Slurm's sbatch. The list of jobs shows what the counts include, and ended jobs for five
+      minutes. ``order(Fault(drop="before"), path=SUBMISSION_PATH)`` takes the next job and never answers.
+    - A queue without a job of the user is missing from the counts by queue; without any such queue, ``data``
+      is null.
     - A request for tokens has to be signed, by a clock that is at most five minutes off, and is answered with one
       token for each region. Tokens issued earlier are accepted as before. One region is there from the start,
       ``11112``, with this simulator as its HPC address.
 
     Three endpoints are the simulator's own, for tasks in other processes, and need no token:
 
-    - ``POST /simulator/jobs`` with ``{"user": "alice", "jobs": 1, "run_for": 30}`` submits;
+    - ``POST /simulator/jobs`` with ``{"user": "alice", "jobs": 1, "run_for": 30, "queue": "comp"}`` submits;
       it answers ``{"ids": [1]}``, HTTP 429 when the queue is full, HTTP 400 when the call makes no sense.
     - ``DELETE /simulator/jobs?user=alice`` ends all queued and running jobs of a user;
       it answers with what is left, as :meth:`counts` does, and HTTP 400 for an unknown user.
     - ``GET /simulator/state`` tells what :meth:`state` returns.
 
     :param port: the port on 127.0.0.1; 0: any free one
-    :param slots: how many jobs run at once, over all users
+    :param slots: how many jobs of the queue ``comp`` run at once, over all users
     :param run_for: seconds that a job runs if its submission does not say
     :param counted_after: seconds from a submission until the reported counts include it
     :param clock: the cluster's time; by default real time. Delays of answers and the expiry of tokens are in
         real time, whatever the clock.
-    :param queue_limit: how many jobs of one user may be in the queue; None: any number
+    :param queue_limit: how many jobs of one user may be queued; None: any number
     :param unknown_user: the code of the answer for a ``userName`` that the cluster does not know: ``"0"``
         with zero jobs, or ``"911009"``
     """
@@ -119,20 +123,29 @@ class ScnetSimulator:
         )
         self.clock = self.cluster.clock
         self._port = port
-        self._unknown_user = unknown_user
         #: Seconds by which SCnet's clock is ahead of this machine's.
         self.clock_ahead = 0.0
         self._tokens = TokenBook(self._wall_time)
-        self._platform = Platform(self._tokens, self._wall_time)
+        own_region = SimulatedRegion(FIRST_REGION, "模拟一区", self._tokens, lambda: self.url)
+        self._platform = Platform(own_region, self._wall_time)
         self._server: LoopbackServer | None = None
         self._faults: dict[str, deque[tuple[Fault, int | None]]] = {}
         self._faults_lock = threading.Lock()
         self._requests: list[Request] = []
         self._recorded = threading.Condition()
+        access = Access(self._tokens, self.cluster, unknown_user)
+        counts, scheduler = Counts(access, self.cluster), Scheduler(access, self.cluster)
+        submission = Submission(access, self.cluster)
         self._routes: dict[str, dict[str, Callable[[Call], Answer]]] = {
-            JOB_STATE_PATH: {"GET": self._answer_job_state},
+            JOB_STATE_PATH: {"GET": counts.answer_by_state},
+            QUEUE_COUNTS_PATH: {"GET": counts.answer_by_queue},
+            SCHEDULER_PATH: {"GET": scheduler.answer_id},
+            QUEUE_NAMES_PATH: {"GET": scheduler.answer_queue_names},
+            LIMITS_PATH: {"GET": scheduler.answer_limits},
+            SUBMISSION_PATH: {"POST": submission.answer_submission},
+            JOB_LIST_PATH: {"GET": submission.answer_list},
             TOKENS_PATH: {"POST": self._platform.answer_tokens},
-            REGION_PATH: {"GET": lambda call: self._platform.answer_region(call, self.url)},
+            REGION_PATH: {"GET": self._platform.answer_region},
             f"{CONTROL_PREFIX}jobs": {"POST": self._answer_submission, "DELETE": self._answer_cancellation},
             f"{CONTROL_PREFIX}state": {"GET": self._answer_state},
         }
@@ -233,18 +246,26 @@ class ScnetSimulator:
         hpc_urls: Sequence[tuple[str, bool]] | None = None,
         in_arrears: bool = False,
         user_name: str | None = None,
+        cluster: ScnetSimulator | None = None,
     ) -> None:
         """
         Add a region to every account, or replace the one with this id.
 
+        A connection gets to it with ``key_connection(cluster_id=…)`` of this simulator.
+
         :param cluster_id: its id
         :param name: what people call it
-        :param hpc_urls: addresses, each with whether it is in use; None: this simulator's own
+        :param hpc_urls: addresses, each with whether it is in use; None: the simulator's own
         :param in_arrears: whether the platform issues no token for it
         :param user_name: the cluster user that its description names; None: the token's own
+        :param cluster: the simulator that is this region and accepts its tokens, which are those of its user
+            ``user_name``, or of the one with the account's name; None: this simulator
         """
         urls = None if hpc_urls is None else tuple(hpc_urls)
-        self._platform.add_region(SimulatedRegion(cluster_id, name, urls, in_arrears, user_name))
+        where = cluster or self
+        self._platform.add_region(
+            SimulatedRegion(cluster_id, name, where._tokens, lambda: where.url, urls, in_arrears, user_name)
+        )
 
     def connection(self, name: str = "alice", **extra: object) -> dict[str, Any]:
         """
@@ -272,7 +293,7 @@ class ScnetSimulator:
         keys = {
             "access_key": pair.access_key,
             "secret_key": pair.secret_key,
-            "cluster_id": "11112",
+            "cluster_id": FIRST_REGION,
             "platform_user": pair.platform_user,
             "platform": self.url,
             "portal": self.url,
@@ -298,18 +319,51 @@ class ScnetSimulator:
         # Airflow reads what stands in the query as text, unless it goes through "__extra__".
         return f"{uri}?{urlencode({'__extra__': json.dumps(self._extra | extra)})}"
 
-    # Jobs
+    # Queues and jobs
 
-    def submit(self, user: str, jobs: int = 1, run_for: float | None = None) -> list[int]:
+    def add_queue(self, name: str, *, slots: int = 4, users: Collection[str] | None = None) -> None:
+        """
+        Add a queue, which Slurm calls a partition, beside ``comp``.
+
+        :param name: its name
+        :param slots: how many of its jobs run at once, over all users
+        :param users: who may use it; None: everybody
+        """
+        self.cluster.add_queue(name, slots=slots, users=users)
+
+    def remove_queue(self, name: str) -> None:
+        """Remove a queue; its jobs end now."""
+        self.cluster.remove_queue(name)
+
+    def set_most_jobs(self, user: str, jobs: int | None) -> None:
+        """
+        Allow a user so many jobs, queued and running; SCnet calls it ``userMaxSubmitJob``.
+
+        :param user: the user
+        :param jobs: how many; None: any number
+        """
+        self.cluster.set_most_jobs(user, jobs)
+
+    def submit(
+        self,
+        user: str,
+        jobs: int = 1,
+        run_for: float | None = None,
+        *,
+        queue: str | None = None,
+        name: str = "",
+    ) -> list[int]:
         """
         Submit jobs of a user, all or none, and return their ids; see :meth:`Cluster.submit`.
 
         :param user: whose jobs these are
         :param jobs: how many
         :param run_for: seconds that each of them runs (``math.inf``: never ends); None: as the cluster says
-        :raises SubmissionError: if the user would have more than ``queue_limit`` jobs in the queue
+        :param queue: the queue; None: the first one there is, ``comp``
+        :param name: what the jobs are called
+        :raises SubmissionError: if the user may not use the queue, or would have too many jobs
         """
-        return self.cluster.submit(user, jobs, run_for)
+        return self.cluster.submit(user, jobs, run_for, queue=queue, name=name)
 
     def cancel(self, user: str) -> None:
         """End all queued and running jobs of a user now."""
@@ -319,21 +373,27 @@ class ScnetSimulator:
         """Return all jobs of a user, ended ones too."""
         return self.cluster.jobs(user)
 
-    def counts(self, user: str) -> dict[str, int]:
-        """Return how many jobs of a user are really there, by state."""
-        return self.cluster.counts(user)
+    def counts(self, user: str, queue: str | None = None) -> dict[str, int]:
+        """Return how many jobs of a user are really there, by state; in one queue, or in all."""
+        return self.cluster.counts(user, queue)
 
-    def reported(self, user: str) -> dict[str, int]:
-        """Return how many jobs of a user the endpoint reports now, by state."""
-        return self.cluster.reported(user)
+    def reported(self, user: str, queue: str | None = None) -> dict[str, int]:
+        """Return how many jobs of a user are reported now, by state; in one queue, or in all."""
+        return self.cluster.reported(user, queue)
 
     def totals(self, user: str) -> Totals:
         """Return how many jobs a user submitted, was refused, and had at most queued and running."""
         return self.cluster.totals(user)
 
-    def set_counts(self, user: str, **counts: int | None) -> None:
-        """Pin what the endpoint reports for some states of a user (None: report the true count again)."""
-        self.cluster.set_counts(user, **counts)
+    def set_counts(self, user: str, queue: str | None = None, **counts: int | None) -> None:
+        """
+        Pin what is reported for some states of a user (None: report the true count again).
+
+        :param user: whose counts
+        :param queue: those of this queue; None: those of all queues together, which do not follow
+        :param counts: a number of jobs for any of the states
+        """
+        self.cluster.set_counts(user, queue, **counts)
 
     def state(self) -> dict[str, Any]:
         """Return all of it, JSON-native: the clock, the slots, and per user counts, totals and requests."""
@@ -435,21 +495,27 @@ class ScnetSimulator:
     # Answering
 
     def _respond(self, call: Call) -> Answer:
-        answer = self._route(call)
+        fault = self._next_fault(call.path)
+        answer = Answer(200, b"") if fault and fault.unheard else self._route(call)
         answer = replace(answer, headers={"Date": formatdate(self._wall_time(), usegmt=True), **answer.headers})
-        if fault := self._next_fault(call.path):
+        if fault:
             answer = answer.with_fault(fault)
         if not call.path.startswith(CONTROL_PREFIX):
             self._record(call, answer)
         return answer
 
     def _route(self, call: Call) -> Answer:
-        methods = self._routes.get(call.path)
+        # An endpoint whose path ends with a name is known by what stands before it.
+        folder = call.path[: call.path.rfind("/") + 1]
+        methods = self._routes.get(call.path) or self._routes.get(folder)
         if methods is None:
             return Answer.envelope("404", "Not Found", status=404)
         if call.method not in methods:
             return Answer.envelope("405", "Method Not Allowed", status=405, headers={"Allow": ", ".join(methods)})
-        return methods[call.method](call)
+        try:
+            return methods[call.method](call)
+        except RefusedError as refusal:
+            return refusal.answer
 
     def _next_fault(self, path: str) -> Fault | None:
         with self._faults_lock:
@@ -473,23 +539,6 @@ class ScnetSimulator:
                 Request(call.method, call.path, call.query, call.headers, self.clock.now(), time.time(), status)
             )
             self._recorded.notify_all()
-
-    def _answer_job_state(self, call: Call) -> Answer:
-        holder = self._tokens.holder_of(call.headers.get("token"))
-        if holder is None:
-            return Answer.envelope("10008", "auth_fail", "token is invalid")
-        asked = call.query.get("userName")
-        if not asked:
-            return Answer.envelope("10003", "参数不全")
-        known = asked in self.cluster.users
-        if asked in (holder.name, holder.compute_user):
-            counts = self.reported(asked if known else holder.name)
-        elif known or self._unknown_user == "0":
-            counts = dict.fromkeys(STATES, 0)
-        else:
-            return Answer.envelope(self._unknown_user, "区域用户不存在")
-        data = [{"name": name, "y": counts[state]} for state, name in REPORTED_NAMES.items()]
-        return Answer.envelope("0", "success", data)
 
     def _answer_submission(self, call: Call) -> Answer:
         try:
