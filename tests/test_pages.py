@@ -124,6 +124,12 @@ def test_no_line_of_a_chinese_page_breaks_within_a_paragraph(page: Path):
     assert [text for text in broken if not text.startswith(":::")] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_emphasis_ends(page: Path):
+    # "。**" before a Chinese character ends none: it takes a space behind it.
+    assert [token.content for token in inline(page, "text") if "*" in token.content] == []
+
+
 # Links
 
 
