@@ -7,6 +7,7 @@ import ast
 import asyncio
 import inspect
 import json
+import pydoc
 import re
 import runpy
 import shlex
@@ -358,6 +359,15 @@ def test_the_parameters_of_the_gate_are_all_there_with_their_defaults():
         codes(name)[0] for name, meaning, _ in table_of(EN / "gate.md", "parameter") if "(templated)" in meaning
     }
     assert templated == set(ScnetJobStateSensor.template_fields)
+
+
+def test_the_api_reference_names_what_there_is():
+    ours, theirs = (
+        re.findall(r"^::: (\S+)$", (ROOT / "docs" / language / "api.md").read_text(), re.MULTILINE)
+        for language in ("en", "zh")
+    )
+    assert ours == theirs
+    assert all(pydoc.locate(name) for name in ours), ours
 
 
 def test_the_extras_are_all_there():
