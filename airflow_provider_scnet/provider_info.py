@@ -11,6 +11,30 @@ DEFAULT_CONN_ID = "scnet_default"
 
 #: Fields of the connection form that live in the connection's extra.
 CONN_FIELDS: dict[str, dict[str, Any]] = {
+    "access_key": {
+        "label": "Access key",
+        "description": (
+            "授权码 of www.scnet.cn, column Accesskey. Fill in this and the three below and leave Token empty, or "
+            "fill in Token and leave all four empty. "
+            "With an empty endpoint too the Test button needs a Port, e.g. 443, which is not used otherwise."
+        ),
+        "schema": {"type": ["string", "null"], "format": "password"},
+    },
+    "secret_key": {
+        "label": "Secret key",
+        "description": "Column Secretkey. It signs requests and is sent nowhere.",
+        "schema": {"type": ["string", "null"], "format": "password"},
+    },
+    "cluster_id": {
+        "label": "Cluster id",
+        "description": "区域ID, your region's id, e.g. 11112. A wrong one shows which exist.",
+        "schema": {"type": ["string", "null"]},
+    },
+    "platform_user": {
+        "label": "Platform user",
+        "description": "平台用户名, your user name at www.scnet.cn, which is not the cluster user.",
+        "schema": {"type": ["string", "null"]},
+    },
     "timeout": {
         "label": "Timeout (seconds)",
         "description": "For connecting, between bytes, and for the whole answer. Empty: 10.",
@@ -18,7 +42,7 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
     },
     "verify": {
         "label": "Verify certificates",
-        "description": "true, false, or the path of a file of authorities to trust. Empty: true.",
+        "description": "true, false, or the path of a CA bundle. Empty: true.",
         "schema": {"type": ["string", "null"]},
     },
     "proxies": {
@@ -41,30 +65,6 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
             "Until then gates add the jobs of submissions that have just ended. Empty: 60."
         ),
         "schema": {"type": ["number", "null"]},
-    },
-    "access_key": {
-        "label": "Access key",
-        "description": (
-            "Instead of a token: access key, secret key, cluster id and platform user obtain one, and renew it. "
-            "Fill in all four and leave Token empty, or fill in Token and leave all four empty. "
-            "With an empty endpoint too the Test button needs a Port, e.g. 443, which is not used otherwise."
-        ),
-        "schema": {"type": ["string", "null"], "format": "password"},
-    },
-    "secret_key": {
-        "label": "Secret key",
-        "description": "Goes with the access key. It signs requests and is sent nowhere.",
-        "schema": {"type": ["string", "null"], "format": "password"},
-    },
-    "cluster_id": {
-        "label": "Cluster id",
-        "description": "Goes with the access key: your region's id, e.g. 11112. A wrong one shows which exist.",
-        "schema": {"type": ["string", "null"]},
-    },
-    "platform_user": {
-        "label": "Platform user",
-        "description": "Goes with the access key: your login at www.scnet.cn, which is not the cluster user.",
-        "schema": {"type": ["string", "null"]},
     },
     "platform": {
         "label": "Platform",
@@ -91,7 +91,7 @@ UI_FIELD_BEHAVIOUR: dict[str, Any] = {
         "login": "the cluster user whose jobs are counted; empty: the token's own",
         "password": "the token of that region; empty with access keys (below)",
         # 3.3.2's page sends 0 for an empty field, which its API takes for another endpoint: "Bad Request".
-        "port": "65051, or 443 if SCnet shows none; the Test button needs it here",
+        "port": "for example 65051, or 443 if the address names none; the Test button needs it",
     },
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
 #: Milliseconds that something on a page may take to appear.
 PATIENCE = 30_000
 
+#: Fields of the form of a connection that are not extras.
+STANDARD = ("host", "login", "password", "port")
+
+# In Airflow's English and Chinese.
+ADD_CONNECTION = re.compile("^(Add Connection|添加连接)$")
+EXTRA_FIELDS = re.compile("^(Extra Fields|额外字段)$")
+
 NO_CHROMIUM = "no Chromium was found: install your system's, on Debian `apt-get install chromium`"
 
 
@@ -24,13 +32,14 @@ def chromium() -> str | None:
 
 
 @contextlib.contextmanager
-def new_page(url: str, width: int = 1200, height: int = 800) -> Iterator[Page]:
+def new_page(url: str, width: int = 1200, height: int = 800, locale: str = "en-GB") -> Iterator[Page]:
     """
-    Open a page, in English and in daylight.
+    Open a page, in daylight.
 
     :param url: what addresses are relative to
     :param width: of the page, in pixels
     :param height: of the page, in pixels
+    :param locale: the language that the browser asks for
     """
     from playwright.sync_api import sync_playwright
 
@@ -42,7 +51,7 @@ def new_page(url: str, width: int = 1200, height: int = 800) -> Iterator[Page]:
             page = browser.new_page(
                 base_url=url,
                 viewport={"width": width, "height": height},
-                locale="en-GB",
+                locale=locale,
                 color_scheme="light",
                 reduced_motion="reduce",
             )
@@ -58,17 +67,19 @@ def fill_in_connection(page: Page, conn_id: str, **fields: str) -> None:
 
     :param page: the browser's page
     :param conn_id: the connection's id
-    :param fields: the texts of ``host``, ``login``, ``password``, ``port``; those that are left out stay empty
+    :param fields: the texts of ``host``, ``login``, ``password``, ``port``, or of extras; the others stay empty
     """
-    labels = {"host": "HPC endpoint", "login": "Cluster user", "password": "Token", "port": "Port"}
     page.goto("/connections")
-    page.get_by_role("button", name="Add Connection").click()
+    page.get_by_role("button", name=ADD_CONNECTION).click()
     form = page.get_by_role("dialog")
-    form.get_by_label("Connection ID").fill(conn_id)
+    form.locator("[name=connection_id]").fill(conn_id)
     form.get_by_role("combobox").fill("SCnet")
     page.get_by_role("option", name="SCnet", exact=True).click()
+    if any(name not in STANDARD for name in fields):
+        # The standard fields fold up where the extras unfold.
+        form.get_by_role("button", name=EXTRA_FIELDS).click()
     for name, text in fields.items():
-        form.get_by_label(labels[name], exact=True).fill(text)
+        form.locator(f"[name={name}]" if name in STANDARD else f"[name=element_{name}]").fill(text)
 
 
 def save_connection(page: Page) -> None:

@@ -13,35 +13,36 @@ PLAIN, GOOD, SHUT = ("#ffffff", "#607d8b"), ("#e0f2e9", "#2e7d52"), ("#fdecea", 
 WORDS = {
     "en": {
         "cluster": ["SCnet", "one region"],
-        "request": ["one request", "an interval"],
+        "request": ["one request", "per interval"],
         "triggerer": "a triggerer",
-        "watch": ["watch of a connection and user"],
+        "watch": ["one connection, one user"],
         "read": ["1 read the connection anew"],
-        "ask": ["2 ask once, in bounded time and size"],
+        "ask": ["2 poll once, in bounded time and size"],
         "hear": ["3 ask Airflow what became of submissions"],
-        "hand": ["4 hand the look to all, in order of arrival"],
+        "hand": ["4 show it to all, in order of arrival"],
         "look": ["running 4", "queued 3"],
-        "passes": "gate {}: 3 + {} < 5, passes, claims 1",
+        "passes": "gate {}: 3 + {} < 5, opens, claims 1",
         "waits": "gate {}: 3 + {}, waits",
         "more": "… gate 100",
         "airflow": ["Airflow", "states of tasks"],
-        "gate passes": ["the gate passes:", "claims its jobs"],
+        "gate passes": ["the gate opens:", "claims its jobs"],
         "not started": ["submission has", "not started"],
         "runs": ["submission", "runs"],
         "ended": ["submission", "has ended"],
-        "over": ["the cluster", "counts the jobs"],
-        "long": ["holds, however", "long that takes"],
-        "ttl": ["holds for claim_ttl", "at most"],
-        "counted": ["holds for", "counted_after"],
-        "dropped": ["none will run: skipped, removed, the run is gone", "→ dropped at once"],
+        "over": ["the claim", "has expired"],
+        "long": ["stays, while others", "of its task start"],
+        "ttl": ["stays for claim_ttl", "at most"],
+        "counted": ["stays for", "counted_after"],
+        "dropped": ["none will run: skipped, removed, the DAG run is gone", "→ dropped at once"],
         "silent": ["Airflow does not answer, or no task stands behind the gate", "→ expires claim_ttl later"],
         "retry": ["a retry"],
+        "longer": ["runs for longer than claim_ttl"],
     },
     "zh": {
         "cluster": ["SCnet", "一个区域"],
         "request": ["每个间隔", "一次请求"],
         "triggerer": "一个 triggerer",
-        "watch": ["同一连接、同一用户的 watch"],
+        "watch": ["同一连接、同一用户"],
         "read": ["1 重新读取连接"],
         "ask": ["2 只查询一次，时间和大小都有上限"],
         "hear": ["3 向 Airflow 询问各个提交的进展"],
@@ -55,13 +56,14 @@ WORDS = {
         "not started": ["提交任务", "尚未开始"],
         "runs": ["提交任务", "正在运行"],
         "ended": ["提交任务", "已经结束"],
-        "over": ["集群已把", "作业统计进来"],
-        "long": ["一直有效，", "不论等多久"],
+        "over": ["预占", "到期"],
+        "long": ["同一任务的提交还在", "陆续开始，就有效"],
         "ttl": ["最多保留", "claim_ttl"],
         "counted": ["再保留", "counted_after"],
-        "dropped": ["不会再运行：被跳过、被移除，或整个运行已不存在", "→ 立即取消"],
+        "dropped": ["不会再运行：被跳过、被移除，或整个 DAG run 已不存在", "→ 立即取消"],
         "silent": ["Airflow 没有回答，或闸门后面没有任务", "→ 再过 claim_ttl 失效"],
         "retry": ["重试"],
+        "longer": ["运行超过 claim_ttl"],
     },
 }
 
@@ -163,6 +165,8 @@ def claim(words: dict[str, list[str] | str]) -> Drawing:
         drawing.text(90 + 180 * number, 138, w[bound], GOOD[1])
     drawing.arrow("M450 60 V36 H270 V54")
     drawing.text(360, 23, w["retry"], "#546e7a")
+    drawing.arrow("M470 60 V36 H810 V54")
+    drawing.text(640, 23, w["longer"], "#546e7a")
     drawing.box(20, 176, 415, 54, w["dropped"], SHUT)
     drawing.box(465, 176, 415, 54, w["silent"], SHUT)
     return drawing

@@ -7,6 +7,8 @@ import ast
 import asyncio
 import inspect
 import json
+import math
+import pydoc
 import re
 import runpy
 import shlex
@@ -17,14 +19,17 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+import yaml
 from airflow.models.connection import Connection
-from airflow_provider_scnet.gate.claims import Claim, Claims
 
 from airflow_provider_scnet import __main__ as command_line
+from airflow_provider_scnet import __version__
 from airflow_provider_scnet.client.connection_settings import EXTRAS, ConnectionSettings
 from airflow_provider_scnet.client.error_codes import CODES, ErrorKind
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
-from airflow_provider_scnet.gate.decision import Gate
+from airflow_provider_scnet.gate.claimed import NOTHING, Awaited, Claimed
+from airflow_provider_scnet.gate.decision import decide
+from airflow_provider_scnet.gate.gate import Gate
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
 from airflow_provider_scnet.testing import ScnetSimulator
@@ -114,6 +119,20 @@ def test_names_in_code_are_the_same(page: Path, other: Path):
     assert ours == theirs
 
 
+@pytest.mark.parametrize("page", PAIRS.values(), ids=lambda page: page.name)
+def test_no_line_of_a_chinese_page_breaks_within_a_paragraph(page: Path):
+    # A browser shows a line break as a space, which Chinese has none of.
+    broken = [token.content for token in tokens(page) if token.type == "inline" and "\n" in token.content]
+    # Mkdocstrings' own lines are no sentences.
+    assert [text for text in broken if not text.startswith(":::")] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_emphasis_ends(page: Path):
+    # "。**" before a Chinese character ends none: it takes a space behind it.
+    assert [token.content for token in inline(page, "text") if "*" in token.content] == []
+
+
 # Links
 
 
@@ -198,7 +217,13 @@ def test_every_piece_of_a_dag_is_one_that_airflow_takes():
 
 def test_the_hook_alone_does_what_the_page_shows(scnet: ScnetSimulator):
     scnet.set_counts("alice", running=12, queued=4)
-    pieces = [block for block in BLOCKS if block.page.name == "connection.md" and block.language == "python"]
+    pieces = [
+        block
+        for block in BLOCKS
+        if block.language == "python"
+        and "ScnetHook().get_job_counts" in block.text
+        and block.page.name == "connection.md"
+    ]
     assert len(pieces) == 2
     for block in pieces:
         names: dict[str, object] = {}
@@ -234,6 +259,10 @@ def test_commands_are_ones_that_a_shell_takes(block: Block):
                 command_line._parser().parse_args(arguments)
             case ["airflow", "triggerer", "--queues", _] | ["pip", "install", "."]:
                 pass
+            case ["airflow", "standalone"] | ["airflow", "db", "migrate"]:
+                pass
+            case ["airflow", "dags", "test", dag_id]:
+                assert any(f"def {dag_id}():" in other.text for other in blocks(block.page)), command
             case ["airflow", "connections", "add", *_] | ["export", _]:
                 assert connection_of(command)
             case other:
@@ -244,7 +273,7 @@ def connection_of(command: str) -> Connection:
     """Return the connection that a shell would make."""
     if command.startswith("export "):
         printed = subprocess.run(
-            ["bash", "-c", f'{command}\nprintf %s "$AIRFLOW_CONN_SCNET_DEFAULT"'],
+            ["bash", "-c", f'{command}\nprintenv "${{!AIRFLOW_CONN_SCNET_@}}"'],
             capture_output=True,
             text=True,
             check=True,
@@ -269,7 +298,8 @@ def test_a_connection_that_a_page_shows_is_one_that_the_hook_takes(block: Block)
     assert connection.conn_type == "scnet"
     settings = ConnectionSettings.from_connection("scnet_default", connection)
     if settings.keys:
-        assert (settings.keys.user, settings.keys.cluster_id) == ("alice@example.com", "11112")
+        assert settings.keys.user == "alice@example.com"
+        assert settings.keys.cluster_id in ("11112", "11250")
     else:
         assert (settings.endpoint, settings.user_name, settings.token) == ("https://host:65051", "alice", "TOKEN")
 
@@ -283,7 +313,26 @@ def test_json_is_json(page: Path):
 
 
 def test_there_is_no_code_of_a_kind_that_nobody_checks():
-    assert {block.language for block in BLOCKS} <= {"python", "console", "bash", "json", "text"}
+    assert {block.language for block in BLOCKS} <= {
+        "python",
+        "console",
+        "bash",
+        "json",
+        "text",
+        "yaml",
+        "dockerfile",
+    }
+
+
+@of("yaml", "dockerfile", "text")
+def test_what_an_installation_takes_names_the_package_and_the_airflow_that_there_are(block: Block):
+    (airflow,) = re.findall(r"^AIRFLOW := (.+)$", MAKEFILE, re.MULTILINE)
+    if block.language == "yaml":
+        assert str(yaml.safe_load(block.text)["images"]["airflow"]["tag"]) == airflow
+    elif block.language == "dockerfile":
+        assert block.text.startswith(f"FROM apache/airflow:{airflow}\n")
+    for version in re.findall(r"airflow_provider_scnet-([\w.]+)-py3", block.text):
+        assert version == __version__
 
 
 # What the pages say of the code
@@ -314,9 +363,18 @@ def test_the_parameters_of_the_gate_are_all_there_with_their_defaults():
     assert templated == set(ScnetJobStateSensor.template_fields)
 
 
+def test_the_api_reference_names_what_there_is():
+    ours, theirs = (
+        re.findall(r"^::: (\S+)$", (ROOT / "docs" / language / "api.md").read_text(), re.MULTILINE)
+        for language in ("en", "zh")
+    )
+    assert ours == theirs
+    assert all(pydoc.locate(name) for name in ours), ours
+
+
 def test_the_extras_are_all_there():
-    rows = table_of(EN / "connection.md", "extra")
-    assert [name for row in rows for name in codes(row[0])] == list(EXTRAS)
+    (table,) = [table for table in tables(EN / "connection.md") if table[0] == ["extra", "meaning", "default"]]
+    assert [name for row in table[1:] for name in codes(row[0])] == list(EXTRAS)
 
 
 def test_the_names_of_a_condition_are_all_there():
@@ -339,26 +397,29 @@ def test_a_waiting_gate_says_what_the_page_shows(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("airflow_provider_scnet.event_loop.clock.now", lambda: 1000.0)
     gate = Gate.of("queued < 5")
 
-    def says(running: int, queued: int, *claims: Claim) -> str:
-        claimed = Claims()
-        for number, claim in enumerate(claims):
-            claimed.put(number, claim)
-        return str(gate.judge(JobCounts(running=running, queued=queued), claimed.weigh(1000.0)))
+    def says(running: int, queued: int, claimed: Claimed = NOTHING) -> str:
+        return str(decide(gate, JobCounts(running=running, queued=queued), claimed))
 
-    awaited = [Claim(1, 1180.0, holds=True, awaited=f"submit[{index}]") for index in (0, 3, 4, 5, 6)]
-    ended = [Claim(1, 1041.0, has_ended=True)] * 2
-    expected = [says(12, 7), says(4, 1, *awaited), says(4, 3, *ended), says(4, 4)]
+    names = tuple(
+        Awaited(task, "nightly", "scheduled__2026-11-25T00:00:00+00:00") for task in ("submit[0]", "submit[3]")
+    )
+    awaited = Claimed(5, awaited=names, unended=5, end=math.inf)
+    ended = Claimed(2, ended=2, end=1041.0)
+    expected = [says(12, 7), says(4, 1, awaited), says(4, 3, ended), says(4, 4)]
     (block,) = [block for block in blocks(EN / "many-gates.md") if block.language == "text"]
     assert block.text.splitlines() == expected
 
 
-def test_the_versions_in_the_readme_are_those_that_are_tested():
+def test_the_versions_that_the_pages_name_are_those_that_are_tested():
     (line,) = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("Tested with")]
     variables = dict(re.findall(r"^(AIRFLOW|COMPAT|PYTHONS) := (.+)$", MAKEFILE, re.MULTILINE))
     lowest = re.search(r'"apache-airflow>=([\d.]+)"', (ROOT / "pyproject.toml").read_text())
     assert lowest
     airflows = {lowest[1], variables["AIRFLOW"], *variables["COMPAT"].split()}
     assert set(re.findall(r"\d+\.\d+(?:\.\d+)?", line)) == airflows | {"3.11", *variables["PYTHONS"].split()}
+    rows = table_of(EN / "install.md", "Airflow")
+    assert {version for row in rows for version in row[1].split(", ")} == airflows
+    assert all(version.startswith(f"{row[0]}.") for row in rows for version in row[1].split(", "))
 
 
 def test_the_drawings_are_those_that_the_script_makes():

@@ -92,7 +92,7 @@ def test_the_form_offers_every_extra_with_a_label_and_a_help_text():
 
 def test_the_form_asks_for_the_port_in_its_own_field():
     # With an empty one, the Test button of 3.3.2's page does not work.
-    assert UI_FIELD_BEHAVIOUR["placeholders"]["port"].startswith("65051")
+    assert UI_FIELD_BEHAVIOUR["placeholders"]["port"].startswith("for example 65051")
     assert not re.search(r":\d", UI_FIELD_BEHAVIOUR["placeholders"]["host"])
 
 

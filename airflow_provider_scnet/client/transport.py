@@ -88,7 +88,7 @@ class OneOriginSession(requests.Session):
         #: The address that paths are taken below: scheme, host, port, and a path if the endpoint has one.
         self.base_url = base
         #: The cluster user that the connection is for: its login, else the token's own.
-        self.user_name = target.user_name
+        self.user_name = settings.user_name
         address = urlsplit(base)
         self.headers.update(
             {
