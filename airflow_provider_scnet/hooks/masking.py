@@ -2,8 +2,8 @@
 """
 Airflow's own masking of secrets, under the names that its versions have for it.
 
-It talks to the task's supervisor, so a triggerer calls it on the event loop and a worker in the task itself, never
-in a thread.
+From Airflow 3 on it tells the supervisor, which writes the logs. A worker calls it in the task itself, a triggerer
+on the event loop; never in a thread that knows nothing of that loop.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
-# Airflow 3.1 and later, 3.0, 2.x. The name in common-compat is younger than the version that is required of it.
-_MODULES = (
-    "airflow.sdk.log",
-    "airflow.sdk.execution_time.secrets_masker",
-    "airflow.utils.log.secrets_masker",
-)
+from asgiref.sync import sync_to_async
+
+# Airflow 3, 2.x. The name in common-compat is younger than the version that is required of it.
+_MODULES = ("airflow.sdk.log", "airflow.utils.log.secrets_masker")
 
 
 def mask(secrets: Sequence[str]) -> None:
@@ -32,15 +30,14 @@ def mask(secrets: Sequence[str]) -> None:
 
 async def amask(secrets: Sequence[str]) -> None:
     """
-    Do the same on an event loop.
+    Do the same on an event loop. Not to be cancelled, as no request to a triggerer's supervisor.
 
     :param secrets: the texts
     """
-    # Where there is no asynchronous call (before 3.3) the ordinary one serves on a loop, as Airflow's own do.
-    if secrets and (masked := _find("amask_secret")):
-        await masked(list(secrets))
-    else:
-        mask(secrets)
+    # Before 3.3 there is no asynchronous call, and on a loop the ordinary one does not reach the supervisor: 3.0
+    # raises, 3.1 and 3.2 are silent. From a thread of asgiref's, and from no other, it comes back to the loop.
+    if secrets:
+        await (_find("amask_secret") or sync_to_async(_find("mask_secret")))(list(secrets))
 
 
 def _find(name: str) -> Any:
