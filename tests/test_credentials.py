@@ -862,6 +862,16 @@ def test_a_triggerers_supervisor_which_writes_the_logs_masks_too():
     assert channel.told == [["a-secret", "another"]]
 
 
+def test_an_error_that_nobody_expected_says_what_it_is_without_any_secret(scnet, keys, masker):
+    from airflow_provider_scnet.hooks.masking import described
+
+    ScnetHook().get_job_counts()
+    secret, token = scnet.key_connection()["extra"]["secret_key"], scnet.token("alice")
+    error = RuntimeError(f"no header for {secret}\nand {token}, or an-issued-one")
+    assert described(error, "an-issued-one") == "RuntimeError: no header for ***\\nand ***, or ***"
+    assert described(KeyError()) == "KeyError"
+
+
 # Pasted tokens that end
 
 

@@ -14,8 +14,14 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 
-# Airflow 3, 2.x. The name in common-compat is younger than the version that is required of it.
-_MODULES = ("airflow.sdk.log", "airflow.utils.log.secrets_masker")
+from airflow_provider_scnet.client.errors import shown
+
+# Airflow 3.1 and later, 3.0, 2.x. The names in common-compat are younger than the version that is required of it.
+_MODULES = (
+    "airflow.sdk.log",
+    "airflow.sdk.execution_time.secrets_masker",
+    "airflow.utils.log.secrets_masker",
+)
 
 
 def mask(secrets: Sequence[str]) -> None:
@@ -37,14 +43,28 @@ async def amask(secrets: Sequence[str]) -> None:
     # Before 3.3 there is no asynchronous call, and on a loop the ordinary one does not reach the supervisor: 3.0
     # raises, 3.1 and 3.2 are silent. From a thread of asgiref's, and from no other, it comes back to the loop.
     if secrets:
-        await (_find("amask_secret") or sync_to_async(_find("mask_secret")))(list(secrets))
+        masked = getattr(_import(_MODULES[0]), "amask_secret", None)
+        await (masked or sync_to_async(_find("mask_secret")))(list(secrets))
+
+
+def described(error: BaseException, *secrets: str) -> str:
+    """
+    Return the type of an error that nobody expected, and what it said, in a form that may be logged.
+
+    :param error: the error
+    :param secrets: texts that must not appear, beside all that Airflow masks
+    """
+    said = shown(_find("redact")(str(error)), *secrets)
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def _find(name: str) -> Any:
-    for module in _MODULES:
-        try:
-            found = importlib.import_module(module)
-        except ImportError:
-            continue
-        return getattr(found, name, None)
-    return None
+    # Lazily: from 3.1 on the second module warns that it has moved.
+    return next(filter(None, (getattr(_import(module), name, None) for module in _MODULES)))
+
+
+def _import(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        return None
