@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Needs make and Python 3.11; other Pythons serve the tests where they are found. Everything it makes lies below
+# Needs make and Python 3.11 to 3.13; other Pythons serve the tests where they are found. Everything it makes lies below
 # .venv/, dist/ and site/.
 
 SHELL := /bin/bash

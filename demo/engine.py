@@ -222,11 +222,20 @@ class Engine:
         :param conf: its params
         :param timeout: seconds to wait for the file
         """
-        parsed = "SELECT dag_id FROM serialized_dag WHERE dag_id = :dag_id"
-        self.wait_until(lambda: bool(self.rows(parsed, dag_id=dag_id)), timeout, f"the parsing of {dag_id}")
+        self.wait_until_parsed(dag_id, timeout)
         run_id = f"run-{secrets.token_hex(4)}"
         self.airflow("dags", "trigger", dag_id, "--run-id", run_id, "--conf", json.dumps(conf or {}))
         return run_id
+
+    def wait_until_parsed(self, dag_id: str, timeout: float = 60) -> None:
+        """
+        Wait until Airflow knows a DAG.
+
+        :param dag_id: the DAG
+        :param timeout: seconds to wait
+        """
+        parsed = "SELECT dag_id FROM serialized_dag WHERE dag_id = :dag_id"
+        self.wait_until(lambda: bool(self.rows(parsed, dag_id=dag_id)), timeout, f"the parsing of {dag_id}")
 
     def task_states(self, dag_id: str) -> dict[TaskKey, str | None]:
         """

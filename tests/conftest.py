@@ -35,9 +35,10 @@ os.environ.update(
 
 from airflow_provider_scnet.testing import ScnetSimulator  # noqa: E402
 
-# Airflow 3 has two in one process, the core's and that of the tasks, which is the last.
+# From 3.1 on Airflow has two in one process, the core's and that of the tasks, which is the last.
 _MASKERS = (
     "airflow.utils.log.secrets_masker",
+    "airflow.sdk.execution_time.secrets_masker",
     "airflow._shared.secrets_masker",
     "airflow.sdk._shared.secrets_masker",
 )

@@ -11,6 +11,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import airflow
 import pytest
 
 from airflow_provider_scnet.client.access_keys import TOKENS_PATH
@@ -18,6 +19,7 @@ from airflow_provider_scnet.testing import Fault, ScnetSimulator
 
 from pages import ROOT, blocks
 
+VERSION = tuple(int(part) for part in airflow.__version__.split(".")[:2])
 EXAMPLES = sorted((Path(__file__).parent.parent / "example_dags").glob("*.py"))
 
 # Airflow reads its configuration once, when it is imported, and keeps a DAG's runs: each test has a process.
@@ -203,7 +205,9 @@ def pass_and_fail(run_dag, dag_id: str) -> str:
     """
     result, printed = run_dag(source, dag_id)
     assert result["tasks"] == {"gate[-1]": "success", "failing[-1]": "failed"}, printed
-    return printed
+    # On 3.0 dag.test() prints what Airflow itself is told to mask, and nothing else does.
+    lines = [line for line in printed.splitlines() if not (VERSION < (3, 1) and "MaskSecret(value=" in line)]
+    return "\n".join(lines)
 
 
 def files_with(secret: str, home: Path) -> list[Path]:

@@ -17,8 +17,10 @@ from datetime import datetime, timezone
 from typing import Any
 from unittest import mock
 
+import airflow
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
+from asgiref.sync import async_to_sync
 
 from airflow_provider_scnet.client import issued_tokens
 from airflow_provider_scnet.client.access_keys import REGION_PATH, TOKENS_PATH, signature
@@ -40,6 +42,7 @@ from airflow_provider_scnet.triggers.task_states import AirflowTaskStates
 
 from gates import INTERVAL, MODES, first_event, gate
 
+IS_2 = airflow.__version__.startswith("2.")
 JOB_STATE_PATH = "/hpc/openapi/v2/view/jobs/state"
 
 
@@ -830,7 +833,35 @@ def test_airflow_really_masks_what_it_is_told(scnet, keys, masker):
     ]
 
 
-# Pasted tokens that end
+class Channel:
+    """Takes what a triggerer's supervisor is told, as 3.0 and 3.1 do: what is not awaited is refused on the loop."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+        self.at_work: asyncio.AbstractEventLoop | None = None
+
+    def send(self, message: Any) -> None:
+        async_to_sync(self.asend)(message)
+
+    async def asend(self, message: Any) -> None:
+        # Its lock belongs to the triggerer's loop.
+        assert asyncio.get_running_loop() is self.at_work
+        self.told.append(message.value)
+
+
+@pytest.mark.skipif(IS_2, reason="Airflow 2's triggers have no supervisor")
+def test_a_triggerers_supervisor_which_writes_the_logs_masks_too():
+    from airflow_provider_scnet.hooks.masking import amask
+
+    channel = Channel()
+
+    async def scenario() -> None:
+        channel.at_work = asyncio.get_running_loop()
+        await amask(["a-secret", "another"])
+
+    with mock.patch("airflow.sdk.execution_time.task_runner.SUPERVISOR_COMMS", channel, create=True):
+        asyncio.run(scenario())
+    assert channel.told == [["a-secret", "another"]]
 
 
 def paste(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch, ends_in: float | None) -> str:

@@ -226,6 +226,18 @@ def test_a_trigger_that_died_is_a_failure_that_is_retried(soft_fail, error):
     assert not isinstance(caught.value, (AirflowFailException, AirflowSensorTimeout))
 
 
+@pytest.mark.parametrize("verdict", ["retry", "open"])
+def test_a_retry_waits_anew_even_where_airflow_resumes_it_with_the_end_of_the_try_before(verdict):
+    sensor, first, second = gate(), context(), context()
+    first["ti"].try_number, second["ti"].try_number = 1, 2
+    with pytest.raises(TaskDeferred) as deferral:
+        sensor.execute(first)
+    stale = {**deferral.value.kwargs, "event": {"verdict": verdict, "decision": {}, "message": "m"}}
+    with pytest.raises(TaskDeferred) as anew:
+        sensor.resume_execution(deferral.value.method_name, stale, second)
+    assert anew.value.kwargs["try_number"] == 2
+
+
 @pytest.mark.parametrize("run", MODES.values(), ids=MODES)
 @pytest.mark.parametrize(("soft_fail", "error"), [(False, AirflowSensorTimeout), (True, AirflowSkipException)])
 def test_timeout_is_the_one_budget_for_waiting(scnet: ScnetSimulator, run, soft_fail, error):

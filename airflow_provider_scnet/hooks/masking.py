@@ -2,8 +2,8 @@
 """
 Airflow's own masking of secrets, under the names that its versions have for it.
 
-It talks to the task's supervisor, so a triggerer calls it on the event loop and a worker in the task itself, never
-in a thread.
+From Airflow 3 on it tells the supervisor, which writes the logs. A worker calls it in the task itself, a triggerer
+on the event loop; never in a thread that knows nothing of that loop.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
-# Airflow 3.1 and later, 3.0, 2.x. The name in common-compat is younger than the version that is required of it.
+from asgiref.sync import sync_to_async
+
+# Airflow 3.1 and later, 3.0, 2.x. The names in common-compat are younger than the version that is required of it.
 _MODULES = (
     "airflow.sdk.log",
     "airflow.sdk.execution_time.secrets_masker",
@@ -32,22 +34,24 @@ def mask(secrets: Sequence[str]) -> None:
 
 async def amask(secrets: Sequence[str]) -> None:
     """
-    Do the same on an event loop.
+    Do the same on an event loop. Not to be cancelled, as no request to a triggerer's supervisor.
 
     :param secrets: the texts
     """
-    # Before 3.3 there is no asynchronous call; Airflow's own code then makes the ordinary one on a loop, too.
-    if secrets and (masked := _find("amask_secret")):
-        await masked(list(secrets))
-    else:
-        mask(secrets)
+    # Before 3.3 there is no asynchronous call, and on a loop the ordinary one does not reach the supervisor: 3.0
+    # raises, 3.1 and 3.2 are silent. From a thread of asgiref's, and from no other, it comes back to the loop.
+    if secrets:
+        masked = getattr(_import(_MODULES[0]), "amask_secret", None)
+        await (masked or sync_to_async(_find("mask_secret")))(list(secrets))
 
 
 def _find(name: str) -> Any:
-    for module in _MODULES:
-        try:
-            found = importlib.import_module(module)
-        except ImportError:
-            continue
-        return getattr(found, name, None)
-    return None
+    # Lazily: from 3.1 on the second module warns that it has moved.
+    return next(filter(None, (getattr(_import(module), name, None) for module in _MODULES)))
+
+
+def _import(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        return None

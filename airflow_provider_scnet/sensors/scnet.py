@@ -165,6 +165,9 @@ class ScnetJobStateSensor(BaseSensorOperator):
             except AirflowTaskTimeout:
                 self.log.error("%s", self._time_is_up(self.execution_timeout))
                 raise
+        return self._defer(context)
+
+    def _defer(self, context: Context) -> Any:
         try:
             gate = self._gate()
         except AirflowFailException as e:
@@ -178,6 +181,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
                 **self._trigger_kwargs(gate, ends_in_triggerer(self, ScnetJobStateSensor))
             ),
             method_name="execute_complete",
+            kwargs={"try_number": context["ti"].try_number},
             timeout=self._budget(),
         )
 
@@ -259,8 +263,12 @@ class ScnetJobStateSensor(BaseSensorOperator):
         :param next_kwargs: with what
         :param context: the task's context
         """
+        next_kwargs, this_try = dict(next_kwargs or {}), context["ti"].try_number
+        # Airflow 3.0 resumes a retry with what ended the try before it (apache/airflow #56704).
+        if next_kwargs.pop("try_number", this_try) != this_try:
+            return self._defer(context)
         # Airflow before 3.0 makes an ordinary failure of a deferral's time-out, which would be retried.
-        if next_method == "__fail__" and (next_kwargs or {}).get("error") == _TRIGGER_TIMEOUT:
+        if next_method == "__fail__" and next_kwargs.get("error") == _TRIGGER_TIMEOUT:
             from airflow_provider_scnet.gate.decision import Verdict
 
             next_method, next_kwargs = "execute_complete", {"event": {"verdict": Verdict.TIMEOUT.value}}

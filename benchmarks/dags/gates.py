@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from urllib.request import Request, urlopen
 
 from airflow.providers.common.compat.sdk import DAG, task, task_group
@@ -17,6 +17,7 @@ from airflow_provider_scnet.sensors import start_and_end
 
 TASKS = int(os.environ["BENCH_TASKS"])
 FLAT = int(os.environ.get("BENCH_FLAT", 0))
+START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 INTERVAL = float(os.environ["BENCH_INTERVAL"])  # seconds
 
 
@@ -105,6 +106,18 @@ with new("admission_scnet"):
         scnet_gate(submits=1) >> submit()
 
     scnet_submits.expand(number=list(range(TASKS)))
+
+# The same gate and submission, one in each of as many runs.
+with DAG(
+    "admission_runs",
+    schedule=timedelta(hours=1),
+    start_date=START,
+    end_date=START + timedelta(hours=max(TASKS - 1, 0)),
+    catchup=True,
+    max_active_runs=TASKS,
+    is_paused_upon_creation=True,
+):
+    scnet_gate(submits=1) >> submit()
 
 with new("admission_http"):
 
