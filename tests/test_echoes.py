@@ -24,7 +24,9 @@ from airflow_provider_scnet.client.access_keys import REGION_PATH, TOKENS_PATH, 
 from airflow_provider_scnet.client.errors import ScnetError
 from airflow_provider_scnet.client.job_state import JOB_STATE_PATH
 from airflow_provider_scnet.client.response import Answer
-from airflow_provider_scnet.gate.decision import Gate, GateEvaluator, record
+from airflow_provider_scnet.gate.decision import record
+from airflow_provider_scnet.gate.evaluator import GateEvaluator
+from airflow_provider_scnet.gate.gate import Gate
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.testing import Fault, ScnetSimulator, make_token
 

@@ -521,7 +521,7 @@ def look(request: pytest.FixtureRequest):
         return await hook.apoll(settings)
 
     async def share() -> Observation:
-        return await Accounts(ScnetHook, AirflowTaskStates()).look("scnet_default", None, 0.0, newcomers=True)
+        return await Accounts(ScnetHook, AirflowTaskStates()).observe("scnet_default", None, 0.0, newcomers=True)
 
     ways = {
         "sync": lambda: ScnetHook().observe(),
@@ -655,9 +655,8 @@ def test_two_hundred_gates_whose_token_ends_between_two_looks_renew_it_once(scne
         events = await asyncio.gather(*gates)
         assert {event.payload["verdict"] for event in events} == {"open"}
         assert len(scnet.token_requests) == 2
-        # Claims and observations belong to the account that the region named.
-        claims = runtime.accounts().ledger._untracked
-        assert {account for claim in claims for account in claim.terms.accounts} == {(scnet.url, "alice")}
+        # Observations belong to the account that the region named.
+        assert [account for _, *account in runtime.accounts()._last] == [[scnet.url, "alice"]]
 
     asyncio.run(scenario())
 
@@ -862,6 +861,9 @@ def test_a_triggerers_supervisor_which_writes_the_logs_masks_too():
     with mock.patch("airflow.sdk.execution_time.task_runner.SUPERVISOR_COMMS", channel, create=True):
         asyncio.run(scenario())
     assert channel.told == [["a-secret", "another"]]
+
+
+# Pasted tokens that end
 
 
 def paste(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch, ends_in: float | None) -> str:

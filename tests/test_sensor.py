@@ -508,7 +508,7 @@ def round_trip(made: DAG) -> Any:
 def submitted_by(sensor: ScnetJobStateSensor) -> dict[str, bool]:
     kwargs = deferred(sensor)[0].submitted_by
     if sensor.start_from_trigger:
-        assert sensor.start_trigger_args.trigger_kwargs["submitted_by"] == kwargs
+        assert sensor.start_trigger_args.trigger_kwargs.get("submitted_by", {}) == kwargs
     return kwargs
 
 
@@ -541,6 +541,41 @@ def test_the_tasks_right_behind_a_gate_submit_unless_it_says_otherwise():
     assert submitted_by(far) == submitted_by(one) == {"submit": False}
     assert submitted_by(nothing) == {}
     assert submitted_by(watching) == {}
+
+
+def test_what_stands_behind_another_task_behind_the_gate_waits_for_it_or_reads_and_does_not_submit():
+    with dag():
+        plain = gate(task_id="plain")
+        submit, wait = Uses(task_id="submit", value="x"), Uses(task_id="wait", value="x")
+        plain >> submit >> wait >> Uses(task_id="report", value=plain.output)
+    assert submitted_by(plain) == {"submit": False}
+
+
+def test_the_trigger_knows_what_stands_before_the_submission():
+    with dag():
+        first, second = gate(task_id="first"), gate(task_id="second")
+        static, relax = Uses(task_id="static", value="x"), Uses(task_id="relax", value="x")
+        Uses(task_id="prepare", value="x") >> first >> relax
+        second >> static
+        relax >> static
+    trigger = deferred(second)[0]
+    assert trigger.upstream == {"relax": False, "second": False}
+    assert trigger.gates_upstream == ["first", "second"]
+    assert deferred(first)[0].gates_upstream == ["first"]
+
+
+def test_each_instance_of_a_mapped_group_has_a_submission_of_its_own():
+    with dag() as made:
+
+        @task_group()
+        def gated(number):
+            gate(task_id="gate") >> Uses(task_id="submit", value=number)
+
+        gated.expand(number=[1, 2, 3])
+    trigger = deferred(made.get_task("gated.gate"))[0]
+    assert trigger.submitted_by == {"gated.submit": True}
+    assert trigger.upstream == {"gated.gate": True}
+    assert trigger.gates_upstream == []
 
 
 def test_a_group_behind_a_gate_submits_with_the_tasks_that_begin_it():
