@@ -196,8 +196,22 @@ def engine(scnet: ScnetSimulator, folder: Path, orders: Path) -> Iterator[Engine
     with engine_for(scnet, folder, dags, env) as running:
         running.airflow("pools", "set", "shared", "3", "gates and submissions", "--include-deferred")
         running.airflow("pools", "set", "one", "1", "one after another")
+        unpause(running, "backfill")
+        if AIRFLOW >= (3, 0):
+            backfill(running)
         unpause(running, *SLOTS)
         yield running
+
+
+def backfill(engine: Engine) -> None:
+    """Let the daily run's gate wait, then create past runs, while nothing else writes to the database."""
+    wait_for(engine, "backfill", "gate", "deferred", 1)
+    first = datetime(2024, 1, 1)
+    last = first + timedelta(days=PAST_RUNS - 1)
+    engine.airflow(
+        *("backfill", "create", "--dag-id", "backfill", "--max-active-runs", str(PAST_RUNS)),
+        *("--from-date", f"{first:%Y-%m-%d}", "--to-date", f"{last:%Y-%m-%d}"),
+    )
 
 
 def unpause(engine: Engine, *dag_ids: str) -> None:
@@ -370,13 +384,6 @@ def test_a_claim_ends_with_its_submission_although_a_reader_of_the_decision_stil
 
 @pytest.mark.skipif(AIRFLOW < (3, 0), reason="Airflow 2 runs a backfill in the command itself")
 def test_a_backfill_and_the_daily_run_share_one_room(engine: Engine, scnet: ScnetSimulator):
-    wait_for(engine, "backfill", "gate", "deferred", 1)
-    first = datetime(2024, 1, 1)
-    last = first + timedelta(days=PAST_RUNS - 1)
-    engine.airflow(
-        *("backfill", "create", "--dag-id", "backfill", "--max-active-runs", str(PAST_RUNS)),
-        *("--from-date", f"{first:%Y-%m-%d}", "--to-date", f"{last:%Y-%m-%d}"),
-    )
     wait_for(engine, "backfill", "gate", "deferred", PAST_RUNS + 1, 240)
     make_room(scnet, "backfill")
     all_submit(engine, scnet, "backfill", PAST_RUNS + 1, ROOM, 400)
