@@ -170,8 +170,8 @@ RULES: dict[Phase, Rule] = {
         lambda terms: OWN_TASK_TTLS * terms.ttl,
         "a task upstream of it has not ended",
     ),
-    # Of a paused DAG. While it does not submit, its own gates stay shut: else all would submit at once when somebody
-    # unpauses it.
+    # Of a paused DAG. While it does not submit, its own gates stay shut: else all would submit at once when
+    # somebody unpauses it.
     Phase.NOT_SCHEDULED: Rule(
         lambda terms: terms.ttl,
         lambda terms: LONGEST_PHASE,
