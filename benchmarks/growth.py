@@ -62,9 +62,20 @@ class Cluster:
         counts = JobCounts(**dict.fromkeys(STATES, 0) | {"queued": self.queued})
         return Observation(counts=counts, account=target.account, at=clock.now())
 
-    async def ask(self, dag_id: str, run_ids: Collection[str], task_ids: Collection[str]) -> Any:
+    async def states(self, dag_id: str, run_ids: Collection[str] | None, task_ids: Collection[str]) -> Any:
         """Tell the states of tasks."""
         return {"run": {"gate": self.gates, "submit": self.submissions}}
+
+    async def count(
+        self, dag_id: str, task_ids: Collection[str], states: Collection[str | None] | None = None
+    ) -> int:
+        """Count them."""
+        found = [*self.gates.values(), *self.submissions.values()]
+        return sum(states is None or state in states for state in found)
+
+    async def ended(self, dag_id: str, run_ids: Collection[str]) -> Collection[str]:
+        """Tell of no run that it has ended."""
+        return ()
 
     async def look(self) -> None:
         """Let a look be made; return when the next one is due, and so all is done that follows from it."""
@@ -121,7 +132,7 @@ async def _measure(number: int, share: int) -> _Figures:
     still: dict[str, float] = {}
     for end in ("the release of all", "the cancelling of all"):
         cluster = Cluster(queued=0 if claiming else 10 * number)
-        accounts = Accounts(cluster, cluster.ask)
+        accounts = Accounts(cluster, cluster)
         with mock.patch.object(runtime, "accounts", return_value=accounts):
             asks = {"condition": f"queued < {claiming or 1}", "submits": int(bool(claiming)), "poke_interval": 0.0}
             waiting = [asyncio.ensure_future(alone.wait(index, **asks)) for index in range(number)]

@@ -13,31 +13,45 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_scnet.testing import ScnetSimulator
+from benchmarks.queues import over_admitted
 from demo.engine import Engine
 from engine_tests.conftest import AIRFLOW, engine_for
 
 needs_queues = pytest.mark.skipif(AIRFLOW < (3, 2), reason="triggerers have queues from Airflow 3.2 on")
 
 GATES = 20
+#: Runs of one gate each.
+RUNS = 40
 #: "queued < 5": a gate passes where four are queued, so that five are.
 ROOM = 5
 
-ADMISSION = f"""
+HEAD = """
     import json, os
+    from datetime import timedelta
     from urllib.request import Request, urlopen
 
-    with new("admission") as dag:
-        @task
-        def submit():
-            url = os.environ["SCNET_SIMULATOR_URL"] + "/simulator/jobs"
-            with urlopen(Request(url, b'{{"user": "alice", "jobs": 1}}'), timeout=30) as answer:
-                return json.load(answer)["ids"]
+    @task
+    def submit():
+        url = os.environ["SCNET_SIMULATOR_URL"] + "/simulator/jobs"
+        with urlopen(Request(url, b'{"user": "alice", "jobs": 1}'), timeout=30) as answer:
+            return json.load(answer)["ids"]
 
+    def runs(dag_id, number):
+        start = datetime(2024, 1, 1)
+        return DAG(dag_id, schedule="@hourly", start_date=start, end_date=start + timedelta(hours=number - 1),
+                   catchup=True, is_paused_upon_creation=True, max_active_runs=number)
+"""
+ADMISSION = f"""{HEAD}
+    with new("admission") as dag:
         @task_group
         def gated_submission(number):
             gate("wait_for_room", condition="queued < {ROOM}", **GIVEN) >> submit()
 
         gated_submission.expand(number=list(range({GATES})))
+"""
+RUN_BY_RUN = f"""{HEAD}
+    with runs("run_by_run", {RUNS}):
+        gate(condition="queued < {ROOM}") >> submit()
 """
 WATCHING = """
     with new("watching") as dag:
@@ -46,10 +60,11 @@ WATCHING = """
 """
 
 
-def cluster() -> ScnetSimulator:
+def cluster(slots: int = 1) -> ScnetSimulator:
     """Return a cluster that works slowly, so that jobs do queue, and counts them late, as claims are for."""
-    simulator = ScnetSimulator(slots=1, run_for=3, counted_after=2)
-    simulator.add_user("alice")
+    simulator = ScnetSimulator(slots=slots, run_for=3, counted_after=2)
+    for name in ("alice", "bob"):
+        simulator.add_user(name)
     return simulator
 
 
@@ -103,44 +118,88 @@ def test_gates_without_a_queue_spread_over_two_triggerers_that_give_out_one_room
     assert totals.highest_queued <= 2 * ROOM
 
 
-HELD = f"""
-    with new("held") as dag:
-        @task(pool="held")
-        def submit(): ...
+def succeeded(engine: Engine, dag_id: str) -> int:
+    """Return how many tasks have succeeded, in all runs."""
+    rows = engine.rows("SELECT state FROM task_instance WHERE dag_id = :id AND state = 'success'", id=dag_id)
+    return len(rows)
 
+
+def test_gates_of_many_runs_spread_over_two_triggerers_share_one_room(tmp_path: Path, record_property):
+    half = ["--capacity", str(RUNS // 2)]
+    dags = {"run_by_run": RUN_BY_RUN}
+    with cluster(slots=2) as scnet, engine_for(scnet, tmp_path, dags, triggerers=[half, half]) as engine:
+        scnet.set_counts("alice", queued=99)
+        unpause(engine, "run_by_run")
+        engine.wait_until(lambda: all_wait(engine, "run_by_run", RUNS), 240, "the waiting of all gates")
+        held = list(holders(engine, "run_by_run").values())
+        scnet.set_counts("alice", queued=None)
+        engine.wait_until(lambda: succeeded(engine, "run_by_run") == 2 * RUNS, 400, "all submissions")
+        totals, over = scnet.totals("alice"), over_admitted(scnet.jobs("alice"), ROOM)
+    record_property("highest_queued", totals.highest_queued)
+    record_property("over_admitted", over)
+    assert {held.count(each) for each in held} == {RUNS // 2}
+    assert totals.submitted == RUNS
+    assert totals.highest_queued <= ROOM + 1
+    assert over <= 2
+
+
+def unpause(engine: Engine, dag_id: str) -> None:
+    parsed = "SELECT dag_id FROM serialized_dag WHERE dag_id = :dag_id"
+    engine.wait_until(lambda: bool(engine.rows(parsed, dag_id=dag_id)), 60, f"the parsing of {dag_id}")
+    engine.execute("UPDATE dag SET is_paused = :no WHERE dag_id = :dag_id", no=False, dag_id=dag_id)
+
+
+HELD = f"""{HEAD}
+    @task(pool="held")
+    def submit(): ...
+
+    with new("held") as dag:
         @task_group
         def group(number):
             gate(condition="queued < {ROOM}") >> submit()
 
         group.expand(number=list(range({GATES})))
+
+    with runs("held_runs", {GATES}):
+        gate(condition="queued < {ROOM}", scnet_conn_id="scnet_bob") >> submit()
 """
 
 
 def test_gates_that_move_to_another_triggerer_meet_the_claims_of_those_that_passed(tmp_path: Path):
-    def passed() -> int:
-        return list(engine.task_states("held").values()).count("success")
+    dag_ids = ("held", "held_runs")
 
-    env = {"AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "15"}
-    with cluster() as scnet, engine_for(scnet, tmp_path, {"held": HELD}, env, triggerers=[[], []]) as engine:
-        engine.airflow("pools", "set", "held", "0", "nothing starts")
-        engine.kill("triggerer-2")
-        engine.trigger_dag("held")
-        engine.wait_until(lambda: passed() == ROOM, 240, "the passing of as many as there is room for")
-        engine.wait_until(lambda: all_wait(engine, "held", GATES - ROOM), 120, "the waiting of the others")
-        (former,) = set(holders(engine, "held").values())
-        engine.start_component("triggerer-2")
-        engine.kill("triggerer")
-        engine.wait_until(
-            lambda: all_wait(engine, "held", GATES - ROOM) and former not in holders(engine, "held").values(),
-            120,
-            "the moving of all gates",
-        )
-        before = len(scnet.requests)
-        engine.wait_until(lambda: len(scnet.requests) > before + 3, 120, "looks of the other triggerer")
-        assert passed() == ROOM
-        engine.airflow("pools", "set", "held", "8", "all may start")
-        engine.wait_until(lambda: engine.run_state("held") in ("success", "failed"), 240, "the end of the run")
-        assert passed() == 2 * GATES
+    def passed() -> list[int]:
+        return [succeeded(engine, dag_id) for dag_id in dag_ids]
+
+    def others_wait() -> bool:
+        return all(all_wait(engine, dag_id, GATES - ROOM) for dag_id in dag_ids)
+
+    def where() -> set[int | None]:
+        return {each for dag_id in dag_ids for each in holders(engine, dag_id).values()}
+
+    with cluster() as scnet:
+        env = {
+            "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "15",
+            "AIRFLOW_CONN_SCNET_BOB": scnet.connection_json("bob"),
+        }
+        with engine_for(scnet, tmp_path, {"held": HELD}, env, triggerers=[[], []]) as engine:
+            engine.airflow("pools", "set", "held", "0", "nothing starts")
+            engine.kill("triggerer-2")
+            engine.trigger_dag("held")
+            unpause(engine, "held_runs")
+            engine.wait_until(lambda: passed() == [ROOM, ROOM], 240, "the passing of as many as there is room for")
+            engine.wait_until(others_wait, 120, "the waiting of the others")
+            (former,) = where()
+            engine.start_component("triggerer-2")
+            engine.kill("triggerer")
+            engine.wait_until(lambda: others_wait() and former not in where(), 120, "the moving of all gates")
+            before = len(scnet.requests_of("bob"))
+            engine.wait_until(
+                lambda: len(scnet.requests_of("bob")) > before + 3, 120, "looks of the other triggerer"
+            )
+            assert passed() == [ROOM, ROOM]
+            engine.airflow("pools", "set", "held", "8", "all may start")
+            engine.wait_until(lambda: passed() == [2 * GATES] * 2, 240, "all submissions")
 
 
 @pytest.fixture(scope="module")

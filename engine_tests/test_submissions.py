@@ -22,7 +22,6 @@ MANY, RUNS = (1_000, 200) if AIRFLOW >= (3, 3) else (100, 40)
 
 #: What becomes of a submission, and the arguments of its gate and of its task; each with an account of its own.
 FATES = {
-    "pooled": ("claim_ttl=3", "pool='scarce'"),
     "retried": ("", "retries=1"),
     "failing": ("", "retries=1"),
     "skipped": ("", ""),
@@ -45,6 +44,9 @@ ENV = {
     # Submissions wait for their orders.
     "AIRFLOW__CORE__PARALLELISM": str(2 * len(FATES)),
 }
+
+#: Seconds for which a submission that waits for its pool is claimed from everybody.
+POOLED_TTL = 20
 
 DAGS = {
     # A gate and its submission, which does as it is told by a file; and a gate that waits until nothing is claimed.
@@ -85,6 +87,16 @@ DAGS = {
         with new("doomed") as dag:
             for name in {DOOMED!r}:
                 gate(f"{{name}}_witness", scnet_conn_id=f"scnet_{{name}}", condition="queued < 1", submits=0)
+    """,
+    # A gate of the same task, in a later run, has room for one job, and the witness for none.
+    "pooled": f"""
+        with DAG("pooled", schedule="@hourly", start_date=datetime(2024, 1, 1), end_date=datetime(2024, 1, 1, 1),
+                 catchup=True, is_paused_upon_creation=True, max_active_runs=2) as dag:
+            @task(pool="scarce")
+            def submit(): ...
+            gate(condition="queued < 2", scnet_conn_id="scnet_pooled", claim_ttl={POOLED_TTL}) >> submit()
+        with new("pooled_witness") as dag:
+            gate("pooled_witness", scnet_conn_id="scnet_pooled", condition="queued < 2", submits=0)
     """,
     "shapes": """
         with new("shapes") as dag:
@@ -137,7 +149,7 @@ DAGS = {
 FATED = ["job", *FATES]
 # An account for each: a run that is ended by force may leave a submission behind that never ends, and whose claim
 # no other test must meet.
-ACCOUNTS = [*FATED, *HELD, "many", "runs"]
+ACCOUNTS = [*FATED, *HELD, "pooled", "many", "runs"]
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +227,8 @@ def fates(engine: Engine, scnet: ScnetSimulator, orders: Path) -> dict[str, Fate
     found = {name: Fate(engine, scnet, orders, name) for name in FATED}
     for fate in found.values():
         fate.counts(queued=1)
-    for dag_id in ("doomed", "fates", *DOOMED):
+    # The job's claim does not wait long.
+    for dag_id in ("doomed", *DOOMED, "fates"):
         engine.trigger_dag(dag_id)
     for fate in found.values():
         fate.wait("gate", "success")
@@ -224,18 +237,36 @@ def fates(engine: Engine, scnet: ScnetSimulator, orders: Path) -> dict[str, Fate
     return found
 
 
-def test_no_claim_expires_before_a_submission_has_started_that_waits_for_its_pool(engine: Engine, fates):
-    fate = fates["pooled"]
-    fate.wait("submit", "scheduled")
-    # Much longer than its claim_ttl of 3 s.
-    looks(engine, fate.scnet, "pooled", 6)
-    fate.still_waits()
+def test_a_submission_that_waits_for_its_pool_is_claimed_from_all_for_a_while_and_then_from_its_own_task(
+    engine: Engine, scnet: ScnetSimulator
+):
+    def states(task_id: str) -> list[str | None]:
+        rows = engine.rows(
+            "SELECT state FROM task_instance WHERE dag_id = 'pooled' AND task_id = :task_id ORDER BY run_id",
+            task_id=task_id,
+        )
+        return [row.state for row in rows]
+
+    witness = Fate(engine, scnet, Path(), "pooled")
+    witness.witness_dag_id = "pooled_witness"
+    scnet.set_counts("pooled", queued=2)
+    engine.airflow("dags", "unpause", "pooled")
+    engine.trigger_dag("pooled_witness")
+    engine.wait_until(lambda: states("gate") == ["deferred"] * 2, 120, "the waiting of both gates")
+    witness.wait("witness", "deferred")
+    scnet.set_counts("pooled", queued=1)
+    engine.wait_until(lambda: states("submit") == ["scheduled", None], 120, "the passing of the first gate")
+    witness.passes()
+    assert states("submit") == ["scheduled", None]
     assert (
-        "queued 0 (+1 claimed: pooled_submit has not ended): waiting, needs queued < 1; only claims" in fate.said
+        "queued 1 (+1 claimed: submit (DAG 'pooled', run 'scheduled__2024-01-01T00:00:00+00:00') has not ended): "
+        "waiting, needs queued < 2; only claims" in witness.said
     )
+    looks(engine, scnet, "pooled")
+    assert states("gate") == ["success", "deferred"]
+    assert "is its pool full" in engine.log_of("pooled", "gate")
     slots(engine, "scarce", 1)
-    fate.order("succeed")
-    fate.passes()
+    engine.wait_until(lambda: states("submit") == ["success"] * 2, 120, "both submissions")
 
 
 def test_a_submission_that_is_retried_is_awaited_until_it_ends(fates):
@@ -257,7 +288,7 @@ def test_a_submission_that_fails_for_good_may_have_submitted(fates):
     fate.order("fail")
     fate.passes()
     assert fate.state("submit") == "failed"
-    assert "failing_submit has not ended" in fate.said
+    assert "failing_submit (DAG 'fates', run '" in fate.said
 
 
 def test_a_submission_that_is_skipped_claims_nothing(fates):
@@ -303,7 +334,7 @@ def test_a_submission_that_waits_for_its_job_claims_for_its_ttl(fates):
     fate = fates["job"]
     fate.passes()
     assert fate.state("submit") == "deferred"
-    assert "job_submit has not ended" in fate.said
+    assert "job_submit (DAG 'fates', run '" in fate.said
 
 
 def test_a_gate_that_is_cleared_and_passes_again_claims_again(engine: Engine, fates):
@@ -403,7 +434,9 @@ def test_a_triggerer_that_is_killed_with_claims_out_knows_them_when_it_is_back(
         assert passed(engine, "held_killed") == ROOM
         said = "".join(engine.log_of("held_killed", "group.gate", index) for index in range(GATES))
         assert re.search(
-            rf"\+{ROOM} claimed: submit\[\d+\], submit\[\d+\] and {ROOM - 2} more have not ended", said
+            rf"\+{ROOM} claimed: submit\[\d+\], submit\[\d+\] \(DAG 'held_killed', run '.+'\) "
+            rf"and {ROOM - 2} more have not ended",
+            said,
         )
 
 

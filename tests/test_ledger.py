@@ -93,10 +93,12 @@ class World:
         submitted_by: dict[str, bool] | None = None,
         upstream: dict[str, bool] | None = None,
         gates: frozenset[str] = frozenset(),
+        after_past_runs: bool = False,
         **given: Any,
     ) -> WaitingGate:
         """Let a gate wait from now on."""
-        tasks = SubmissionTasks({"submit": True} if submitted_by is None else submitted_by, upstream or {}, gates)
+        submit = {"submit": True} if submitted_by is None else submitted_by
+        tasks = SubmissionTasks(submit, upstream or {}, gates, after_past_runs)
         waiting = WaitingGate(gate, **{"jobs": 1, "ttl": TTL, "account": ACCOUNT, "tasks": tasks, **given})
         waiting.counted_after = COUNTED_AFTER
         waiting.leave = self._places.enter_context(contextlib.ExitStack())
@@ -196,9 +198,9 @@ def test_a_submission_that_does_not_start_claims_from_all_for_its_ttl_then_from_
         await asyncio.sleep(since + TTL - now())
         assert await world.after(0, WITNESS) == 0
         assert "submit[0] of DAG 'dag', run 'run' does not start" in world.notes()
-        # Gates of its own task, as far as they come later.
+        # Gates of its own task. In which order they come to their turns, nobody can tell.
         assert (await world.poll(gate=gate(1))).jobs == 1
-        assert (await world.poll(gate=gate(1, run="an earlier run"))).jobs == 0
+        assert (await world.poll(gate=gate(1, run="an earlier run"))).jobs == 1
         world.airflow.set(gate(1, run="scheduled__z"), "deferred", submit=None)
         assert (await world.poll(gate=gate(1, run="scheduled__z"))).jobs == 1
         await asyncio.sleep(since + own_for - 60 - now())
@@ -260,6 +262,30 @@ async def test_a_gate_upstream_of_a_submission_never_waits_for_it(world: World):
     # When relax has ended, static is what everybody waits for again.
     world.airflow.set(gate(-1, task="gate1"), "success", relax="success", static="scheduled")
     assert await world.after(0, WITNESS) == 1
+
+
+@scenario
+async def test_a_gate_upstream_of_another_gates_submission_does_not_wait_for_it_as_one_of_its_task(world: World):
+    """``gate.expand(...) >> submit``: one gate opens, and the others find no room for long."""
+    await opened(world, submitted_by={"submit": False}, upstream={"gate": False}, gates=frozenset({"gate"}))
+    world.airflow.set(gate(1), "deferred")
+    world.airflow.set(gate(-1), None, submit=None)
+    del world.airflow.found["dag", "run", "gate", -1]
+    assert await world.after(0, WITNESS) == 1
+    assert await world.after(0, gate(1)) == 0
+    assert await world.after(TTL, gate(1)) == 0
+    assert (await world.poll(gate=gate(1, run="another"))).jobs == 1
+
+
+@scenario
+async def test_a_gate_of_an_earlier_run_does_not_wait_for_submissions_that_wait_for_its_own(world: World):
+    """``depends_on_past``: the gate of the later run opens first."""
+    await opened(world, after_past_runs=True)
+    world.airflow.set(gate(0), "success", submit=None)
+    assert await world.after(0, gate(0, run="an earlier run")) == 1
+    assert await world.after(TTL, gate(0, run="an earlier run")) == 0
+    assert await world.after(TTL, gate(1)) == 1
+    assert await world.after(TTL, gate(0, run="run of a later day")) == 1
 
 
 @scenario

@@ -578,6 +578,19 @@ def test_each_instance_of_a_mapped_group_has_a_submission_of_its_own():
     assert trigger.gates_upstream == []
 
 
+def test_a_gate_knows_whether_what_it_lets_through_waits_for_the_run_before():
+    with dag():
+        plain, past, far = gate(task_id="plain"), gate(task_id="past"), gate(task_id="far", submitted_by="after")
+        plain >> Uses(task_id="submit", value="x")
+        past >> Uses(task_id="in_order", value="x", depends_on_past=True)
+        (
+            far
+            >> Uses.partial(task_id="prepare", depends_on_past=True).expand(value=["x"])
+            >> (Uses(task_id="after", value="x"))
+        )
+    assert [deferred(each)[0].after_past_runs for each in (plain, past, far)] == [False, True, True]
+
+
 def test_a_group_behind_a_gate_submits_with_the_tasks_that_begin_it():
     with dag():
         sensor = gate()

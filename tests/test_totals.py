@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Collection
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,9 +25,15 @@ ACCOUNT = ("https://h", "alice")
 
 
 def submission(
-    index: int = 0, phase: Phase = Phase.PENDING, jobs: int = 1, run: str = "run", task: str = "gate", gates=()
+    index: int = 0,
+    phase: Phase = Phase.PENDING,
+    jobs: int = 1,
+    run: str = "run",
+    task: str = "gate",
+    gates: Collection[str] = (),
+    after_past_runs: bool = False,
 ) -> Submission:
-    tasks = SubmissionTasks({"submit": True}, {}, frozenset(gates))
+    tasks = SubmissionTasks({"submit": True}, {}, frozenset(gates), after_past_runs)
     terms = Terms(jobs, 180.0, 60.0, tasks, frozenset({ACCOUNT}))
     return Submission(GateId("dag", run, task, index), terms, since=0.0, is_ours=True, phase=phase)
 
@@ -39,26 +46,35 @@ steps = st.lists(
         st.integers(0, 3),
         st.sampled_from([Phase.PENDING, Phase.WAITS_UPSTREAM, Phase.FINISHED]),
         st.sampled_from(list(Scope)),
-        st.sampled_from([(), ("gate",)]),
     ),
     max_size=30,
 )
 
 
-@given(steps, st.sampled_from(["gate", "other"]), st.sampled_from(["run 1", "run 2"]), st.integers(0, 9))
-def test_each_gate_counts_what_all_count_and_what_is_its_own_tasks_alone(found, task, run, index):
+@given(
+    steps,
+    st.sampled_from(["gate", "other"]),
+    st.sampled_from(["run 1", "run 2"]),
+    st.integers(0, 9),
+    st.sampled_from([(), ("gate",)]),
+    st.booleans(),
+)
+def test_each_gate_counts_what_all_count_and_what_is_its_own_tasks_alone(
+    found, task, run, index, gates, after_past_runs
+):
     asks, totals, expected = GateId("dag", run, task, index), Totals(1.0), 0
-    for map_index, gate_task, gate_run, jobs, phase, scope, gates in found:
-        each = submission(map_index, phase, jobs, gate_run, gate_task, gates)
+    for map_index, gate_task, gate_run, jobs, phase, scope in found:
+        each = submission(map_index, phase, jobs, gate_run, gate_task, gates, after_past_runs)
         totals.add(each, scope)
         # Asked in between, it remembers sums.
         totals.claimed(asks)
         is_upstream = phase is Phase.WAITS_UPSTREAM and run == gate_run and task in gates
-        is_own_and_earlier = each.gate.task == asks.task and each.gate.order < asks.order
-        if (scope is Scope.EVERYBODY and not is_upstream) or (scope is Scope.OWN_TASK and is_own_and_earlier):
+        needs_it = task in gates if run == gate_run else after_past_runs and run < gate_run
+        is_own = each.gate.task == asks.task and not needs_it
+        if (scope is Scope.EVERYBODY and not is_upstream) or (scope is Scope.OWN_TASK and is_own):
             expected += jobs
     assert totals.claimed(asks).jobs == expected
-    everybody = sum(jobs for *_, jobs, _, scope, _ in found if scope is Scope.EVERYBODY)
+    everybody = sum(jobs for *_, jobs, _, scope in found if scope is Scope.EVERYBODY)
     assert totals.claimed(None).jobs == everybody
 
 

@@ -78,11 +78,13 @@ class SubmissionTasks:
         rather than all of them
     :param upstream: the tasks right before these, likewise
     :param gates: ids of the gates that stand before these, directly or not
+    :param after_past_runs: whether they wait for those of the run before, by ``depends_on_past``
     """
 
     submit: Mapping[str, bool] = dataclasses.field(default_factory=dict)
     upstream: Mapping[str, bool] = dataclasses.field(default_factory=dict)
     gates: frozenset[str] = frozenset()
+    after_past_runs: bool = False
 
     @property
     def ids(self) -> set[str]:
@@ -141,7 +143,7 @@ class Scope(enum.IntEnum):
     """Whose gates count the claim on top of what the cluster reports."""
 
     NOBODY = 0
-    OWN_TASK = 1  #: later gates of the same task
+    OWN_TASK = 1  #: gates of the same task
     EVERYBODY = 2
 
 
@@ -151,7 +153,7 @@ class Rule:
     How long a claim lasts in one phase, in seconds since the phase began.
 
     :param everybody: while it is younger, every gate of the account counts it
-    :param own_task: while it is younger, later gates of the same task do
+    :param own_task: while it is younger, gates of the same task do
     :param hint: what may be the matter where it lasts longer than that, for people
     """
 
@@ -168,7 +170,7 @@ RULES: dict[Phase, Rule] = {
         lambda terms: OWN_TASK_TTLS * terms.ttl,
         "a task upstream of it has not ended",
     ),
-    # Of a paused DAG. While it does not submit, its own later gates stay shut: else all would submit at once when
+    # Of a paused DAG. While it does not submit, its own gates stay shut: else all would submit at once when
     # somebody unpauses it.
     Phase.NOT_SCHEDULED: Rule(
         lambda terms: terms.ttl,

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
-import itertools
+import functools
 from collections.abc import Iterable
 
-from airflow_provider_scnet.claims.submission import GateId, Phase, Scope, Submission
+from airflow_provider_scnet.claims.submission import GateId, Phase, Scope, Submission, SubmissionTasks
 from airflow_provider_scnet.gate.claimed import NOTHING, Claimed
 
 #: How many awaited submissions a message names.
@@ -52,11 +51,10 @@ class Totals:
     def __init__(self, at: float) -> None:
         self.at = at
         self._everybody = NOTHING
-        # Those that Airflow does not start, by their gates' task. Only later gates of that task count them.
+        # Those that Airflow does not start, by their gates' task. Only gates of that task count them.
         self._own: dict[tuple[str, str], list[Submission]] = {}
         # Those of a run that wait for tasks upstream. Gates among these do not count them.
         self._upstream: dict[tuple[str, str], list[Submission]] = {}
-        self._sums: dict[object, list[Claimed]] = {}
         self._by_gate: dict[object, Claimed] = {}
 
     def add(self, submission: Submission, scope: Scope) -> None:
@@ -72,7 +70,6 @@ class Totals:
         gate = submission.gate
         if scope is Scope.OWN_TASK:
             self._own.setdefault(gate.task, []).append(submission)
-            self._sums.pop(gate.task, None)
             return
         self._everybody = plus(self._everybody, claim_of(submission))
         if submission.phase is Phase.WAITS_UPSTREAM and submission.terms.tasks.gates:
@@ -84,28 +81,31 @@ class Totals:
 
         :param gate: the gate; None where Airflow does not know it
         """
-        if gate is None or (gate.task not in self._own and (gate.dag_id, gate.run_id) not in self._upstream):
+        if gate is None or not (self._own or self._upstream):
             return self._everybody
-        earlier = self._earlier(gate)
+        own = self._own.get(gate.task, ())
         upstream = [
             each
             for each in self._upstream.get((gate.dag_id, gate.run_id), ())
             if gate.task_id in each.terms.tasks.gates
         ]
-        key = (gate.task, earlier.jobs, gate.run_id if upstream else None)
+        if not own and not upstream:
+            return self._everybody
+        tasks = own[0].terms.tasks if own else SubmissionTasks()
+        is_alike = not upstream and not tasks.after_past_runs and gate.task_id not in tasks.gates
+        key = (gate.task, None if is_alike else gate.run_id)
         if key not in self._by_gate:
-            self._by_gate[key] = plus(_without(self._everybody, upstream), earlier)
+            counted = (claim_of(each) for each in own if not _needs(each, gate))
+            self._by_gate[key] = functools.reduce(plus, counted, _without(self._everybody, upstream))
         return self._by_gate[key]
 
-    def _earlier(self, gate: GateId) -> Claimed:
-        """Return what those submissions of the gate's task claim that Airflow does not start, of earlier gates."""
-        own = self._own.get(gate.task)
-        if not own:
-            return NOTHING
-        if gate.task not in self._sums:
-            own.sort(key=lambda each: each.gate.order)
-            self._sums[gate.task] = list(itertools.accumulate(map(claim_of, own), plus, initial=NOTHING))
-        return self._sums[gate.task][bisect.bisect_left(own, gate.order, key=lambda each: each.gate.order)]
+
+def _needs(submission: Submission, gate: GateId) -> bool:
+    """Tell whether a submission cannot start before a gate of its own task has opened."""
+    tasks, run = submission.terms.tasks, submission.gate
+    if run.run_id == gate.run_id:
+        return gate.task_id in tasks.gates
+    return tasks.after_past_runs and gate.order < run.order
 
 
 def _without(claimed: Claimed, submissions: Iterable[Submission]) -> Claimed:

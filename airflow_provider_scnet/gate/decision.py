@@ -94,7 +94,8 @@ class SharedDecisions:
     def __init__(self, gate: Gate) -> None:
         self.gate = gate
         self._counts: JobCounts | None = None
-        self._decisions: dict[tuple[Claimed, str], Decision] = {}
+        self._claimed: Claimed | None = None
+        self._decisions: dict[str, Decision] = {}
 
     def decide(self, counts: JobCounts, claimed: Claimed = NOTHING, hold: str = "") -> Decision:
         """
@@ -105,11 +106,11 @@ class SharedDecisions:
         :param hold: why it must not open yet, whatever the counts
         :raises ScnetResponseError: where a state that the gate needs was not reported
         """
-        if self._counts is not counts:
-            self._counts, self._decisions = counts, {}
-        decision = self._decisions.get((claimed, hold))
+        if self._counts is not counts or self._claimed is not claimed:
+            self._counts, self._claimed, self._decisions = counts, claimed, {}
+        decision = self._decisions.get(hold)
         if decision is None:
-            decision = self._decisions[claimed, hold] = decide(self.gate, counts, claimed, hold)
+            decision = self._decisions[hold] = decide(self.gate, counts, claimed, hold)
         return decision
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Protocol
 
 from airflow_provider_scnet.event_loop.clock import now
@@ -43,7 +43,7 @@ class Reporter:
         #: The decision that was said last.
         self.last: Decision | None = None
 
-    def has_news(self, decision: Decision, notes: Iterable[str], at: float) -> bool:
+    def has_news(self, decision: Decision, notes: Collection[str], at: float) -> bool:
         """
         Tell whether there is anything to say.
 
@@ -51,7 +51,9 @@ class Reporter:
         :param notes: what a reader should know once
         :param at: a moment not long ago, such as that of the observation
         """
-        if decision != self.last or any(self._is_news(note, at) for note in notes):
+        if decision is not self.last and decision != self.last:
+            return True
+        if notes and any(self._is_news(note, at) for note in notes):
             return True
         # The clock is dear where thousands ask: it is only read where it may say that it is time.
         return at - self._said_at >= REPEAT_AFTER / 2 and self._clock() - self._said_at >= REPEAT_AFTER

@@ -32,13 +32,14 @@ def submission_tasks(sensor: ScnetJobStateSensor, base: type[ScnetJobStateSensor
     :param sensor: the gate
     :param base: the class of all gates
     :return: ``submitted_by``, the ids of the tasks that submit; ``upstream``, those of the tasks right before
-        these; for each whether it is the instance with the gate's own map index rather than all of them; and
-        ``gates_upstream``, the ids of the gates that stand before the tasks that submit
+        these; for each whether it is the instance with the gate's own map index rather than all of them;
+        ``gates_upstream``, the ids of the gates that stand before the tasks that submit; and ``after_past_runs``,
+        whether one of all these waits for itself in the run before
     :raises ValueError: where the DAG has no such task
     """
     dag = sensor.get_dag()
     if dag is None:
-        return {"submitted_by": {}, "upstream": {}, "gates_upstream": []}
+        return {"submitted_by": {}, "upstream": {}, "gates_upstream": [], "after_past_runs": False}
     given = names(sensor.submitted_by)
     ids = _right_behind(sensor, dag) if given is None else [_task_id(sensor, dag, name) for name in given]
     own = next(_mapped_groups(sensor), None)
@@ -59,6 +60,7 @@ def submission_tasks(sensor: ScnetJobStateSensor, base: type[ScnetJobStateSensor
             for task_id in before
             if _is_gate(dag.get_task(task_id), base) and (siblings or task_id != sensor.task_id)
         ],
+        "after_past_runs": any(dag.get_task(task_id).depends_on_past for task_id in {*ids, *before}),
     }
 
 

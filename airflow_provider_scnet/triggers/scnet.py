@@ -55,6 +55,7 @@ class ScnetJobStateTrigger(BaseTrigger):
         index rather than all of them
     :param upstream: ids of the tasks right before these; for each, likewise, which instance
     :param gates_upstream: ids of the gates that stand before these, directly or not
+    :param after_past_runs: whether the tasks that submit wait for those of the run before
     :param poke_interval: seconds after which an observation is too old
     :param timeout: seconds that the whole wait may last; None: without an end
     :param silent_fail: whether to wait on, too, where the try would fail
@@ -74,6 +75,7 @@ class ScnetJobStateTrigger(BaseTrigger):
         submitted_by: dict[str, bool] | None = None,
         upstream: dict[str, bool] | None = None,
         gates_upstream: list[str] | None = None,
+        after_past_runs: bool = False,
         poke_interval: float = 60.0,
         timeout: float | None = None,
         silent_fail: bool = False,
@@ -91,6 +93,7 @@ class ScnetJobStateTrigger(BaseTrigger):
         self.submitted_by = submitted_by or {}
         self.upstream = upstream or {}
         self.gates_upstream = gates_upstream or []
+        self.after_past_runs = after_past_runs
         self.poke_interval = poke_interval
         self.timeout = timeout
         self.silent_fail = silent_fail
@@ -111,6 +114,7 @@ class ScnetJobStateTrigger(BaseTrigger):
                 "submitted_by": self.submitted_by,
                 "upstream": self.upstream,
                 "gates_upstream": self.gates_upstream,
+                "after_past_runs": self.after_past_runs,
                 "poke_interval": self.poke_interval,
                 "timeout": self.timeout,
                 "silent_fail": self.silent_fail,
@@ -176,7 +180,9 @@ class ScnetJobStateTrigger(BaseTrigger):
             map_index = -1 if task_instance.map_index is None else task_instance.map_index
             gate_id = GateId(task_instance.dag_id, task_instance.run_id, task_instance.task_id, map_index)
             priority = getattr(task_instance, "priority_weight", None) or 0
-            tasks = SubmissionTasks(self.submitted_by, self.upstream, frozenset(self.gates_upstream))
+            tasks = SubmissionTasks(
+                self.submitted_by, self.upstream, frozenset(self.gates_upstream), self.after_past_runs
+            )
         return WaitingGate(
             gate_id,
             jobs=gate.submits,
