@@ -70,8 +70,9 @@ class Cluster:
         self, dag_id: str, task_ids: Collection[str], states: Collection[str | None] | None = None
     ) -> int:
         """Count them."""
-        found = [*self.gates.values(), *self.submissions.values()]
-        return sum(states is None or state in states for state in found)
+        tasks = {"gate": self.gates, "submit": self.submissions}
+        found = [state for task_id in task_ids for state in tasks[task_id].values()]
+        return len(found) if states is None else sum(state in states for state in found)
 
     async def ended(self, dag_id: str, run_ids: Collection[str]) -> Collection[str]:
         """Tell of no run that it has ended."""

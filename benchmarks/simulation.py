@@ -2,7 +2,7 @@
 """
 How far claims carry: many triggerers on one account, none pinned, with time that passes at once.
 
-The observations, claims and decisions are the provider's own code, a set of them for each triggerer. Simulated are the
+The polls, claims and decisions are the provider's own code, a set of them for each triggerer. Simulated are the
 cluster, and an Airflow that starts what stands behind a gate as late as a busy one does.
 """
 

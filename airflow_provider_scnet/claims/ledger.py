@@ -258,7 +258,7 @@ class Ledger:
         unfinished = await self._airflow.count(dag_id, tasks, UNFINISHED)
 
         def is_all() -> bool:
-            return book.is_listed and total == book.instances and unfinished <= book.unfinished
+            return total == book.instances and unfinished <= book.unfinished
 
         known = sum(run.instances for run in book.runs.values())
         runs: Collection[str] | None = book.runs.keys() | asked_of.runs.keys()

@@ -7,7 +7,7 @@ import asyncio
 import contextvars
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 
 #: Seconds for which one slice of work may last.
 LONGEST_SLICE = 0.003
@@ -24,17 +24,17 @@ class Pacer:
     def __init__(self) -> None:
         # Kept, because whoever cancels everything on a loop does so while it does not run.
         self._loop = asyncio.get_running_loop()
-        self._steps: deque[Step] = deque()
+        self._jobs: deque[Step | Iterator[Step]] = deque()
         self._is_scheduled = False
 
-    def put(self, steps: Iterable[Step]) -> None:
+    def put(self, job: Step | Iterator[Step]) -> None:
         """
-        Run these after all earlier ones.
+        Run this after all earlier ones.
 
-        :param steps: the steps
+        :param job: a step, or steps, each of which is taken when it is its turn
         """
-        self._steps.extend(steps)
-        if self._steps and not self._is_scheduled:
+        self._jobs.append(job)
+        if not self._is_scheduled:
             self._is_scheduled = True
             self._schedule()
 
@@ -47,7 +47,7 @@ class Pacer:
                 end.set_result(None)
             return 0
 
-        self.put([tell])
+        self.put(tell)
         await end
 
     def _schedule(self) -> None:
@@ -57,10 +57,17 @@ class Pacer:
     def _run_slice(self) -> None:
         end, woken = time.perf_counter() + LONGEST_SLICE, 0
         try:
-            while self._steps and woken < MOST_WOKEN and time.perf_counter() < end:
-                woken += self._steps.popleft()()
+            while self._jobs and woken < MOST_WOKEN and time.perf_counter() < end:
+                job = self._jobs[0]
+                if callable(job):
+                    self._jobs.popleft()
+                    woken += job()
+                elif step := next(job, None):
+                    woken += step()
+                else:
+                    self._jobs.popleft()
         finally:
-            if self._steps:
+            if self._jobs:
                 self._schedule()
             else:
                 self._is_scheduled = False

@@ -48,6 +48,13 @@ class Observer(Protocol):
         """Send metrics of what gates made of an observation."""
 
 
+def _show(waiters: list[Waiter], observation: Observation) -> Iterator[Callable[[], int]]:
+    """Yield the steps that show an observation. Each lets go of its waiter, so that not all are freed at once."""
+    waiters.reverse()
+    while waiters:
+        yield functools.partial(waiters.pop().show, observation)
+
+
 class Poller:
     """
     One connection and user, polled for every gate of this event loop that names them.
@@ -160,8 +167,7 @@ class Poller:
             )
             self.account = observation.account or self.account
             self._newcomers.difference_update(waiters)
-            self._observer.pacer.put(functools.partial(waiter.show, self.last) for waiter in waiters)
-            # Those that end by this observation must be gone with their own turns, not all at once with this list.
+            self._observer.pacer.put(_show(waiters, self.last))
             del waiters
             # The gates decide before the next poll, even where this one took longer than an interval.
             await self._observer.pacer.join()

@@ -89,7 +89,7 @@ class Waiter:
     def time_is_up(self) -> None:
         """End the wait; from now on the gate gets no observation."""
         self._time_is_up = True
-        self._pacer.put([functools.partial(self._resolve, None)])
+        self._pacer.put(functools.partial(self._resolve, None))
 
     def _resolve(self, observation: Observation | None) -> bool:
         return self._next is not None and self._next.resolve(observation)
@@ -114,7 +114,7 @@ class _Next(asyncio.Future["Observation | None"]):
             return False
         if not self.is_leaving:
             self.is_leaving = True
-            self._pacer.put([functools.partial(super().cancel, msg)])
+            self._pacer.put(functools.partial(super().cancel, msg))
         return True
 
     def resolve(self, observation: Observation | None) -> bool:
