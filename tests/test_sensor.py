@@ -91,9 +91,12 @@ def test_templates_are_left_for_later():
         fail_when="{% if true %}held > 0{% endif %}",
         user_name="{{ params.user }}",
         scnet_conn_id="{{ params.conn }}",
+        queue_name="{{ params.queue }}",
         submits="{{ params.jobs }}",
     )
-    assert set(sensor.template_fields) == {"condition", "fail_when", "user_name", "scnet_conn_id", "submits"}
+    assert set(sensor.template_fields) == {
+        *("condition", "fail_when", "user_name", "scnet_conn_id", "queue_name", "submits")
+    }
     gate("queued < 5", submits="{{ 7 }}")
     with pytest.raises(ConditionError):
         gate("queue < 5", submits="{{ 7 }}")

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names that whoever waits gives: of a connection, of a user."""
+"""The names that whoever waits gives: of a connection, a user, a queue."""
 
 from __future__ import annotations
+
+from airflow_provider_scnet.client.errors import ScnetConfigError
+from airflow_provider_scnet.client.queue_name import queue_named
 
 
 def named(field: str, value: object) -> str:
@@ -19,3 +22,16 @@ def named(field: str, value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{field} is no text but {type(value).__name__}")
     return value
+
+
+def named_queue(value: object) -> str:
+    """
+    Read the name of a queue, as strictly.
+
+    :param value: the name
+    :raises ValueError: where it is empty, no text, or holds white space
+    """
+    try:
+        return queue_named(value)
+    except ScnetConfigError as error:
+        raise ValueError(str(error)) from None

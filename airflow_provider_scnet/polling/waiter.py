@@ -30,6 +30,7 @@ class Waiter:
     :param pacer: when it is woken
     :param waiting: the gate; None for a watcher, which claims nothing
     :param wake_for: tells what an observation is to it; None: each is news
+    :param queue_name: the queue that it asks about; None: all of them together
     """
 
     def __init__(
@@ -38,8 +39,10 @@ class Waiter:
         pacer: Pacer,
         waiting: WaitingGate | None = None,
         wake_for: Callable[[Observation], Wake] | None = None,
+        queue_name: str | None = None,
     ) -> None:
         self.waiting = waiting
+        self.queue_name = queue_name
         #: Set by a gate that opens.
         self.has_opened = False
         self.has_left = False
@@ -73,11 +76,12 @@ class Waiter:
         """
         Give the gate an observation, if it is anything to it: a step of the :class:`.Pacer`.
 
-        :param observation: the observation
+        :param observation: the observation, which says something of its queue
         """
         if self.has_left or self._shown_at == observation.at:
             return 0
         self._shown_at = observation.at
+        observation = observation.of(self.queue_name)
         try:
             wake = self._wake_for(observation) if self._wake_for else Wake.NEWS
         except Exception:  # the gate meets it again, and ends by it

@@ -20,7 +20,7 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_scnet.gate.condition import Condition
 from airflow_provider_scnet.gate.gate import Gate, number_of_jobs
-from airflow_provider_scnet.gate.names import named
+from airflow_provider_scnet.gate.names import named, named_queue
 from airflow_provider_scnet.sensors.start_and_end import (
     EXECUTION_TIMEOUT_ENDS_DEFERRALS,
     WhenRead,
@@ -66,6 +66,8 @@ class ScnetJobStateSensor(BaseSensorOperator):
     :param user_name: the cluster user whose jobs are counted; default: the connection's login, else the token's
         own user (templated)
     :param scnet_conn_id: the connection's id (templated)
+    :param queue_name: the queue, Slurm's partition, whose jobs are counted; default: all of them together
+        (templated)
     :param submits: how many jobs the work behind this gate will submit; 0 for a gate that only watches (templated)
     :param submitted_by: ids of the tasks that submit, where these are not the tasks right behind the gate; a
         task of the gate's own group may go by the name it has there
@@ -80,7 +82,14 @@ class ScnetJobStateSensor(BaseSensorOperator):
     :raises ValueError: likewise, where another argument is none of those above
     """
 
-    template_fields: Sequence[str] = ("condition", "fail_when", "user_name", "scnet_conn_id", "submits")
+    template_fields: Sequence[str] = (
+        "condition",
+        "fail_when",
+        "user_name",
+        "scnet_conn_id",
+        "queue_name",
+        "submits",
+    )
     ui_color = "#d5ead8"
 
     def __init__(
@@ -90,6 +99,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
         fail_when: str | None = None,
         user_name: str | None = None,
         scnet_conn_id: str = "scnet_default",
+        queue_name: str | None = None,
         submits: int | str = 1,
         submitted_by: str | Sequence[str] | None = None,
         claim_ttl: float | timedelta = 180,
@@ -102,15 +112,17 @@ class ScnetJobStateSensor(BaseSensorOperator):
         self.fail_when = fail_when
         self.user_name = user_name
         self.scnet_conn_id = scnet_conn_id
+        self.queue_name = queue_name
         self.submits = submits
         names(submitted_by)
         self.submitted_by = submitted_by
         self.claim_ttl = _seconds(claim_ttl)
         self.deferrable = deferrable
         self.use_worker = use_worker
-        # A template may render to nothing, and nothing must neither become the connection's own user nor switch a
-        # guard off.
+        # A template may render to nothing, and nothing must neither become the connection's own user nor all
+        # queues, nor switch a guard off.
         self._names_a_user = user_name is not None
+        self._names_a_queue = queue_name is not None
         self._has_a_guard = fail_when is not None
         # A mapped gate is built on the worker, where execute() checks it in a way that heeds soft_fail.
         if not getattr(self, "_BaseOperator__from_mapped", False):
@@ -128,7 +140,9 @@ class ScnetJobStateSensor(BaseSensorOperator):
 
         return StartTriggerArgs(
             trigger_cls=_TRIGGER,
-            trigger_kwargs=self._trigger_kwargs(Gate.of(self.condition, self.fail_when, self.submits), True),
+            trigger_kwargs=self._trigger_kwargs(
+                Gate.of(self.condition, self.fail_when, self.submits, self.queue_name), True
+            ),
             next_method="execute_complete",
             timeout=self._budget(),
         )
@@ -149,6 +163,8 @@ class ScnetJobStateSensor(BaseSensorOperator):
             self.scnet_conn_id = named("scnet_conn_id", self.scnet_conn_id)
         if self.user_name is not None and not is_template(self.user_name):
             self.user_name = named("user_name", self.user_name)
+        if self.queue_name is not None and not is_template(self.queue_name):
+            self.queue_name = named_queue(self.queue_name)
 
     def execute(self, context: Context) -> Any:
         """
@@ -187,6 +203,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
             "fail_when": gate.fail_when.text if gate.fail_when else None,
             "user_name": self.user_name,
             "scnet_conn_id": self.scnet_conn_id,
+            "queue_name": gate.queue_name,
             "submits": gate.submits,
             "claim_ttl": self.claim_ttl,
             **(self._submission_tasks() if gate.submits else {}),
@@ -284,7 +301,9 @@ class ScnetJobStateSensor(BaseSensorOperator):
         from airflow_provider_scnet.hooks.scnet import ScnetHook
 
         evaluator = self._evaluator(context)
-        observation = ScnetHook(self.scnet_conn_id).observe(self.user_name)
+        queue = evaluator.gate.queue_name
+        queues = () if queue is None else (queue,)
+        observation = ScnetHook(self.scnet_conn_id).observe(self.user_name, queues).of(queue)
         self._pause = observation.pause
         decision = evaluator.judge(observation)
         if decision.verdict is Verdict.RETRY:
@@ -327,8 +346,10 @@ class ScnetJobStateSensor(BaseSensorOperator):
                 self.user_name = named("user_name", self.user_name)
             if self._has_a_guard and self.fail_when is None:
                 raise ValueError("fail_when is given but empty")
+            if self._names_a_queue:
+                self.queue_name = named_queue(self.queue_name)
             self._submission_tasks()
-            return Gate.of(self.condition, self.fail_when, self.submits).checked()
+            return Gate.of(self.condition, self.fail_when, self.submits, self.queue_name).checked()
         except ValueError as e:
             raise AirflowFailException(str(e)) from None
 

@@ -48,6 +48,7 @@ class ScnetJobStateTrigger(BaseTrigger):
     :param fail_when: what fails the gate for good
     :param user_name: the cluster user; default: the connection's login, else the token's own user
     :param scnet_conn_id: the connection's id
+    :param queue_name: the queue whose jobs are counted; None: all of them together
     :param submits: how many jobs the work behind the gate will submit
     :param claim_ttl: seconds for which these jobs are counted at most on top of what the cluster reports, once
         their submission runs
@@ -69,6 +70,7 @@ class ScnetJobStateTrigger(BaseTrigger):
         fail_when: str | None = None,
         user_name: str | None = None,
         scnet_conn_id: str = "scnet_default",
+        queue_name: str | None = None,
         submits: int = 1,
         claim_ttl: float = 180.0,
         submitted_by: dict[str, bool] | None = None,
@@ -86,6 +88,7 @@ class ScnetJobStateTrigger(BaseTrigger):
         self.fail_when = fail_when
         self.user_name = user_name
         self.scnet_conn_id = scnet_conn_id
+        self.queue_name = queue_name
         self.submits = submits
         self.claim_ttl = claim_ttl
         self.submitted_by = submitted_by or {}
@@ -106,6 +109,7 @@ class ScnetJobStateTrigger(BaseTrigger):
                 "fail_when": self.fail_when,
                 "user_name": self.user_name,
                 "scnet_conn_id": self.scnet_conn_id,
+                "queue_name": self.queue_name,
                 "submits": self.submits,
                 "claim_ttl": self.claim_ttl,
                 "submitted_by": self.submitted_by,
@@ -137,7 +141,7 @@ class ScnetJobStateTrigger(BaseTrigger):
 
     async def _wait(self) -> dict[str, Any]:
         try:
-            gate = Gate.of(self.condition, self.fail_when, self.submits)
+            gate = Gate.of(self.condition, self.fail_when, self.submits, self.queue_name)
         except ValueError as error:
             return {"verdict": Verdict.FAIL.value, "message": str(error)}
         left = self._seconds_left()
@@ -154,7 +158,7 @@ class ScnetJobStateTrigger(BaseTrigger):
             decisions=poller.decisions(gate),
         )
         admission = Admission(accounts.ledger, evaluator, waiting)
-        with poller.waiter(self.poke_interval, left, waiting, admission.wake_for) as waiter:
+        with poller.waiter(self.poke_interval, left, waiting, admission.wake_for, gate.queue_name) as waiter:
             while observation := await waiter.next_observation():
                 decision, claimed = admission.judge(observation)
                 if decision.verdict is Verdict.WAIT:
