@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from airflow_provider_scnet.claims.waiting import WaitingGate
@@ -50,6 +50,7 @@ class Waiter:
         self._pacer = pacer
         self._wake_for = wake_for
         self._shown_at: float | None = None
+        self._unseen: Observation | None = None
         self._time_is_up = False
         self._next: _Next | None = None
 
@@ -66,11 +67,8 @@ class Waiter:
 
         :return: the observation, or None when the gate's time is up
         """
-        if self._time_is_up:
-            return None
-        self._next = _Next(self._pacer)
-        self._start_polling()
-        return await self._next
+        found = await first_observation([self])
+        return found[1] if found else None
 
     def show(self, observation: Observation) -> int:
         """
@@ -86,22 +84,47 @@ class Waiter:
             wake = self._wake_for(observation) if self._wake_for else Wake.NEWS
         except Exception:  # the gate meets it again, and ends by it
             wake = Wake.NEWS
-        if wake is Wake.NOTHING or not self._resolve(observation):
+        if wake is Wake.NOTHING or self._next is None or self._next.is_leaving:
             return 0
-        return MOST_WOKEN if wake is Wake.ROOM else 1
+        self._unseen = observation
+        is_woken = self._next.wake()
+        return MOST_WOKEN if wake is Wake.ROOM else is_woken
 
     def time_is_up(self) -> None:
         """End the wait; from now on the gate gets no observation."""
         self._time_is_up = True
-        self._pacer.put([functools.partial(self._resolve, None)])
-
-    def _resolve(self, observation: Observation | None) -> bool:
-        return self._next is not None and self._next.resolve(observation)
+        self._pacer.put([lambda: self._next is not None and self._next.wake()])
 
 
-class _Next(asyncio.Future["Observation | None"]):
+async def first_observation(waiters: Sequence[Waiter]) -> tuple[Waiter, Observation] | None:
     """
-    What a gate waits for. Where thousands of gates are cancelled at once, they end a few at a time.
+    Wait for an observation that one of a gate's waiters has not seen, and that matters to it.
+
+    What the caller does with it before its next ``await`` is atomic among all gates of the event loop.
+
+    :param waiters: the gate's waiters; where several have an observation, the first of them is meant
+    :return: the waiter and the observation, or None when the gate's time is up
+    """
+    if any(waiter._time_is_up for waiter in waiters):
+        return None
+    if not any(waiter._unseen for waiter in waiters):
+        wake = _Next(waiters[0]._pacer)
+        for waiter in waiters:
+            waiter._next = wake
+            waiter._start_polling()
+        await wake
+        for waiter in waiters:
+            waiter._next = None
+    for waiter in waiters:
+        observation, waiter._unseen = waiter._unseen, None
+        if observation:
+            return waiter, observation
+    return None
+
+
+class _Next(asyncio.Future[None]):
+    """
+    Wakes a gate. Where thousands of gates are cancelled at once, they end a few at a time.
 
     :param pacer: when it is cancelled
     """
@@ -121,14 +144,9 @@ class _Next(asyncio.Future["Observation | None"]):
             self._pacer.put([functools.partial(super().cancel, msg)])
         return True
 
-    def resolve(self, observation: Observation | None) -> bool:
-        """
-        Let the gate go on.
-
-        :param observation: what it gets
-        :return: whether that woke it
-        """
+    def wake(self) -> bool:
+        """Let the gate go on; return whether that woke it."""
         if self.done() or self.is_leaving:
             return False
-        self.set_result(observation)
+        self.set_result(None)
         return True

@@ -20,7 +20,7 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_scnet.gate.condition import Condition
 from airflow_provider_scnet.gate.gate import Gate, number_of_jobs
-from airflow_provider_scnet.gate.names import named, named_queue
+from airflow_provider_scnet.gate.names import named, named_connections, named_queue
 from airflow_provider_scnet.sensors.start_and_end import (
     EXECUTION_TIMEOUT_ENDS_DEFERRALS,
     WhenRead,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.triggers.base import StartTriggerArgs
 
+    from airflow_provider_scnet.gate.clusters import Clusters
     from airflow_provider_scnet.gate.evaluator import GateEvaluator
 
 _TRIGGER = "airflow_provider_scnet.triggers.scnet.ScnetJobStateTrigger"
@@ -65,7 +66,9 @@ class ScnetJobStateSensor(BaseSensorOperator):
         counts, e.g. ``held > 0`` (templated)
     :param user_name: the cluster user whose jobs are counted; default: the connection's login, else the token's
         own user (templated)
-    :param scnet_conn_id: the connection's id (templated)
+    :param scnet_conn_id: the connection's id, or a list of ids: the gate waits on all of these clusters, and opens
+        on the first whose condition holds, in the order given where several do; its decision names the connection
+        (templated)
     :param queue_name: the queue, Slurm's partition, whose jobs are counted; default: all of them together
         (templated)
     :param submits: how many jobs the work behind this gate will submit; 0 for a gate that only watches (templated)
@@ -98,7 +101,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
         condition: str,
         fail_when: str | None = None,
         user_name: str | None = None,
-        scnet_conn_id: str = "scnet_default",
+        scnet_conn_id: str | Sequence[str] = "scnet_default",
         queue_name: str | None = None,
         submits: int | str = 1,
         submitted_by: str | Sequence[str] | None = None,
@@ -160,7 +163,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
         if self.fail_when is not None and not is_template(self.fail_when):
             Condition(self.fail_when)
         if not is_template(self.scnet_conn_id):
-            self.scnet_conn_id = named("scnet_conn_id", self.scnet_conn_id)
+            self._set_connections()
         if self.user_name is not None and not is_template(self.user_name):
             self.user_name = named("user_name", self.user_name)
         if self.queue_name is not None and not is_template(self.queue_name):
@@ -297,29 +300,36 @@ class ScnetJobStateSensor(BaseSensorOperator):
 
         :param context: the task's context
         """
-        from airflow_provider_scnet.gate.decision import Verdict, record
+        from airflow_provider_scnet.gate.clusters import SET_ASIDE
+        from airflow_provider_scnet.gate.decision import Decision, Verdict, record
         from airflow_provider_scnet.hooks.scnet import ScnetHook
 
-        evaluator = self._evaluator(context)
-        queue = evaluator.gate.queue_name
-        queues = () if queue is None else (queue,)
-        observation = ScnetHook(self.scnet_conn_id).observe(self.user_name, queues).of(queue)
-        self._pause = observation.pause
-        decision = evaluator.judge(observation)
-        if decision.verdict is Verdict.RETRY:
-            raise AirflowException(str(decision))
-        if decision.verdict is Verdict.FAIL:
-            raise AirflowFailException(str(decision))
-        if decision.verdict is Verdict.WAIT:
-            return False
-        return PokeReturnValue(
-            is_done=True,
-            xcom_value=record(evaluator.gate, observation, scnet_conn_id=self.scnet_conn_id, claimed=0),
-        )
+        evaluators, pauses = self._evaluators(context), []
+        outcome = Decision(Verdict.WAIT, "")
+        for conn_id, evaluator in list(evaluators.items()):
+            gate = evaluator.gate
+            queues = () if gate.queue_name is None else (gate.queue_name,)
+            observation = ScnetHook(conn_id).observe(self.user_name, queues).of(gate.queue_name)
+            pauses.append(observation.pause)
+            decision = evaluator.judge(observation)
+            if decision.verdict is Verdict.OPEN:
+                xcom_value = record(gate, observation, scnet_conn_id=conn_id, claimed=0)
+                return PokeReturnValue(is_done=True, xcom_value=xcom_value)
+            outcome = self._clusters.outcome(conn_id, decision)
+            if decision.verdict is Verdict.FAIL and outcome.verdict is Verdict.WAIT:
+                self.log.warning(SET_ASIDE, conn_id)
+                del evaluators[conn_id]
+        self._pause = max(pauses)
+        if outcome.verdict is Verdict.RETRY:
+            raise AirflowException(str(outcome))
+        if outcome.verdict is Verdict.FAIL:
+            raise AirflowFailException(str(outcome))
+        return False
 
-    # Seconds for which the server asked to be left alone; the evaluator of this process.
+    # Seconds for which the server asked to be left alone; what this process knows of each cluster.
     _pause = 0.0
-    _evaluator_here: GateEvaluator | None = None
+    _clusters: Clusters
+    _evaluators_here: dict[str, GateEvaluator] | None = None
 
     def _get_next_poke_interval(
         self, started_at: datetime | float, run_duration: Callable[[], float], poke_count: int
@@ -328,20 +338,33 @@ class ScnetJobStateSensor(BaseSensorOperator):
         left = max(self.timeout - run_duration(), 0.0)
         return max(interval, min(self._pause, left))
 
-    def _evaluator(self, context: Context) -> GateEvaluator:
-        if self._evaluator_here is None:
+    def _evaluators(self, context: Context) -> dict[str, GateEvaluator]:
+        """Return what decides for each cluster that the gate waits on, by the connection's id."""
+        if self._evaluators_here is None:
+            from airflow_provider_scnet.gate.clusters import Clusters
             from airflow_provider_scnet.gate.evaluator import GateEvaluator
 
             # In reschedule mode the process that had a good answer is gone; that it waited on stands for it.
             again = self._was_rescheduled(context)
-            wait_for = None if again else self.timeout
-            self._evaluator_here = GateEvaluator(self._gate(), self.log, answered=again, wait_for=wait_for)
-        return self._evaluator_here
+            gate, wait_for = self._gate(), None if again else self.timeout
+            conn_ids = named_connections(self.scnet_conn_id)
+            self._clusters = Clusters(conn_ids)
+            self._evaluators_here = {
+                conn_id: GateEvaluator(
+                    gate,
+                    self.log,
+                    answered=again,
+                    wait_for=wait_for,
+                    name=conn_id if len(conn_ids) > 1 else "",
+                )
+                for conn_id in conn_ids
+            }
+        return self._evaluators_here
 
     def _gate(self) -> Gate:
         """Read the arguments, rendered by now; what is wrong with them no retry would mend."""
         try:
-            self.scnet_conn_id = named("scnet_conn_id", self.scnet_conn_id)
+            self._set_connections()
             if self._names_a_user:
                 self.user_name = named("user_name", self.user_name)
             if self._has_a_guard and self.fail_when is None:
@@ -352,6 +375,11 @@ class ScnetJobStateSensor(BaseSensorOperator):
             return Gate.of(self.condition, self.fail_when, self.submits, self.queue_name).checked()
         except ValueError as e:
             raise AirflowFailException(str(e)) from None
+
+    def _set_connections(self) -> None:
+        # One is kept as the text that it was: so it stands in rendered fields and in the row of a trigger.
+        conn_ids = named_connections(self.scnet_conn_id)
+        self.scnet_conn_id = conn_ids if len(conn_ids) > 1 else conn_ids[0]
 
     def _warn_that_nothing_is_claimed(self, context: Context) -> None:
         if str(self.submits).strip() != "0" and not self._was_rescheduled(context):
