@@ -192,8 +192,8 @@ def test_a_number_is_a_name_in_the_trigger_too():
 
 @pytest.mark.parametrize("field", ["user_name", "scnet_conn_id"])
 def test_a_name_that_is_no_text_shows_when_the_file_is_parsed(field):
-    with pytest.raises(ValueError, match=f"{field} is no text but list"):
-        gate(**{field: ["alice"]})
+    with pytest.raises(ValueError, match=f"{field} is no text but dict"):
+        gate(**{field: {"alice": 1}})
 
 
 # soft_fail, retries, timeout

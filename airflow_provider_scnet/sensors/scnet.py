@@ -110,6 +110,9 @@ class ScnetJobStateSensor(BaseSensorOperator):
         use_worker: bool = False,
         **kwargs: Any,
     ) -> None:
+        if not isinstance(scnet_conn_id, str):
+            # The submission takes the connection from it: wait_for_room.output["scnet_conn_id"].
+            kwargs.setdefault("multiple_outputs", True)
         super().__init__(**kwargs)
         self.condition = condition
         self.fail_when = fail_when
@@ -304,13 +307,13 @@ class ScnetJobStateSensor(BaseSensorOperator):
         from airflow_provider_scnet.gate.decision import Decision, Verdict, record
         from airflow_provider_scnet.hooks.scnet import ScnetHook
 
-        evaluators, pauses = self._evaluators(context), []
+        evaluators, self._pause = self._evaluators(context), 0.0
         outcome = Decision(Verdict.WAIT, "")
         for conn_id, evaluator in list(evaluators.items()):
             gate = evaluator.gate
             queues = () if gate.queue_name is None else (gate.queue_name,)
             observation = ScnetHook(conn_id).observe(self.user_name, queues).of(gate.queue_name)
-            pauses.append(observation.pause)
+            self._pause = max(self._pause, observation.pause)
             decision = evaluator.judge(observation)
             if decision.verdict is Verdict.OPEN:
                 xcom_value = record(gate, observation, scnet_conn_id=conn_id, claimed=0)
@@ -319,7 +322,6 @@ class ScnetJobStateSensor(BaseSensorOperator):
             if decision.verdict is Verdict.FAIL and outcome.verdict is Verdict.WAIT:
                 self.log.warning(SET_ASIDE, conn_id)
                 del evaluators[conn_id]
-        self._pause = max(pauses)
         if outcome.verdict is Verdict.RETRY:
             raise AirflowException(str(outcome))
         if outcome.verdict is Verdict.FAIL:
