@@ -54,7 +54,7 @@ class Cluster:
         """Ask no platform."""
         return target
 
-    async def apoll(self, target: Any) -> Observation:
+    async def apoll(self, target: Any, queues: Any = ()) -> Observation:
         """Look when it is time."""
         self._asked.set()
         await self._let_go.wait()

@@ -128,7 +128,7 @@ class _World:
     async def awith_token(self, settings: Any) -> Any:
         return settings
 
-    async def apoll(self, settings: Any) -> Observation:
+    async def apoll(self, settings: Any, queues: Any = ()) -> Observation:
         began = clock.now()
         await self.lasts(self.setting.poll)
         reported = self.cluster.reported(USER)

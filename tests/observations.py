@@ -35,7 +35,7 @@ class Cluster:
     async def awith_token(self, target: Any) -> Any:
         return target
 
-    async def apoll(self, target: Any) -> Observation:
+    async def apoll(self, target: Any, queues: Any = ()) -> Observation:
         seen = self.seen[min(self.looks, len(self.seen) - 1)]
         self.looks += 1
         known: dict[str, Any] = {"account": target.account, "where": "connection 'x'", "at": clock.now()}

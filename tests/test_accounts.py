@@ -55,7 +55,7 @@ def test_a_hundred_gates_make_as_many_requests_as_one(scnet: ScnetSimulator, mon
     scnet.set_counts("alice", queued=9)
     looks = []
     poll_once = job_state.poll_once
-    monkeypatch.setattr(job_state, "poll_once", lambda settings: looks.append(poll_once(settings)) or looks[-1])
+    monkeypatch.setattr(job_state, "poll_once", lambda *asked: looks.append(poll_once(*asked)) or looks[-1])
 
     async def scenario() -> None:
         tasks = start([trigger() for _ in range(GATES)])
@@ -570,7 +570,7 @@ def test_accounts_that_nobody_watches_are_forgotten(scnet: ScnetSimulator, monke
 def test_a_mistake_of_ours_is_seen_by_every_gate_and_hangs_none(
     scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(job_state, "poll_once", lambda settings: 1 / 0)
+    monkeypatch.setattr(job_state, "poll_once", lambda *asked: 1 / 0)
 
     async def scenario() -> list[Any]:
         return await asyncio.gather(*start([trigger() for _ in range(3)]))

@@ -117,8 +117,8 @@ def test_a_refused_connection_is_waited_out(scnet: ScnetSimulator, run, monkeypa
     refused = []
     poll_once = job_state.poll_once
 
-    def poll_and_start_again_after_three(settings: Any) -> Any:
-        seen = poll_once(settings)
+    def poll_and_start_again_after_three(*asked: Any) -> Any:
+        seen = poll_once(*asked)
         refused.append(seen.error)
         if len(refused) == 3:
             scnet.start()
@@ -238,6 +238,7 @@ def test_the_record_says_what_it_opened_on(scnet: ScnetSimulator, run):
         "condition": "queued < 5",
         "user_name": "alice",
         "scnet_conn_id": "scnet_default",
+        "queue_name": None,
         "counts": {"running": 3, "queued": 2, "held": 0, "suspended": 0, "other": 0, "total": 5},
         "claimed": 0,
     }

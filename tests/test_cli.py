@@ -92,6 +92,7 @@ class TestJobs:
         assert row == {
             "scnet_conn_id": "scnet_default",
             "user_name": "alice",
+            "queue_name": None,
             "counts": {"running": 4, "queued": 2, "held": 0, "suspended": 0, "other": 0, "total": 6},
             "trouble": None,
         }
@@ -105,6 +106,35 @@ class TestJobs:
         rows = [(row["scnet_conn_id"], row["user_name"]) for row in json.loads(done.stdout)]
         assert rows == [(conn, user) for conn in ("scnet_default", "scnet_free") for user in ("alice", "bob")]
         assert len(scnet.job_state_requests) == 4
+
+    def test_queues_are_rows_of_their_own_and_cost_one_request_more(self, scnet):
+        scnet.add_queue("gpu", slots=1)
+        scnet.submit("alice", 3, queue="gpu")
+        done = here("jobs", "--queue", "comp", "--queue", "gpu", "--queue", "gpu", "-o", "json")
+        rows = json.loads(done.stdout)
+        assert [(row["queue_name"], row["counts"]["queued"]) for row in rows] == [("comp", 0), ("gpu", 2)]
+        assert len(scnet.job_state_requests) == 1
+        table = here("jobs", "--queue", "gpu").stdout.splitlines()
+        assert table[0].split(" | ")[2].strip() == "queue"
+        assert table[2].split(" | ")[2].strip() == "gpu"
+
+    @pytest.mark.parametrize("command", [("jobs",), ("check",), ("explain", "queued < 5")])
+    @pytest.mark.parametrize("name", ["", "a b", "nowhere"])
+    def test_a_queue_that_is_none_is_one_line_on_stderr(self, scnet, command, name):
+        done = here(*command, "--queue", name)
+        assert done.returncode == (1 if command == ("check",) else 2)
+        assert done.stdout == ""
+        assert len(done.stderr.splitlines()) == 1
+        assert "queue" in done.stderr
+
+    def test_check_and_explain_take_a_queue_too(self, scnet):
+        scnet.submit("alice", 9)
+        assert here("check", "--queue", "comp").stdout.startswith("user alice, queue comp: 4 running, 5 queued; ")
+        done = here("explain", "queued < 5", "--queue", "comp")
+        assert (done.returncode, done.stdout) == (
+            1,
+            "queue comp: running 4, queued 5: waiting, needs queued < 5\n",
+        )
 
     def test_a_connection_that_fails_spoils_no_other(self, scnet):
         done = here("jobs", "nowhere", "scnet_default")
@@ -297,7 +327,7 @@ class TestWatch:
         return made
 
     def watch(self, output: str = "table") -> int:
-        args = Namespace(conn_ids=["scnet_default"], users=None, output=output, watch=30.0)
+        args = Namespace(conn_ids=["scnet_default"], users=None, queues=None, output=output, watch=30.0)
         with pytest.raises(SystemExit) as end:
             commands.jobs(args)
         return end.value.code
@@ -339,9 +369,9 @@ class TestWatch:
     def test_ctrl_c_in_a_finalizer_ends_it_too(self, scnet, pauses, monkeypatch, heeds_ctrl_c):
         look_at = ScnetHook.observe
 
-        def interrupted(hook, user_name):
+        def interrupted(hook, *asked):
             weakref.finalize(ScnetHook(), signal.raise_signal, signal.SIGINT)  # at once: nobody keeps that hook
-            return look_at(hook, user_name)
+            return look_at(hook, *asked)
 
         monkeypatch.setattr(ScnetHook, "observe", interrupted)
         assert self.watch() == commands.INTERRUPTED

@@ -138,6 +138,37 @@ def test_submissions_as_scnet_documents_them(scnet: ScnetSimulator, run_dag):
     assert len({job.name for job in scnet.jobs("alice")}) == scnet.totals("alice").submitted == 2
 
 
+def test_submissions_to_whichever_cluster_has_room(scnet: ScnetSimulator, run_dag, connect, monkeypatch):
+    (example,) = [path for path in EXAMPLES if path.stem == "scnet_any_cluster"]
+    connect("scnet_west")
+    with ScnetSimulator() as east:
+        east.add_user("alice")
+        monkeypatch.setenv("AIRFLOW_CONN_SCNET_EAST", east.connection_json())
+        scnet.submit("alice", 6, run_for=3600)
+        result, printed = run_dag(example, "scnet_any_cluster", inputs=2)
+        assert result["state"] == "success", printed
+        assert (scnet.totals("alice").submitted, east.totals("alice").submitted) == (6, 2)
+
+
+def test_the_connection_that_a_gate_opened_on_reaches_the_submission_in_every_way_to_wait(run_dag, connect):
+    connect("scnet_west")
+    result, printed = run_dag(
+        """
+        ways = [{}, {"use_worker": True}, {"deferrable": False}, {"deferrable": False, "mode": "reschedule"}]
+        with new("result") as dag:
+            @task
+            def check(conn_id):
+                assert conn_id == "scnet_west"
+            for n, way in enumerate(ways):
+                waited = gate(task_id=f"gate_{n}", scnet_conn_id=["scnet_west", "nowhere"], submits=0, **way)
+                check.override(task_id=f"check_{n}")(waited.output["scnet_conn_id"])
+        """,
+        "result",
+    )
+    expected = {f"{name}_{n}[-1]": "success" for name in ("gate", "check") for n in range(4)}
+    assert result == {"state": "success", "tasks": expected}, printed
+
+
 def test_the_dag_gets_the_decision_as_a_dict_in_every_way_to_wait(scnet: ScnetSimulator, run_dag):
     scnet.set_counts("alice", running=3, queued=2)
     result, printed = run_dag(

@@ -78,8 +78,8 @@ def watch() -> asyncio.Task[Any]:
 def test_a_look_tells_the_jobs_by_state_and_how_long_it_took_once_for_all_gates():
     cluster = Cluster({"counts": JobCounts(1, 9, 2, 3, 4)}, 9)
 
-    async def slowly(target: Any, apoll: Any = cluster.apoll) -> Any:
-        look = await apoll(target)
+    async def slowly(*asked: Any, apoll: Any = cluster.apoll) -> Any:
+        look = await apoll(*asked)
         await asyncio.sleep(0.25)
         return look
 
@@ -187,6 +187,41 @@ def test_a_connection_that_cannot_be_read_is_a_failed_look_of_no_user_and_takes_
     assert sink.of(ALICE)["gates.waiting"] == 0
 
 
+def test_a_queue_that_is_asked_about_has_gauges_of_its_own():
+    of_queue = ScnetError("not listed", kind=ErrorKind.TRANSIENT)
+    queues = {"comp": JobCounts(1, 2, 0, 0, 0), "gpu": JobCounts(5, 5, 5, 5, 5), "bad": of_queue}
+    cluster = Cluster({"counts": JobCounts(6, 7, 5, 5, 5), "queues": queues})
+
+    async def scenario() -> None:
+        wait("queued < 1", queue_name="comp")
+        wait("queued < 1", queue_name="bad")
+        await asyncio.sleep(0.5 * MINUTE)
+
+    sink = told(cluster, scenario)
+    comp = Whom("scnet_default", "alice", "comp")
+    assert sink.of(comp) == {
+        "jobs.running": 1,
+        "jobs.queued": 2,
+        "jobs.held": 0,
+        "jobs.suspended": 0,
+        "jobs.other": 0,
+    }
+    assert sink.of(ALICE)["jobs.queued"] == 7
+    assert not sink.of(Whom("scnet_default", "alice", "gpu"))
+    assert sink.counts == {("look.failed.transient", Whom("scnet_default", "alice", "bad")): 1}
+
+
+def test_a_queue_is_a_tag_or_a_part_of_the_name(monkeypatch: pytest.MonkeyPatch):
+    comp = Whom("scnet_default", "alice", "comp.1")
+    monkeypatch.setattr(airflow_stats, "_tags_are_dropped", lambda: True)
+    assert airflow_stats._name("jobs.running", comp) == "scnet.scnet_default.alice.comp_1.jobs.running"
+    assert airflow_stats._tags(comp) == {
+        "scnet_conn_id": "scnet_default",
+        "user_name": "alice",
+        "queue_name": "comp.1",
+    }
+
+
 def test_a_look_that_fails_as_nobody_expected_is_counted_too():
     cluster = Cluster(9)
 
@@ -194,7 +229,7 @@ def test_a_look_that_fails_as_nobody_expected_is_counted_too():
         watch()
         await asyncio.sleep(0.5 * MINUTE)
 
-    async def fails(target: Any) -> Any:
+    async def fails(*asked: Any) -> Any:
         raise ZeroDivisionError
 
     cluster.apoll = fails

@@ -91,9 +91,12 @@ def test_templates_are_left_for_later():
         fail_when="{% if true %}held > 0{% endif %}",
         user_name="{{ params.user }}",
         scnet_conn_id="{{ params.conn }}",
+        queue_name="{{ params.queue }}",
         submits="{{ params.jobs }}",
     )
-    assert set(sensor.template_fields) == {"condition", "fail_when", "user_name", "scnet_conn_id", "submits"}
+    assert set(sensor.template_fields) == {
+        *("condition", "fail_when", "user_name", "scnet_conn_id", "queue_name", "submits")
+    }
     gate("queued < 5", submits="{{ 7 }}")
     with pytest.raises(ConditionError):
         gate("queue < 5", submits="{{ 7 }}")
@@ -189,8 +192,8 @@ def test_a_number_is_a_name_in_the_trigger_too():
 
 @pytest.mark.parametrize("field", ["user_name", "scnet_conn_id"])
 def test_a_name_that_is_no_text_shows_when_the_file_is_parsed(field):
-    with pytest.raises(ValueError, match=f"{field} is no text but list"):
-        gate(**{field: ["alice"]})
+    with pytest.raises(ValueError, match=f"{field} is no text but dict"):
+        gate(**{field: {"alice": 1}})
 
 
 # soft_fail, retries, timeout

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -96,11 +97,14 @@ class DagBook:
 
     # What others ask
 
-    @property
-    def accounts(self) -> set[Account]:
-        """The accounts from which its gates claim."""
-        found = {account for terms in self.terms.values() for account in terms.accounts}
-        return found | {account for each in self.open() for account in each.terms.accounts}
+    def claims_from(self, account: Account) -> bool:
+        """
+        Tell whether its gates claim from an account.
+
+        :param account: the account
+        """
+        terms = itertools.chain(self.terms.values(), (each.terms for each in self.open()))
+        return any(each.claims_from(account) for each in terms)
 
     @property
     def tasks(self) -> set[str]:

@@ -129,7 +129,7 @@ class Ledger:
         else:
             submission = self._book(waiting.gate.dag_id).reserve(waiting)
         for (account, _), totals in self._totals.items():
-            if account == waiting.account:
+            if submission.terms.claims_from(account):
                 totals.add(submission, Scope.EVERYBODY)
         self._following.start()
 
@@ -146,10 +146,10 @@ class Ledger:
             totals = self._totals[account, at] = Totals(at)
             for book in self._books.values():
                 for submission in book.submissions():
-                    if account in submission.terms.accounts:
+                    if submission.terms.claims_from(account):
                         totals.add(submission, book.scope(submission, at))
             for submission in self._untracked:
-                if account in submission.terms.accounts:
+                if submission.terms.claims_from(account):
                     totals.add(submission, submission.scope(at))
         return totals.claimed(gate)
 
@@ -183,7 +183,7 @@ class Ledger:
         :param account: the account
         :param at: since when, by the event loop's clock
         """
-        return any(book.opened_elsewhere > at and account in book.accounts for book in self._books.values())
+        return any(book.opened_elsewhere > at and book.claims_from(account) for book in self._books.values())
 
     def notes(self, account: Account) -> tuple[Note, ...]:
         """
@@ -196,7 +196,7 @@ class Ledger:
         for book in self._books.values():
             for each in book.open():
                 is_stalled = RULES[each.phase].hint and book.scope(each, now) < Scope.EVERYBODY
-                if is_stalled and account in each.terms.accounts:
+                if is_stalled and each.terms.claims_from(account):
                     stalled.setdefault((*each.gate.task, each.phase), []).append(each)
         notes = [Note(_stalled(each), key=str(kind)) for kind, each in stalled.items()]
         for what, text in (("trouble", self.trouble), ("following", self._following.failure)):
@@ -222,7 +222,7 @@ class Ledger:
         due = [
             book
             for book in self._books.values()
-            if account in book.accounts and (book.heard < at or book.has_unmet)
+            if book.claims_from(account) and (book.heard < at or book.has_unmet)
         ]
         if due:
             await asyncio.gather(*(self._ask(book) for book in due))

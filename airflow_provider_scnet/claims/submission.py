@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping
 
 from airflow_provider_scnet.gate.claimed import Awaited
 
-#: A resolved (endpoint, user).
-Account = tuple[str, str]
+#: A resolved (endpoint, user), and the queue where a gate asks about one.
+Account = tuple[str, ...]
 #: The states of a run's task instances, by task id and map index (-1 where the task is not mapped).
 Instances = Mapping[str, Mapping[int, "str | None"]]
 
@@ -109,6 +110,17 @@ class Terms:
     counted_after: float
     tasks: SubmissionTasks
     accounts: frozenset[Account]
+
+    def claims_from(self, account: Account) -> bool:
+        """
+        Tell whether gates of an account count the jobs.
+
+        Those that ask about all queues count all jobs of the account. Those of one queue also count jobs of which
+        only the account is known; over-counting is safe.
+
+        :param account: the account
+        """
+        return any(all(map(operator.eq, account, each)) for each in self.accounts)
 
     def covering(self, other: Terms) -> Terms:
         """

@@ -16,6 +16,8 @@ class WaitingGate:
     """
     A gate that waits on this event loop, and what it will claim.
 
+    One that waits on several clusters is one for each of them, and claims from the one that it opens on.
+
     :param gate: the gate; None where Airflow does not know it, as in ``dag.test()``
     :param jobs: how many jobs its submission submits
     :param ttl: seconds; the ``claim_ttl``
@@ -66,11 +68,15 @@ class DagGates:
         self.terms: dict[str, Terms] = {}
         #: The longest time that one of them had waited before this event loop knew of it, in seconds.
         self.waited = 0.0
+        found: set[GateId] = set()
         for each in gates:
             if not each.jobs or each.gate is None:
                 continue
-            self.runs.setdefault(each.gate.run_id, set()).add(each.gate.task_id)
-            self.here[each.gate.run_id, each.gate.task_id] += 1
+            if each.gate not in found:
+                # A gate of several connections waits for each of them.
+                found.add(each.gate)
+                self.runs.setdefault(each.gate.run_id, set()).add(each.gate.task_id)
+                self.here[each.gate.run_id, each.gate.task_id] += 1
             self.waited = max(self.waited, each.waited)
             if each.account:
                 known = self.terms.get(each.gate.task_id)

@@ -24,6 +24,7 @@ from rich.text import Text
 from airflow_provider_scnet.client.errors import ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.observation import Observation
+from airflow_provider_scnet.client.queue_name import queue_named
 from airflow_provider_scnet.gate.decision import Verdict, decide
 from airflow_provider_scnet.gate.gate import Gate
 from airflow_provider_scnet.hooks.scnet import ScnetHook
@@ -65,12 +66,17 @@ def jobs(args: Namespace) -> int:
     """
     Show how many jobs are in which state.
 
-    :param args: ``conn_ids``, ``users``, ``output``, ``watch``
+    :param args: ``conn_ids``, ``users``, ``queues``, ``output``, ``watch``
     """
+    try:
+        queues = list(dict.fromkeys(map(queue_named, args.queues or [])))
+    except ScnetError as error:
+        _say(str(error), error=True)
+        return COULD_NOT_TELL
     # The same one twice would be asked more often than the interval says.
     asked = list(itertools.product(dict.fromkeys(args.conn_ids), dict.fromkeys(args.users or [None])))
     console = _Console()
-    seen = _observe(asked)
+    seen = _observe(asked, queues)
     # As for a gate: an error of the first poll will hardly go away, a later one may.
     if args.watch is None or all(observation.fails_gates for *_, observation in seen):
         _show(seen, args.output, console)
@@ -80,7 +86,7 @@ def jobs(args: Namespace) -> int:
         while True:
             _show(seen, args.output, console, live)
             time.sleep(max(args.watch, *(observation.pause for *_, observation in seen)))
-            seen = _observe(asked)
+            seen = _observe(asked, queues)
 
 
 @_command
@@ -88,9 +94,9 @@ def check(args: Namespace) -> int:
     """
     Say what the Test button says.
 
-    :param args: ``conn_id``
+    :param args: ``conn_id``, ``queue``
     """
-    works, message = ScnetHook(args.conn_id).test_connection()
+    works, message = ScnetHook(args.conn_id).test_connection(args.queue)
     _say(message, error=not works)
     return YES if works else NO
 
@@ -100,14 +106,14 @@ def explain(args: Namespace) -> int:
     """
     Say whether a gate would open now, and why not.
 
-    :param args: ``condition``, ``conn_id``, ``user``, ``submits``, ``fail_when``
+    :param args: ``condition``, ``conn_id``, ``user``, ``queue``, ``submits``, ``fail_when``
     """
     try:
-        gate = Gate.of(args.condition, args.fail_when, args.submits).checked()
+        gate = Gate.of(args.condition, args.fail_when, args.submits, args.queue).checked()
     except ValueError as error:
         _say(str(error), error=True)
         return COULD_NOT_TELL
-    [(*_, observation)] = _observe([(args.conn_id, args.user)])
+    [(*_, observation)] = _observe([(args.conn_id, args.user)], [args.queue] if args.queue else [])
     for note in observation.notes:
         _say(note, error=True)
     if trouble := _trouble(observation, gate.states):
@@ -118,7 +124,7 @@ def explain(args: Namespace) -> int:
     return YES if decision.verdict is Verdict.OPEN else NO
 
 
-# A connection, the user that was asked for, and what was seen.
+# A connection, the user that was asked for, and what was seen, of one queue or of all.
 _Seen = Sequence[tuple[str, str | None, Observation]]
 
 
@@ -128,10 +134,15 @@ class _Console(AirflowConsole):  # type: ignore[misc]
         raise BrokenPipeError
 
 
-def _observe(asked: Iterable[tuple[str, str | None]]) -> _Seen:
+def _observe(asked: Iterable[tuple[str, str | None]], queues: Sequence[str]) -> _Seen:
     # Aside: Python drops a Ctrl-C that comes in a finalizer, and urllib3 closes its connections in one.
     return run_in_thread(
-        lambda: [(conn_id, user, ScnetHook(conn_id).observe(user)) for conn_id, user in asked]
+        lambda: [
+            (conn_id, user, observation.of(queue))
+            for conn_id, user in asked
+            for observation in [ScnetHook(conn_id).observe(user, queues)]
+            for queue in (queues or (None,))
+        ]
     ).result()
 
 
@@ -169,14 +180,17 @@ def _show(seen: _Seen, output: str, console: _Console, live: Live | None = None)
 def _table(seen: _Seen) -> SimpleTable:
     states = list(JobCounts().as_dict())
     table = SimpleTable(show_header=True, caption_justify="left")
-    for heading in ("connection", "user", *states):
+    names = ["connection", "user"]
+    if any(observation.queue_name for *_, observation in seen):
+        names.append("queue")
+    for heading in (*names, *states):
         table.add_column(heading, justify="right" if heading in states else "left")
     for conn_id, _, observation in seen:
         if observation.counts:
             counts = ("?" if number is None else str(number) for number in observation.counts.as_dict().values())
             # A Text, because rich would take brackets in a name for its own.
-            names = Text(conn_id), Text(observation.user_name or "")
-            table.add_row(*names, *counts)
+            name = conn_id, observation.user_name or "", observation.queue_name or ""
+            table.add_row(*map(Text, name[: len(names)]), *counts)
             table.caption = f"at {observation.observed_at.astimezone():%H:%M:%S}"
     return table
 
@@ -186,6 +200,7 @@ def _record(conn_id: str, user: str | None, observation: Observation) -> dict[st
     return {
         "scnet_conn_id": conn_id,
         "user_name": observation.user_name or user,
+        "queue_name": observation.queue_name,
         "counts": observation.counts.as_dict() if observation.counts else None,
         "observed_at": observation.observed_at.isoformat(),
         "trouble": _trouble(observation) or None,

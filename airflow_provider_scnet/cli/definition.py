@@ -67,6 +67,18 @@ _USERS = Arg(
     action="append",
     help="a cluster user, may be repeated (default: the connection's login, or else the token's own user)",
 )
+_QUEUE = Arg(
+    ("--queue",),
+    metavar="NAME",
+    help="the queue whose jobs are counted (default: all of them together)",
+)
+_QUEUES = Arg(
+    ("--queue",),
+    metavar="NAME",
+    dest="queues",
+    action="append",
+    help="a queue whose jobs are counted, may be repeated (default: all of them together)",
+)
 _OUTPUT = Arg(
     ("-o", "--output"),
     metavar="FORMAT",
@@ -99,7 +111,7 @@ COMMANDS = (
         help="Show how many jobs are in which state",
         description="Show how many jobs of a cluster user are in which state.",
         func=lazy_load_command(f"{_COMMANDS}.jobs"),
-        args=(_CONNECTIONS, _USERS, _OUTPUT, _WATCH),
+        args=(_CONNECTIONS, _USERS, _QUEUES, _OUTPUT, _WATCH),
         epilog="Exit status: 0 where all was reported, 2 where something was not.",
     ),
     ActionCommand(
@@ -107,7 +119,7 @@ COMMANDS = (
         help="Say whether a connection works",
         description="Say what the Test button of a connection says.",
         func=lazy_load_command(f"{_COMMANDS}.check"),
-        args=(_CONNECTION,),
+        args=(_CONNECTION, _QUEUE),
         epilog="Exit status: 0 where it works, 1 where it does not, 2 where the command line is wrong.",
     ),
     ActionCommand(
@@ -118,7 +130,7 @@ COMMANDS = (
             "The jobs of other gates that have just passed are known to the triggerer only."
         ),
         func=lazy_load_command(f"{_COMMANDS}.explain"),
-        args=(_CONDITION, _CONNECTION, _USER, _SUBMITS, _FAIL_WHEN),
+        args=(_CONDITION, _CONNECTION, _USER, _QUEUE, _SUBMITS, _FAIL_WHEN),
         epilog="Exit status: 0 open, 1 shut, 2 could not tell (a condition that cannot be read is one reason).",
     ),
 )

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from airflow_provider_scnet.client import response
+from airflow_provider_scnet.client.error_codes import ErrorKind
 from airflow_provider_scnet.client.errors import ScnetResponseError
 from airflow_provider_scnet.client.text import redacted
 
@@ -29,6 +30,9 @@ REPORTED_NAMES: dict[str, str] = {
     "jobview_status_other": "other",
 }
 
+#: The names that the counts of one queue give them.
+METRICS = dict(zip("RQHSO", STATES, strict=True))
+
 _MOST_JOBS = 10**9
 
 
@@ -46,6 +50,7 @@ class JobCounts:
     :param other: jobs in any other state, those under names nobody knows among them
     :param unknown: the names nobody knows whose jobs are counted as ``other``
     :param problems: for a state that could not be read, why
+    :param problem_kind: what a problem means for a gate that needs the state
     """
 
     running: int | None = None
@@ -55,6 +60,7 @@ class JobCounts:
     other: int | None = None
     unknown: tuple[str, ...] = dataclasses.field(default=(), compare=False, repr=False)
     problems: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    problem_kind: ErrorKind = dataclasses.field(default=ErrorKind.UNCLEAR, compare=False, repr=False)
 
     @classmethod
     def from_response(cls, body: Any) -> JobCounts:
@@ -76,16 +82,54 @@ class JobCounts:
         :param secrets: texts that must not appear in what is said of it
         :raises ScnetResponseError: where it is no list of such entries
         """
+        counts, problems, strangers = cls._read(data, REPORTED_NAMES, ("name", "y"), *secrets)
+        if "other" in counts:
+            counts["other"] += sum(strangers.values())
+        return cls._of(counts, problems, strangers)
+
+    @classmethod
+    def from_metrics(cls, data: Any, *secrets: str) -> JobCounts:
+        """
+        Read the counts of one queue: a list of ``{"metricName": "R", "metricValue": 1}``.
+
+        Under which metric SCnet counts jobs in the state 等待 is not documented. So where there is a metric that
+        nobody knows, ``other`` is not known.
+
+        :param data: the decoded list
+        :param secrets: texts that must not appear in what is said of it
+        :raises ScnetResponseError: where it is no list of such entries
+        """
+        counts, problems, strangers = cls._read(data, METRICS, ("metricName", "metricValue"), *secrets)
+        if strangers:
+            problems["other"] = f"is not known beside {', '.join(strangers)}"
+        return cls._of(counts, problems, strangers)
+
+    @classmethod
+    def _of(cls, counts: dict[str, int], problems: dict[str, str], unknown: Iterable[str]) -> JobCounts:
+        for state in STATES:
+            if state not in counts:
+                problems.setdefault(state, "is missing")
+        return cls(
+            **{state: count for state, count in counts.items() if state not in problems},  # type: ignore[arg-type]
+            unknown=tuple(unknown),
+            problems=problems,
+        )
+
+    @staticmethod
+    def _read(
+        data: Any, names: Mapping[str, str], keys: tuple[str, str], *secrets: str
+    ) -> tuple[dict[str, int], dict[str, str], dict[str, int]]:
+        """Return the counts by state, for a state that cannot be read why, and the counts by unknown name."""
         if not isinstance(data, list):
             raise ScnetResponseError("the answer's data is no list of states")
         counts: dict[str, int] = {}
         problems: dict[str, str] = {}
         strangers: dict[str, int] = {}
         for entry in data:
-            if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
+            if not isinstance(entry, Mapping) or not isinstance(entry.get(keys[0]), str):
                 raise ScnetResponseError("an entry of the answer's data has no name of a state")
-            name, number = entry["name"], entry.get("y")
-            state = REPORTED_NAMES.get(name)
+            name, number = entry[keys[0]], entry.get(keys[1])
+            state = names.get(name)
             label = redacted(name, *secrets)
             if state in counts or state in problems or label in strangers:
                 problems[state or "other"] = f"is reported twice ({label})"
@@ -95,16 +139,7 @@ class JobCounts:
                 strangers[label] = number
             else:
                 counts[state] = number
-        if "other" in counts:
-            counts["other"] += sum(strangers.values())
-        for state in STATES:
-            if state not in counts:
-                problems.setdefault(state, "is missing")
-        return cls(
-            **{state: count for state, count in counts.items() if state not in problems},
-            unknown=tuple(strangers),
-            problems=problems,
-        )
+        return counts, problems, strangers
 
     @property
     def total(self) -> int | None:
@@ -132,7 +167,7 @@ class JobCounts:
             if state in wanted and getattr(self, state) is None
         ]
         if lacking:
-            raise ScnetResponseError(f"in the cluster's answer {', '.join(lacking)}")
+            raise ScnetResponseError(f"in the cluster's answer {', '.join(lacking)}", kind=self.problem_kind)
 
     def plus(self, *, running: int = 0, queued: int = 0) -> JobCounts:
         """

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime, timezone
 
 from airflow_provider_scnet.client import issued_tokens, response, transport
@@ -12,6 +13,7 @@ from airflow_provider_scnet.client.error_codes import ErrorKind
 from airflow_provider_scnet.client.errors import ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.observation import Observation
+from airflow_provider_scnet.client.queue_counts import MOST_REQUESTS, observe_queues
 from airflow_provider_scnet.client.text import listed, redacted
 
 #: Source: SCnet OpenAPI v2, "query job state data".
@@ -21,34 +23,40 @@ JOB_STATE_PATH = "/hpc/openapi/v2/view/jobs/state"
 _MOST_NAMES = 10
 
 
-def poll(settings: ConnectionSettings) -> Observation:
+def poll(settings: ConnectionSettings, queues: Collection[str] = ()) -> Observation:
     """
     Ask once; with access keys, once more with a new token if the first one is refused.
 
     :param settings: whom to ask, and about whom
+    :param queues: the queues whose own counts are asked for, too
     :return: what was seen; an error is part of it
     """
-    observation = poll_once(settings)
+    observation = poll_once(settings, queues)
     if not (settings.keys and observation.is_refused):
         return observation
     try:
         settings = issued_tokens.with_token(settings, refused=settings.token)
     except ScnetError as error:
         return Observation(error=error, account=settings.account, where=settings.where)
-    return after_renewal(settings, poll_once(settings))
+    return after_renewal(settings, poll_once(settings, queues))
 
 
-def poll_once(settings: ConnectionSettings) -> Observation:
+def poll_once(settings: ConnectionSettings, queues: Collection[str] = ()) -> Observation:
     """
-    Send one request and observe what its answer says.
+    Send one request, for the counts of single queues one more, and observe what the answers say.
 
     :param settings: whom to ask, and about whom
+    :param queues: the queues whose own counts are asked for, too
     """
     at, observed_at = time.monotonic(), datetime.now(timezone.utc)
-    counts, error = None, None
+    counts, error, doubt = None, None, ""
+    by_queue: Mapping[str, JobCounts | ScnetError] = {}
     try:
         answer = transport.send(_request(settings), settings)
         counts = response.read(answer, JobCounts.from_data, *settings.secrets)
+        doubt = _doubt(settings, counts)
+        # What proves nothing of all queues proves nothing of one.
+        by_queue = dict.fromkeys(queues, counts) if doubt else observe_queues(settings, queues, counts)
     except ScnetError as e:
         error = e
         error.where = settings.where
@@ -57,15 +65,26 @@ def poll_once(settings: ConnectionSettings) -> Observation:
     return Observation(
         counts=counts,
         error=error,
+        queues=by_queue,
         account=settings.account,
         where=settings.where,
-        doubt=_doubt(settings, counts) if counts else "",
-        notes=settings.notes + (_unknown_states(settings, counts) if counts else ()),
+        doubt=doubt,
+        notes=(*settings.notes, *(_unknown_states(settings, counts, by_queue) if counts else ())),
         token_ends=None if settings.keys else settings.token_ends,
         counted_after=settings.counted_after,
         at=at,
         observed_at=observed_at,
     )
+
+
+def most_seconds(settings: ConnectionSettings, queues: Collection[str] = ()) -> float:
+    """
+    Return how long :func:`poll_once` may take, in seconds.
+
+    :param settings: whom to ask, and about whom
+    :param queues: the queues whose own counts are asked for, too
+    """
+    return settings.timeout * (1 + MOST_REQUESTS if queues else 1)
 
 
 def after_renewal(settings: ConnectionSettings, observation: Observation) -> Observation:
@@ -96,8 +115,14 @@ def _doubt(settings: ConnectionSettings, counts: JobCounts) -> str:
     )
 
 
-def _unknown_states(settings: ConnectionSettings, counts: JobCounts) -> tuple[str, ...]:
-    if not counts.unknown:
-        return ()
-    names = listed([f"'{name}'" for name in counts.unknown], _MOST_NAMES)
-    return (f"{settings.where}: unknown state {names}, counted as other",)
+def _unknown_states(
+    settings: ConnectionSettings, counts: JobCounts, by_queue: Mapping[str, JobCounts | ScnetError]
+) -> Iterator[str]:
+    metrics = {name for each in by_queue.values() if isinstance(each, JobCounts) for name in each.unknown}
+    for kind, names, so in (
+        ("state", counts.unknown, "counted as other"),
+        ("metric of queues", sorted(metrics), "so other and total are not known there"),
+    ):
+        if names:
+            quoted = listed([f"'{name}'" for name in names], _MOST_NAMES)
+            yield f"{settings.where}: unknown {kind} {quoted}, {so}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetError
@@ -19,7 +20,9 @@ class Observation:
 
     :param counts: what the cluster reported, or None
     :param error: why there are no counts, or None
-    :param account: the resolved (endpoint, user) it was about; None where it came to no request
+    :param queues: the counts of single queues, or why there are none, as far as somebody asked for them
+    :param account: the resolved (endpoint, user) it was about, and in the view of one queue that queue; None where
+        it came to no request
     :param where: the connection and user it was about, for people
     :param doubt: why the counts, though well-formed, prove nothing; empty where they do
     :param notes: what a reader of the log should know once
@@ -31,7 +34,8 @@ class Observation:
 
     counts: JobCounts | None = None
     error: ScnetError | None = None
-    account: tuple[str, str] | None = None
+    queues: Mapping[str, JobCounts | ScnetError] = dataclasses.field(default_factory=dict)
+    account: tuple[str, ...] | None = None
     where: str = ""
     doubt: str = ""
     notes: tuple[str, ...] = ()
@@ -41,9 +45,33 @@ class Observation:
     at: float = dataclasses.field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        if self.error:
+        for error in self._errors:
             # An observation is kept for all gates that wait. Its error must not keep frames, which hold the token.
-            self.error.with_traceback(None).__context__ = None
+            error.with_traceback(None).__context__ = None
+
+    def has(self, queue: str | None) -> bool:
+        """
+        Tell whether it says something of a queue: an error says something of each.
+
+        :param queue: the queue; None: all of them together
+        """
+        return queue is None or self.error is not None or queue in self.queues
+
+    def of(self, queue: str | None) -> Observation:
+        """
+        Return what was seen of one queue.
+
+        :param queue: a queue that it says something of; None: all of them together
+        """
+        if queue is None:
+            return self
+        account = (*self.account, queue) if self.account else None
+        if self.error:
+            return dataclasses.replace(self, account=account)
+        seen = self.queues[queue]
+        if isinstance(seen, ScnetError):
+            return dataclasses.replace(self, account=account, counts=None, error=seen)
+        return dataclasses.replace(self, account=account, counts=seen)
 
     @property
     def user_name(self) -> str | None:
@@ -53,7 +81,17 @@ class Observation:
     @property
     def pause(self) -> float:
         """Seconds for which the server asked not to be polled."""
-        return (self.error.retry_after or 0.0) if self.error else 0.0
+        return max((error.retry_after or 0.0 for error in self._errors), default=0.0)
+
+    @property
+    def _errors(self) -> Iterator[ScnetError]:
+        found = (self.error, *self.queues.values())
+        return (each for each in found if isinstance(each, ScnetError))
+
+    @property
+    def queue_name(self) -> str | None:
+        """The queue whose jobs were counted; None: all of them together."""
+        return self.account[2] if self.account and len(self.account) > 2 else None
 
     @property
     def is_refused(self) -> bool:
@@ -76,4 +114,4 @@ class Observation:
     @property
     def fails_gates(self) -> bool:
         """Whether a gate fails if this is the first thing it sees."""
-        return self.error is not None and self.error.kind is not ErrorKind.TRANSIENT
+        return any(error.kind is not ErrorKind.TRANSIENT for error in self._errors)

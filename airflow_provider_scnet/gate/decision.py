@@ -63,7 +63,7 @@ def decide(gate: Gate, counts: JobCounts, claimed: Claimed = NOTHING, hold: str 
     :raises ScnetResponseError: where a state that the gate needs was not reported
     """
     counts.require(gate.states)
-    seen = listed(counts, gate.states, f"+{claimed.jobs} claimed" if claimed.jobs else "")
+    seen = listed(counts, gate.states, f"+{claimed.jobs} claimed" if claimed.jobs else "", gate.queue_name)
     if gate.fail_when and gate.fail_when.holds(counts):
         return Decision(
             Verdict.FAIL, f"{seen}: failed, because fail_when {gate.fail_when.explain(counts)}", trouble=True
@@ -79,7 +79,7 @@ def decide(gate: Gate, counts: JobCounts, claimed: Claimed = NOTHING, hold: str 
         return Decision(Verdict.OPEN, f"{seen}: passes, {gate.condition.text}")
     shut_by = claimed if gate.condition.room_on(counts, own) else None
     if shut_by:
-        seen = listed(counts, gate.states, str(claimed))
+        seen = listed(counts, gate.states, str(claimed), gate.queue_name)
     reason = f"{seen}: waiting, needs {unmet}" + (f" with room for {gate.submits}" if own else "")
     return Decision(Verdict.WAIT, reason, shut_by=shut_by)
 
@@ -114,13 +114,14 @@ class SharedDecisions:
         return decision
 
 
-def listed(counts: JobCounts, states: Collection[str], claimed: str = "") -> str:
+def listed(counts: JobCounts, states: Collection[str], claimed: str = "", queue_name: str | None = None) -> str:
     """
     List what was reported: the states that matter, and every other one that holds jobs; and claims.
 
     :param counts: what the cluster reported
     :param states: the names that matter, besides ``running`` and ``queued``
     :param claimed: what is claimed, as a person reads it; empty where nothing is
+    :param queue_name: the queue that they are of; None: all of them together
     """
     matter = {*states, "running", "queued"}
     parts = []
@@ -132,7 +133,7 @@ def listed(counts: JobCounts, states: Collection[str], claimed: str = "") -> str
             parts[-1] += f" ({claimed})"
     if claimed and counts.queued is None:
         parts.append(claimed)
-    return ", ".join(parts)
+    return (f"queue {queue_name}: " if queue_name else "") + ", ".join(parts)
 
 
 def record(gate: Gate, observation: Observation, *, scnet_conn_id: str, claimed: int) -> dict[str, Any]:
@@ -159,6 +160,7 @@ def observed(condition: Condition, observation: Observation, *, scnet_conn_id: s
         "condition": condition.text,
         "user_name": observation.user_name,
         "scnet_conn_id": scnet_conn_id,
+        "queue_name": observation.queue_name,
         "counts": observation.counts.as_dict() if observation.counts else None,
         "observed_at": observation.observed_at.isoformat(),
     }

@@ -20,10 +20,12 @@ class Edge:
 
     :param condition: fires when it becomes true
     :param rearm_when: what has to hold, with the condition false, before it fires again; None: nothing more
+    :param queue_name: the queue whose jobs both are about; None: all of them together
     """
 
     condition: Condition
     rearm_when: Condition | None = None
+    queue_name: str | None = None
 
     @property
     def states(self) -> frozenset[str]:
@@ -40,7 +42,7 @@ class Edge:
         :raises ScnetResponseError: where a state that it needs was not reported
         """
         counts.require(self.states)
-        seen, text = listed(counts, self.states), self.condition.text
+        seen, text = listed(counts, self.states, queue_name=self.queue_name), self.condition.text
         if not self.condition.holds(counts):
             if armed is False and self.rearm_when and not self.rearm_when.holds(counts):
                 return _wait(f"{seen}: not armed again yet, needs {self.rearm_when.unmet(counts)}"), False

@@ -26,6 +26,7 @@ class GateEvaluator:
     :param wait_for: seconds after which the gate's time is up; None where that is not known, or was said already
     :param clock: seconds that never jump
     :param decisions: those of this gate and others that ask the same; default: its own
+    :param name: the cluster that it decides on, where the gate has several
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class GateEvaluator:
         wait_for: float | None = None,
         clock: Callable[[], float] = now,
         decisions: SharedDecisions | None = None,
+        name: str = "",
     ):
         self.gate = gate
         self.answered = answered
@@ -45,7 +47,7 @@ class GateEvaluator:
         self.clock = clock
         self._decisions = decisions or SharedDecisions(gate)
         self._end = None if wait_for is None else clock() + wait_for
-        self._reporter = Reporter(log, clock)
+        self._reporter = Reporter(log, clock, name)
 
     @property
     def last(self) -> Decision | None:

@@ -7,6 +7,7 @@ import dataclasses
 import re
 
 from airflow_provider_scnet.gate.condition import Condition, ConditionError
+from airflow_provider_scnet.gate.names import named_queue
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,25 +18,35 @@ class Gate:
     :param condition: the state of the queue to wait for
     :param fail_when: what fails the gate for good, judged on reported counts only, before ``condition``
     :param submits: how many jobs the work behind the gate will submit
+    :param queue_name: the queue whose jobs both are about; None: all of them together
     """
 
     condition: Condition
     fail_when: Condition | None = None
     submits: int = 1
+    queue_name: str | None = None
 
     @classmethod
-    def of(cls, condition: str, fail_when: str | None = None, submits: int | str = 1) -> Gate:
+    def of(
+        cls,
+        condition: str,
+        fail_when: str | None = None,
+        submits: int | str = 1,
+        queue_name: str | None = None,
+    ) -> Gate:
         """
         Read what the author wrote, strictly.
 
         :param condition: the state of the queue to wait for
         :param fail_when: what fails the gate for good, or None
         :param submits: how many jobs the work behind the gate will submit, also as rendered text
+        :param queue_name: the queue, or None
         :raises ConditionError: where an expression is outside the grammar
-        :raises ValueError: where ``submits`` is no number of jobs
+        :raises ValueError: where ``submits`` is no number of jobs, or ``queue_name`` no name
         """
         guard = None if fail_when is None else Condition(fail_when)
-        return cls(Condition(condition), guard, number_of_jobs(submits))
+        queue = None if queue_name is None else named_queue(queue_name)
+        return cls(Condition(condition), guard, number_of_jobs(submits), queue)
 
     def checked(self) -> Gate:
         """

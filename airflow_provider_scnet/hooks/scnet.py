@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
+from collections.abc import Collection
 from concurrent.futures import TimeoutError as TimeoutOfFuture
 from typing import Any
 
@@ -17,6 +18,7 @@ from airflow_provider_scnet.client.connection_settings import ConnectionSettings
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError, ScnetConnectionError, ScnetError
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
 from airflow_provider_scnet.client.observation import Observation
+from airflow_provider_scnet.client.queue_name import queue_named
 from airflow_provider_scnet.client.token_payload import local
 from airflow_provider_scnet.hooks.masking import amask, mask
 from airflow_provider_scnet.hooks.threads import arun_in_thread, run_in_thread
@@ -92,29 +94,40 @@ class ScnetHook(BaseHook):
         mask(settings.secrets)
         return transport.OneOriginSession(settings.endpoint, {"token": settings.token}, settings)
 
-    def get_job_counts(self, user_name: str | None = None) -> JobCounts:
+    def get_job_counts(self, user_name: str | None = None, *, queue_name: str | None = None) -> JobCounts:
         """
         Ask once how many jobs of a user are in which state.
 
         :param user_name: the cluster user; default: the connection's login, else the token's own user
+        :param queue_name: the queue whose jobs are counted; default: all of them together
         :raises ScnetError: where no count could be learnt; the subclass says of which kind
         """
-        return self._counts_of(self.observe(user_name))
+        queues = _queues(queue_name)
+        return self._counts_of(self.observe(user_name, queues).of(queue_name))
 
-    async def aget_job_counts(self, user_name: str | None = None) -> JobCounts:
+    async def aget_job_counts(self, user_name: str | None = None, *, queue_name: str | None = None) -> JobCounts:
         """
         Ask once, without blocking the event loop.
 
         :param user_name: the cluster user; default: the connection's login, else the token's own user
+        :param queue_name: the queue whose jobs are counted; default: all of them together
         :raises ScnetError: where no count could be learnt; the subclass says of which kind
         """
-        return self._counts_of(await self.apoll(await self.awith_token(await self.aread_settings(user_name))))
+        queues = _queues(queue_name)
+        settings = await self.awith_token(await self.aread_settings(user_name))
+        return self._counts_of((await self.apoll(settings, queues)).of(queue_name))
 
-    def test_connection(self) -> tuple[bool, str]:
-        """Ask once and tell what was found, or why not; in ten seconds, however many requests it takes."""
+    def test_connection(self, queue_name: str | None = None) -> tuple[bool, str]:
+        """
+        Ask once and tell what was found, or why not; in ten seconds, however many requests it takes.
+
+        :param queue_name: a queue whose jobs are counted; default: all of them together
+        """
         until = time.monotonic() + _TEST_TIMEOUT - _TEST_MARGIN
         try:
-            settings, observation = self._try_out(dataclasses.replace(self.read_settings(), until=until))
+            queues = _queues(queue_name)
+            settings, seen = self._try_out(dataclasses.replace(self.read_settings(), until=until), queues)
+            observation = seen.of(queue_name)
             counts = self._counts_of(observation)
             counts.require(("total",))
         except ScnetError as error:
@@ -122,19 +135,23 @@ class ScnetHook(BaseHook):
             return False, f"{error}{late}"
         if observation.doubt:
             return False, observation.doubt
+        whose = f"user {settings.user_name}" + (f", queue {queue_name}" if queue_name else "")
         if counts.all_zero:
-            return True, f"user {settings.user_name}: no job in any state: check the user name; {_way(settings)}"
+            check = "" if queue_name else ": check the user name"
+            return True, f"{whose}: no job in any state{check}; {_way(settings)}"
         found = ", ".join(
             f"{getattr(counts, state)} {state}"
             for state in STATES
             if state in ("running", "queued") or getattr(counts, state)
         )
-        return True, f"user {settings.user_name}: {found}; {_way(settings)}"
+        return True, f"{whose}: {found}; {_way(settings)}"
 
-    def _try_out(self, settings: ConnectionSettings) -> tuple[ConnectionSettings, Observation]:
+    def _try_out(
+        self, settings: ConnectionSettings, queues: Collection[str]
+    ) -> tuple[ConnectionSettings, Observation]:
         def try_out() -> tuple[ConnectionSettings, Observation]:
             done = issued_tokens.with_token(settings)
-            return done, job_state.poll(done)
+            return done, job_state.poll(done, queues)
 
         try:
             # In a thread: a name server can block it for longer than any time-out.
@@ -207,40 +224,43 @@ class ScnetHook(BaseHook):
             what = f"Airflow could not read it ({type(error).__name__})"
         return ScnetConfigError(what, kind=ErrorKind.UNCLEAR, where=f"connection '{self.scnet_conn_id}'")
 
-    def observe(self, user_name: str | None = None) -> Observation:
+    def observe(self, user_name: str | None = None, queues: Collection[str] = ()) -> Observation:
         """
         Read the connection and poll once; an error is part of the observation.
 
         :param user_name: the cluster user; default: the connection's login, else the token's own user
+        :param queues: the queues whose own counts are asked for, too
         """
         try:
             settings = issued_tokens.with_token(self.read_settings(user_name))
         except ScnetError as error:
             return Observation(error=error)
-        return job_state.poll(settings)
+        return job_state.poll(settings, queues)
 
-    async def apoll(self, settings: ConnectionSettings) -> Observation:
+    async def apoll(self, settings: ConnectionSettings, queues: Collection[str] = ()) -> Observation:
         """
         Do what :func:`.job_state.poll` does without blocking the event loop.
 
         :param settings: whom to ask, and about whom
+        :param queues: the queues whose own counts are asked for, too
         """
-        observation = await self._apoll_once(settings)
+        observation = await self._apoll_once(settings, queues)
         if not (settings.keys and observation.is_refused):
             return observation
         try:
             settings = await self.awith_token(settings, refused=settings.token)
         except ScnetError as error:
             return Observation(error=error, account=settings.account, where=settings.where)
-        return job_state.after_renewal(settings, await self._apoll_once(settings))
+        return job_state.after_renewal(settings, await self._apoll_once(settings, queues))
 
-    async def _apoll_once(self, settings: ConnectionSettings) -> Observation:
+    async def _apoll_once(self, settings: ConnectionSettings, queues: Collection[str]) -> Observation:
         # A name server, or many addresses that do not answer, can block a thread for longer than the connection's
         # time-out; the gates do not wait for that.
+        seconds = job_state.most_seconds(settings, queues)
         try:
-            return await arun_in_thread(lambda: job_state.poll_once(settings), settings.timeout + _GRACE)
+            return await arun_in_thread(lambda: job_state.poll_once(settings, queues), seconds + _GRACE)
         except asyncio.TimeoutError:
-            late = ScnetConnectionError(f"no whole answer within {settings.timeout:g} s", where=settings.where)
+            late = ScnetConnectionError(f"no whole answer within {seconds:g} s", where=settings.where)
             return Observation(error=late, account=settings.account, where=settings.where)
 
     def _counts_of(self, observation: Observation) -> JobCounts:
@@ -249,6 +269,10 @@ class ScnetHook(BaseHook):
         if observation.error:
             raise observation.error
         return observation.counts or JobCounts()
+
+
+def _queues(queue_name: str | None) -> tuple[str, ...]:
+    return () if queue_name is None else (queue_named(queue_name),)
 
 
 def _way(settings: ConnectionSettings) -> str:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from typing import Any, ClassVar, Protocol
 
 from airflow_provider_scnet.claims.ledger import FORGET_AFTER, Ledger, TaskStates
@@ -34,8 +34,8 @@ class Source(Protocol):
     async def awith_token(self, settings: ConnectionSettings) -> ConnectionSettings:
         """Obtain what the connection leaves to SCnet's platform."""
 
-    async def apoll(self, settings: ConnectionSettings) -> Observation:
-        """Observation once; an error is part of what is seen."""
+    async def apoll(self, settings: ConnectionSettings, queues: Collection[str] = ()) -> Observation:
+        """Poll once, for single queues too; an error is part of what is seen."""
 
 
 class Accounts:
@@ -97,7 +97,12 @@ class Accounts:
         return self._pollers[name]
 
     async def observe(
-        self, scnet_conn_id: str, user_name: str | None, max_age: float, newcomers: bool = False
+        self,
+        scnet_conn_id: str,
+        user_name: str | None,
+        max_age: float,
+        newcomers: bool = False,
+        queues: Collection[str] = (),
     ) -> Observation:
         """
         Return an observation that is young enough: the last one, or a new one. The connection is read each time.
@@ -106,6 +111,7 @@ class Accounts:
         :param user_name: the cluster user as the gate names it; None: the connection's own
         :param max_age: seconds
         :param newcomers: whether gates are among those who ask that have not seen any observation yet
+        :param queues: the queues that it has to say something of
         """
         source = self._source(scnet_conn_id)
         try:
@@ -120,14 +126,29 @@ class Accounts:
         last = self._last.setdefault((scnet_conn_id, *settings.account), _LastObservation())
         async with last.lock:
             # Another token deserves another poll: the last answer may have been about the old one.
-            if last.observation is None or last.settings != settings or last.is_too_old(max_age, newcomers):
+            if (
+                last.observation is None
+                or last.settings != settings
+                or last.is_too_old(max_age, newcomers)
+                or not all(map(last.observation.has, queues))
+            ):
                 began = clock.now()
-                last.observation = await source.apoll(settings)
+                asked = sorted({*queues, *self._queues(scnet_conn_id, settings.account)})
+                last.observation = await source.apoll(settings, asked)
                 last.settings = settings
-                self.metrics.polled(
-                    Whom(scnet_conn_id, settings.account[1]), last.observation, clock.now() - began
-                )
+                whom = Whom(scnet_conn_id, settings.account[1])
+                self.metrics.polled(whom, last.observation, clock.now() - began, asked)
             return last.observation
+
+    def _queues(self, scnet_conn_id: str, account: Account) -> Iterator[str]:
+        """Yield the queues that gates and watchers of an account ask about."""
+        for poller in self._pollers_of(scnet_conn_id, account):
+            yield from poller.queues
+
+    def _pollers_of(self, scnet_conn_id: str, account: Account) -> Iterator[Poller]:
+        for (conn_id, _), poller in self._pollers.items():
+            if conn_id == scnet_conn_id and poller.account == account:
+                yield poller
 
     def report_gates(self, scnet_conn_id: str, account: Account, at: float, opened: int) -> None:
         """
@@ -138,11 +159,7 @@ class Accounts:
         :param at: when the observation was made, by the event loop's clock
         :param opened: how many gates have opened since this was sent last
         """
-        waiting = sum(
-            poller.gates
-            for (conn_id, _), poller in self._pollers.items()
-            if conn_id == scnet_conn_id and poller.account == account
-        )
+        waiting = sum(poller.gates for poller in self._pollers_of(scnet_conn_id, account))
         # Where nobody waits nobody polls: what is sent last stands until somebody comes.
         claimed = self.ledger.claimed(account, at).jobs if waiting else 0
         self.metrics.gates_decided(Whom(scnet_conn_id, account[1]), waiting, opened, claimed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from airflow_provider_scnet.client.job_counts import STATES
@@ -21,10 +21,12 @@ class Whom:
 
     :param scnet_conn_id: the connection's id
     :param user_name: the cluster user; None where it came to no account
+    :param queue_name: the queue; None: all of them together
     """
 
     scnet_conn_id: str
     user_name: str | None
+    queue_name: str | None = None
 
 
 class Sink(Protocol):
@@ -51,13 +53,20 @@ class Metrics:
         self._sink = sink
         self._has_failed = False
 
-    def polled(self, whom: Whom, observation: Observation, seconds: float | None = None) -> None:
+    def polled(
+        self,
+        whom: Whom,
+        observation: Observation,
+        seconds: float | None = None,
+        queues: Collection[str] = (),
+    ) -> None:
         """
         Tell what an observation saw.
 
         :param whom: whom it was about
         :param observation: the observation
         :param seconds: how long it took; None where it came to no request
+        :param queues: the queues that somebody asks about
         """
 
         def send(sink: Sink) -> None:
@@ -65,11 +74,15 @@ class Metrics:
                 sink.duration("look.duration", whom, seconds)
             if observation.error:
                 sink.count(f"look.failed.{observation.error.kind.name.lower()}", whom, 1)
-            # What proves nothing to a gate must not look like an empty cluster either.
-            if observation.counts and not observation.doubt:
-                for state in STATES:
-                    if (number := getattr(observation.counts, state)) is not None:
-                        sink.gauge(f"jobs.{state}", whom, number)
+            for queue in (None, *(queues if observation.queues else ())):
+                seen, of_queue = observation.of(queue), dataclasses.replace(whom, queue_name=queue)
+                if queue and seen.error:
+                    sink.count(f"look.failed.{seen.error.kind.name.lower()}", of_queue, 1)
+                # What proves nothing to a gate must not look like an empty cluster either.
+                if seen.counts and not seen.doubt:
+                    for state in STATES:
+                        if (number := getattr(seen.counts, state)) is not None:
+                            sink.gauge(f"jobs.{state}", of_queue, number)
 
         self._send(send)
 

@@ -10,7 +10,7 @@ import functools
 import random
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
 
 from airflow_provider_scnet.claims.ledger import Ledger
@@ -40,7 +40,12 @@ class Observer(Protocol):
     ledger: Ledger
 
     async def observe(
-        self, scnet_conn_id: str, user_name: str | None, max_age: float, newcomers: bool = False
+        self,
+        scnet_conn_id: str,
+        user_name: str | None,
+        max_age: float,
+        newcomers: bool = False,
+        queues: Collection[str] = (),
     ) -> Observation:
         """Return an observation that is young enough."""
 
@@ -75,6 +80,8 @@ class Poller:
         self._waiters: dict[Waiter, None] = {}
         self._newcomers: set[Waiter] = set()
         self._intervals: Counter[float] = Counter()
+        #: How many ask about which queue.
+        self.queues: Counter[str] = Counter()
         self._decisions: weakref.WeakValueDictionary[Gate, SharedDecisions] = weakref.WeakValueDictionary()
         self._changed = asyncio.Event()
         self._polling = BackgroundTask(
@@ -103,6 +110,7 @@ class Poller:
         wait_for: float | None = None,
         waiting: WaitingGate | None = None,
         wake_for: Callable[[Observation], Wake] | None = None,
+        queue_name: str | None = None,
     ) -> Iterator[Waiter]:
         """
         Wait behind all gates that are here already.
@@ -111,8 +119,9 @@ class Poller:
         :param wait_for: seconds after which the gate's time is up; None: never
         :param waiting: the gate; None for a watcher, which claims nothing and does not count as a gate
         :param wake_for: tells what an observation is to it; default: each is news
+        :param queue_name: the queue that it asks about; None: all of them together
         """
-        waiter = Waiter(self._start, self._observer.pacer, waiting, wake_for)
+        waiter = Waiter(self._start, self._observer.pacer, waiting, wake_for, queue_name)
         interval = max(interval, SHORTEST_INTERVAL)
         timer = None
         if wait_for is not None:
@@ -120,6 +129,8 @@ class Poller:
         self._waiters[waiter] = None
         self._newcomers.add(waiter)
         self._intervals[interval] += 1
+        if queue_name is not None:
+            self.queues[queue_name] += 1
         self.gates += waiting is not None
         try:
             with self._observer.ledger.kept(waiting) if waiting else contextlib.nullcontext():
@@ -131,6 +142,9 @@ class Poller:
             self._intervals[interval] -= 1
             if not self._intervals[interval]:
                 del self._intervals[interval]
+            if queue_name is not None:
+                self.queues[queue_name] -= 1
+                self.queues += Counter()
             self.gates -= waiting is not None
             self._opened += waiter.has_opened
             self._changed.set()
@@ -159,8 +173,12 @@ class Poller:
                     await asyncio.wait_for(self._changed.wait(), wait)
                 continue
             observation = await self._poll(interval)
-            # Who comes while Airflow is asked has its turn right after.
-            waiters = sorted(self._waiters, key=lambda each: -each.waiting.priority if each.waiting else 0)
+            # Who comes while Airflow is asked, or asks about a queue that nobody asked about before, has its turn
+            # right after.
+            waiters = sorted(
+                (each for each in self._waiters if observation.has(each.queue_name)),
+                key=lambda each: -each.waiting.priority if each.waiting else 0,
+            )
             self._delay = await self._refresh_claims(observation, waiters, interval)
             self.last = dataclasses.replace(
                 observation, notes=(*observation.notes, *self._notes(observation.account))
@@ -204,7 +222,8 @@ class Poller:
         ledger = self._observer.ledger
         for waiter in waiters:
             if waiter.waiting and not waiter.has_left:
-                ledger.waiting.ask_about(waiter.waiting, observation.account, observation.counted_after)
+                account = observation.of(waiter.queue_name).account or observation.account
+                ledger.waiting.ask_about(waiter.waiting, account, observation.counted_after)
         await ledger.refresh(observation.account, observation.at)
         if not ledger.opened_elsewhere_since(observation.account, (self.last or observation).at):
             return 0.0
@@ -214,7 +233,7 @@ class Poller:
 
     async def _poll(self, interval: float) -> Observation:
         try:
-            return await self._observer.observe(*self._name, interval, bool(self._newcomers))
+            return await self._observer.observe(*self._name, interval, bool(self._newcomers), set(self.queues))
         except Exception as error:  # whatever it is, it must not end the waiting of everybody
             observation = Observation(error=ScnetError(f"{unexpected(error)} while polling SCnet"))
             self._observer.metrics.polled(Whom(*self._name), observation)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from airflow_provider_scnet.claims.waiting import WaitingGate
@@ -30,6 +30,7 @@ class Waiter:
     :param pacer: when it is woken
     :param waiting: the gate; None for a watcher, which claims nothing
     :param wake_for: tells what an observation is to it; None: each is news
+    :param queue_name: the queue that it asks about; None: all of them together
     """
 
     def __init__(
@@ -38,8 +39,10 @@ class Waiter:
         pacer: Pacer,
         waiting: WaitingGate | None = None,
         wake_for: Callable[[Observation], Wake] | None = None,
+        queue_name: str | None = None,
     ) -> None:
         self.waiting = waiting
+        self.queue_name = queue_name
         #: Set by a gate that opens.
         self.has_opened = False
         self.has_left = False
@@ -47,6 +50,7 @@ class Waiter:
         self._pacer = pacer
         self._wake_for = wake_for
         self._shown_at: float | None = None
+        self._unseen: Observation | None = None
         self._time_is_up = False
         self._next: _Next | None = None
 
@@ -63,41 +67,64 @@ class Waiter:
 
         :return: the observation, or None when the gate's time is up
         """
-        if self._time_is_up:
-            return None
-        self._next = _Next(self._pacer)
-        self._start_polling()
-        return await self._next
+        found = await first_observation([self])
+        return found[1] if found else None
 
     def show(self, observation: Observation) -> int:
         """
         Give the gate an observation, if it is anything to it: a step of the :class:`.Pacer`.
 
-        :param observation: the observation
+        :param observation: the observation, which says something of its queue
         """
         if self.has_left or self._shown_at == observation.at:
             return 0
         self._shown_at = observation.at
+        observation = observation.of(self.queue_name)
         try:
             wake = self._wake_for(observation) if self._wake_for else Wake.NEWS
         except Exception:  # the gate meets it again, and ends by it
             wake = Wake.NEWS
-        if wake is Wake.NOTHING or not self._resolve(observation):
+        if wake is Wake.NOTHING or self._next is None or self._next.is_leaving:
             return 0
-        return MOST_WOKEN if wake is Wake.ROOM else 1
+        self._unseen = observation
+        is_woken = self._next.wake()
+        return MOST_WOKEN if wake is Wake.ROOM else is_woken
 
     def time_is_up(self) -> None:
         """End the wait; from now on the gate gets no observation."""
         self._time_is_up = True
-        self._pacer.put(functools.partial(self._resolve, None))
-
-    def _resolve(self, observation: Observation | None) -> bool:
-        return self._next is not None and self._next.resolve(observation)
+        self._pacer.put(lambda: self._next is not None and self._next.wake())
 
 
-class _Next(asyncio.Future["Observation | None"]):
+async def first_observation(waiters: Sequence[Waiter]) -> tuple[Waiter, Observation] | None:
     """
-    What a gate waits for. Where thousands of gates are cancelled at once, they end a few at a time.
+    Wait for an observation that one of a gate's waiters has not seen, and that matters to it.
+
+    What the caller does with it before its next ``await`` is atomic among all gates of the event loop.
+
+    :param waiters: the gate's waiters; where several have an observation, the first of them is meant
+    :return: the waiter and the observation, or None when the gate's time is up
+    """
+    if any(waiter._time_is_up for waiter in waiters):
+        return None
+    if not any(waiter._unseen for waiter in waiters):
+        wake = _Next(waiters[0]._pacer)
+        for waiter in waiters:
+            waiter._next = wake
+            waiter._start_polling()
+        await wake
+        for waiter in waiters:
+            waiter._next = None
+    for waiter in waiters:
+        observation, waiter._unseen = waiter._unseen, None
+        if observation:
+            return waiter, observation
+    return None
+
+
+class _Next(asyncio.Future[None]):
+    """
+    Wakes a gate. Where thousands of gates are cancelled at once, they end a few at a time.
 
     :param pacer: when it is cancelled
     """
@@ -117,14 +144,9 @@ class _Next(asyncio.Future["Observation | None"]):
             self._pacer.put(functools.partial(super().cancel, msg))
         return True
 
-    def resolve(self, observation: Observation | None) -> bool:
-        """
-        Let the gate go on.
-
-        :param observation: what it gets
-        :return: whether that woke it
-        """
+    def wake(self) -> bool:
+        """Let the gate go on; return whether that woke it."""
         if self.done() or self.is_leaving:
             return False
-        self.set_result(observation)
+        self.set_result(None)
         return True

@@ -20,7 +20,7 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_scnet.gate.condition import Condition
 from airflow_provider_scnet.gate.gate import Gate, number_of_jobs
-from airflow_provider_scnet.gate.names import named
+from airflow_provider_scnet.gate.names import named, named_connections, named_queue
 from airflow_provider_scnet.sensors.start_and_end import (
     EXECUTION_TIMEOUT_ENDS_DEFERRALS,
     WhenRead,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.triggers.base import StartTriggerArgs
 
+    from airflow_provider_scnet.gate.clusters import Clusters
     from airflow_provider_scnet.gate.evaluator import GateEvaluator
 
 _TRIGGER = "airflow_provider_scnet.triggers.scnet.ScnetJobStateTrigger"
@@ -65,7 +66,11 @@ class ScnetJobStateSensor(BaseSensorOperator):
         counts, e.g. ``held > 0`` (templated)
     :param user_name: the cluster user whose jobs are counted; default: the connection's login, else the token's
         own user (templated)
-    :param scnet_conn_id: the connection's id (templated)
+    :param scnet_conn_id: the connection's id, or a list of ids: the gate waits on all of these clusters, and opens
+        on the first whose condition holds, in the order given where several do; its decision names the connection
+        (templated)
+    :param queue_name: the queue, Slurm's partition, whose jobs are counted; default: all of them together
+        (templated)
     :param submits: how many jobs the work behind this gate will submit; 0 for a gate that only watches (templated)
     :param submitted_by: ids of the tasks that submit, where these are not the tasks right behind the gate; a
         task of the gate's own group may go by the name it has there
@@ -80,7 +85,14 @@ class ScnetJobStateSensor(BaseSensorOperator):
     :raises ValueError: likewise, where another argument is none of those above
     """
 
-    template_fields: Sequence[str] = ("condition", "fail_when", "user_name", "scnet_conn_id", "submits")
+    template_fields: Sequence[str] = (
+        "condition",
+        "fail_when",
+        "user_name",
+        "scnet_conn_id",
+        "queue_name",
+        "submits",
+    )
     ui_color = "#d5ead8"
 
     def __init__(
@@ -89,7 +101,8 @@ class ScnetJobStateSensor(BaseSensorOperator):
         condition: str,
         fail_when: str | None = None,
         user_name: str | None = None,
-        scnet_conn_id: str = "scnet_default",
+        scnet_conn_id: str | Sequence[str] = "scnet_default",
+        queue_name: str | None = None,
         submits: int | str = 1,
         submitted_by: str | Sequence[str] | None = None,
         claim_ttl: float | timedelta = 180,
@@ -97,20 +110,25 @@ class ScnetJobStateSensor(BaseSensorOperator):
         use_worker: bool = False,
         **kwargs: Any,
     ) -> None:
+        if not isinstance(scnet_conn_id, str):
+            # The submission takes the connection from it: wait_for_room.output["scnet_conn_id"].
+            kwargs.setdefault("multiple_outputs", True)
         super().__init__(**kwargs)
         self.condition = condition
         self.fail_when = fail_when
         self.user_name = user_name
         self.scnet_conn_id = scnet_conn_id
+        self.queue_name = queue_name
         self.submits = submits
         names(submitted_by)
         self.submitted_by = submitted_by
         self.claim_ttl = _seconds(claim_ttl)
         self.deferrable = deferrable
         self.use_worker = use_worker
-        # A template may render to nothing, and nothing must neither become the connection's own user nor switch a
-        # guard off.
+        # A template may render to nothing, and nothing must neither become the connection's own user nor all
+        # queues, nor switch a guard off.
         self._names_a_user = user_name is not None
+        self._names_a_queue = queue_name is not None
         self._has_a_guard = fail_when is not None
         # A mapped gate is built on the worker, where execute() checks it in a way that heeds soft_fail.
         if not getattr(self, "_BaseOperator__from_mapped", False):
@@ -128,7 +146,9 @@ class ScnetJobStateSensor(BaseSensorOperator):
 
         return StartTriggerArgs(
             trigger_cls=_TRIGGER,
-            trigger_kwargs=self._trigger_kwargs(Gate.of(self.condition, self.fail_when, self.submits), True),
+            trigger_kwargs=self._trigger_kwargs(
+                Gate.of(self.condition, self.fail_when, self.submits, self.queue_name), True
+            ),
             next_method="execute_complete",
             timeout=self._budget(),
         )
@@ -146,9 +166,11 @@ class ScnetJobStateSensor(BaseSensorOperator):
         if self.fail_when is not None and not is_template(self.fail_when):
             Condition(self.fail_when)
         if not is_template(self.scnet_conn_id):
-            self.scnet_conn_id = named("scnet_conn_id", self.scnet_conn_id)
+            self._set_connections()
         if self.user_name is not None and not is_template(self.user_name):
             self.user_name = named("user_name", self.user_name)
+        if self.queue_name is not None and not is_template(self.queue_name):
+            self.queue_name = named_queue(self.queue_name)
 
     def execute(self, context: Context) -> Any:
         """
@@ -191,6 +213,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
             "fail_when": gate.fail_when.text if gate.fail_when else None,
             "user_name": self.user_name,
             "scnet_conn_id": self.scnet_conn_id,
+            "queue_name": gate.queue_name,
             "submits": gate.submits,
             "claim_ttl": self.claim_ttl,
             **(self._submission_tasks() if gate.submits else {}),
@@ -288,27 +311,35 @@ class ScnetJobStateSensor(BaseSensorOperator):
 
         :param context: the task's context
         """
-        from airflow_provider_scnet.gate.decision import Verdict, record
+        from airflow_provider_scnet.gate.clusters import SET_ASIDE
+        from airflow_provider_scnet.gate.decision import Decision, Verdict, record
         from airflow_provider_scnet.hooks.scnet import ScnetHook
 
-        evaluator = self._evaluator(context)
-        observation = ScnetHook(self.scnet_conn_id).observe(self.user_name)
-        self._pause = observation.pause
-        decision = evaluator.judge(observation)
-        if decision.verdict is Verdict.RETRY:
-            raise AirflowException(str(decision))
-        if decision.verdict is Verdict.FAIL:
-            raise AirflowFailException(str(decision))
-        if decision.verdict is Verdict.WAIT:
-            return False
-        return PokeReturnValue(
-            is_done=True,
-            xcom_value=record(evaluator.gate, observation, scnet_conn_id=self.scnet_conn_id, claimed=0),
-        )
+        evaluators, self._pause = self._evaluators(context), 0.0
+        outcome = Decision(Verdict.WAIT, "")
+        for conn_id, evaluator in list(evaluators.items()):
+            gate = evaluator.gate
+            queues = () if gate.queue_name is None else (gate.queue_name,)
+            observation = ScnetHook(conn_id).observe(self.user_name, queues).of(gate.queue_name)
+            self._pause = max(self._pause, observation.pause)
+            decision = evaluator.judge(observation)
+            if decision.verdict is Verdict.OPEN:
+                xcom_value = record(gate, observation, scnet_conn_id=conn_id, claimed=0)
+                return PokeReturnValue(is_done=True, xcom_value=xcom_value)
+            outcome = self._clusters.outcome(conn_id, decision)
+            if decision.verdict is Verdict.FAIL and outcome.verdict is Verdict.WAIT:
+                self.log.warning(SET_ASIDE, conn_id)
+                del evaluators[conn_id]
+        if outcome.verdict is Verdict.RETRY:
+            raise AirflowException(str(outcome))
+        if outcome.verdict is Verdict.FAIL:
+            raise AirflowFailException(str(outcome))
+        return False
 
-    # Seconds for which the server asked to be left alone; the evaluator of this process.
+    # Seconds for which the server asked to be left alone; what this process knows of each cluster.
     _pause = 0.0
-    _evaluator_here: GateEvaluator | None = None
+    _clusters: Clusters
+    _evaluators_here: dict[str, GateEvaluator] | None = None
 
     def _get_next_poke_interval(
         self, started_at: datetime | float, run_duration: Callable[[], float], poke_count: int
@@ -317,28 +348,48 @@ class ScnetJobStateSensor(BaseSensorOperator):
         left = max(self.timeout - run_duration(), 0.0)
         return max(interval, min(self._pause, left))
 
-    def _evaluator(self, context: Context) -> GateEvaluator:
-        if self._evaluator_here is None:
+    def _evaluators(self, context: Context) -> dict[str, GateEvaluator]:
+        """Return what decides for each cluster that the gate waits on, by the connection's id."""
+        if self._evaluators_here is None:
+            from airflow_provider_scnet.gate.clusters import Clusters
             from airflow_provider_scnet.gate.evaluator import GateEvaluator
 
             # In reschedule mode the process that had a good answer is gone; that it waited on stands for it.
             again = self._was_rescheduled(context)
-            wait_for = None if again else self.timeout
-            self._evaluator_here = GateEvaluator(self._gate(), self.log, answered=again, wait_for=wait_for)
-        return self._evaluator_here
+            gate, wait_for = self._gate(), None if again else self.timeout
+            conn_ids = named_connections(self.scnet_conn_id)
+            self._clusters = Clusters(conn_ids)
+            self._evaluators_here = {
+                conn_id: GateEvaluator(
+                    gate,
+                    self.log,
+                    answered=again,
+                    wait_for=wait_for,
+                    name=conn_id if len(conn_ids) > 1 else "",
+                )
+                for conn_id in conn_ids
+            }
+        return self._evaluators_here
 
     def _gate(self) -> Gate:
         """Read the arguments, rendered by now; what is wrong with them no retry would mend."""
         try:
-            self.scnet_conn_id = named("scnet_conn_id", self.scnet_conn_id)
+            self._set_connections()
             if self._names_a_user:
                 self.user_name = named("user_name", self.user_name)
             if self._has_a_guard and self.fail_when is None:
                 raise ValueError("fail_when is given but empty")
+            if self._names_a_queue:
+                self.queue_name = named_queue(self.queue_name)
             self._submission_tasks()
-            return Gate.of(self.condition, self.fail_when, self.submits).checked()
+            return Gate.of(self.condition, self.fail_when, self.submits, self.queue_name).checked()
         except ValueError as e:
             raise AirflowFailException(str(e)) from None
+
+    def _set_connections(self) -> None:
+        # One is kept as the text that it was: so it stands in rendered fields and in the row of a trigger.
+        conn_ids = named_connections(self.scnet_conn_id)
+        self.scnet_conn_id = conn_ids if len(conn_ids) > 1 else conn_ids[0]
 
     def _warn_that_nothing_is_claimed(self, context: Context) -> None:
         if str(self.submits).strip() != "0" and not self._was_rescheduled(context):

@@ -103,6 +103,8 @@ def is_template(value: Any) -> bool:
 
     :param value: an argument of a task
     """
+    if isinstance(value, (list, tuple)):
+        return any(map(is_template, value))
     return bool(re.search(r"\{[{%#]", value)) if isinstance(value, str) else hasattr(value, "resolve")
 
 

@@ -18,8 +18,9 @@ class AirflowStats:
     """
     Sends metrics as ``scnet.jobs.running``, tagged with ``scnet_conn_id`` and ``user_name``.
 
+    Those of one queue have the tag ``queue_name`` besides.
     Plain StatsD drops tags, and one account would overwrite another; there the names hold both:
-    ``scnet.scnet_default.alice.jobs.running``.
+    ``scnet.scnet_default.alice.jobs.running``, ``scnet.scnet_default.alice.comp.jobs.running``.
     """
 
     def gauge(self, name: str, whom: Whom, value: int) -> None:
@@ -39,14 +40,18 @@ class AirflowStats:
 def _name(name: str, whom: Whom) -> str:
     if not _tags_are_dropped():
         return f"scnet.{name}"
-    parts = (re.sub(r"[^A-Za-z0-9_-]", "_", part) for part in (whom.scnet_conn_id, whom.user_name or UNKNOWN))
+    parts = (re.sub(r"[^A-Za-z0-9_-]", "_", part) for part in _parts(whom).values())
     return f"scnet.{'.'.join(parts)}.{name}"
 
 
 def _tags(whom: Whom) -> dict[str, str]:
-    tags = {"scnet_conn_id": whom.scnet_conn_id, "user_name": whom.user_name or UNKNOWN}
     # Other characters mean something to the protocols.
-    return {name: re.sub(r"[^\w.@+-]", "_", value) for name, value in tags.items()}
+    return {name: re.sub(r"[^\w.@+-]", "_", value) for name, value in _parts(whom).items()}
+
+
+def _parts(whom: Whom) -> dict[str, str]:
+    parts = {"scnet_conn_id": whom.scnet_conn_id, "user_name": whom.user_name or UNKNOWN}
+    return parts if whom.queue_name is None else {**parts, "queue_name": whom.queue_name}
 
 
 @functools.cache

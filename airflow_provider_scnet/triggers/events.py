@@ -16,7 +16,7 @@ from airflow_provider_scnet.event_loop.shielded_call import ShieldedCall
 from airflow_provider_scnet.gate.condition import Condition
 from airflow_provider_scnet.gate.decision import Verdict, observed
 from airflow_provider_scnet.gate.edge import Edge, EdgeEvaluator
-from airflow_provider_scnet.gate.names import named
+from airflow_provider_scnet.gate.names import named, named_queue
 from airflow_provider_scnet.gate.reporter import REPEAT_AFTER, Reporter
 from airflow_provider_scnet.triggers import runtime
 
@@ -51,6 +51,7 @@ class ScnetJobStateEventTrigger(BaseEventTrigger):
         the condition was seen false while this held; None: after the condition was seen false
     :param user_name: the cluster user; default: the connection's login, else the token's own user
     :param scnet_conn_id: the connection's id
+    :param queue_name: the queue whose jobs are counted; None: all of them together
     :param poke_interval: seconds after which an observation is too old
     """
 
@@ -61,6 +62,7 @@ class ScnetJobStateEventTrigger(BaseEventTrigger):
         rearm_when: str | None = None,
         user_name: str | None = None,
         scnet_conn_id: str = "scnet_default",
+        queue_name: str | None = None,
         poke_interval: float = 60.0,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -69,6 +71,7 @@ class ScnetJobStateEventTrigger(BaseEventTrigger):
         self.rearm_when = rearm_when
         self.user_name = user_name
         self.scnet_conn_id = scnet_conn_id
+        self.queue_name = queue_name
         self.poke_interval = poke_interval
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -85,6 +88,7 @@ class ScnetJobStateEventTrigger(BaseEventTrigger):
                 "rearm_when": self.rearm_when,
                 "user_name": self.user_name,
                 "scnet_conn_id": self.scnet_conn_id,
+                "queue_name": self.queue_name,
                 "poke_interval": self.poke_interval,
             },
         )
@@ -101,7 +105,7 @@ class ScnetJobStateEventTrigger(BaseEventTrigger):
         reporter = Reporter(self.log, name=f"watcher of '{self.condition}' ({self.scnet_conn_id})")
         evaluator, memory = EdgeEvaluator(edge, reporter), self._memory()
         poller = runtime.accounts().poller(self.scnet_conn_id, self.user_name)
-        with poller.waiter(self.poke_interval) as waiter:
+        with poller.waiter(self.poke_interval, queue_name=self.queue_name) as waiter:
             while observation := await waiter.next_observation():
                 if memory and not memory.is_read:
                     evaluator.armed = await memory.read()
@@ -123,7 +127,10 @@ class ScnetJobStateEventTrigger(BaseEventTrigger):
 
         :raises ValueError: where one is not what it has to be
         """
-        edge = Edge(Condition(self.condition), None if self.rearm_when is None else Condition(self.rearm_when))
+        if self.queue_name is not None:
+            self.queue_name = named_queue(self.queue_name)
+        rearm_when = None if self.rearm_when is None else Condition(self.rearm_when)
+        edge = Edge(Condition(self.condition), rearm_when, self.queue_name)
         interval = self.poke_interval
         if isinstance(interval, bool) or not isinstance(interval, (int, float)) or not 0 < interval < math.inf:
             raise ValueError(f"poke_interval is no number of seconds above 0: {str(interval)[:80]!r}")
@@ -144,6 +151,7 @@ class ScnetJobStateEventTrigger(BaseEventTrigger):
                 "rearm_when": self.rearm_when,
                 "user_name": self.user_name,
                 "scnet_conn_id": self.scnet_conn_id,
+                "queue_name": self.queue_name,
             },
         )
 

@@ -8,6 +8,7 @@ Users know the watcher of an asset by this module as well; it lives in :mod:`.ev
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from datetime import datetime, timezone
 from typing import Any
@@ -20,6 +21,7 @@ from airflow_provider_scnet.gate.decision import Verdict, record
 from airflow_provider_scnet.gate.evaluator import GateEvaluator
 from airflow_provider_scnet.gate.gate import Gate
 from airflow_provider_scnet.polling.admission import Admission
+from airflow_provider_scnet.polling.candidates import Candidate, outcome_of
 from airflow_provider_scnet.triggers import runtime
 from airflow_provider_scnet.triggers.events import ScnetJobStateEventTrigger
 
@@ -47,7 +49,9 @@ class ScnetJobStateTrigger(BaseTrigger):
     :param condition: the state of the queue to wait for
     :param fail_when: what fails the gate for good
     :param user_name: the cluster user; default: the connection's login, else the token's own user
-    :param scnet_conn_id: the connection's id
+    :param scnet_conn_id: the connection's id, or a list of ids: the gate waits on all of these clusters, and opens
+        on one
+    :param queue_name: the queue whose jobs are counted; None: all of them together
     :param submits: how many jobs the work behind the gate will submit
     :param claim_ttl: seconds for which these jobs are counted at most on top of what the cluster reports, once
         their submission runs
@@ -69,7 +73,8 @@ class ScnetJobStateTrigger(BaseTrigger):
         condition: str,
         fail_when: str | None = None,
         user_name: str | None = None,
-        scnet_conn_id: str = "scnet_default",
+        scnet_conn_id: str | list[str] = "scnet_default",
+        queue_name: str | None = None,
         submits: int = 1,
         claim_ttl: float = 180.0,
         submitted_by: dict[str, bool] | None = None,
@@ -88,6 +93,7 @@ class ScnetJobStateTrigger(BaseTrigger):
         self.fail_when = fail_when
         self.user_name = user_name
         self.scnet_conn_id = scnet_conn_id
+        self.queue_name = queue_name
         self.submits = submits
         self.claim_ttl = claim_ttl
         self.submitted_by = submitted_by or {}
@@ -109,6 +115,7 @@ class ScnetJobStateTrigger(BaseTrigger):
                 "fail_when": self.fail_when,
                 "user_name": self.user_name,
                 "scnet_conn_id": self.scnet_conn_id,
+                "queue_name": self.queue_name,
                 "submits": self.submits,
                 "claim_ttl": self.claim_ttl,
                 "submitted_by": self.submitted_by,
@@ -141,13 +148,44 @@ class ScnetJobStateTrigger(BaseTrigger):
 
     async def _wait(self) -> dict[str, Any]:
         try:
-            gate = Gate.of(self.condition, self.fail_when, self.submits)
+            gate = Gate.of(self.condition, self.fail_when, self.submits, self.queue_name)
         except ValueError as error:
             return {"verdict": Verdict.FAIL.value, "message": str(error)}
         left = self._seconds_left()
         waited = max(0.0, self.timeout - left) if self.timeout is not None and left is not None else 0.0
+        with contextlib.ExitStack() as stack:
+            candidates = [
+                self._candidate(conn_id, gate, waited, left, stack.enter_context(contextlib.ExitStack()))
+                for conn_id in self._conn_ids
+            ]
+            if outcome := await outcome_of(candidates, self.log):
+                decision, opened = outcome.decision, outcome.candidate
+                event: dict[str, Any] = {"verdict": decision.verdict.value, "message": str(decision)}
+                if decision.verdict is Verdict.OPEN:
+                    opened.waiter.has_opened = True
+                    event["decision"] = record(
+                        gate,
+                        outcome.observation,
+                        scnet_conn_id=opened.scnet_conn_id,
+                        claimed=outcome.claimed.jobs,
+                    )
+                return event
+        seen = "; ".join(
+            f"{each.scnet_conn_id}: {each.evaluator.last}" if len(candidates) > 1 else str(each.evaluator.last)
+            for each in candidates
+            if each.evaluator.last
+        )
+        return {"verdict": Verdict.TIMEOUT.value, "message": f"last seen: {seen}" if seen else ""}
+
+    @property
+    def _conn_ids(self) -> list[str]:
+        return [self.scnet_conn_id] if isinstance(self.scnet_conn_id, str) else self.scnet_conn_id
+
+    def _candidate(
+        self, conn_id: str, gate: Gate, waited: float, left: float | None, stack: contextlib.ExitStack
+    ) -> Candidate:
         accounts = runtime.accounts()
-        poller, waiting = accounts.poller(self.scnet_conn_id, self.user_name), self._waiting_gate(gate, waited)
+        poller, waiting = accounts.poller(conn_id, self.user_name), self._waiting_gate(gate, waited)
         evaluator = GateEvaluator(
             gate,
             self.log,
@@ -156,22 +194,13 @@ class ScnetJobStateTrigger(BaseTrigger):
             silent_fail=self.silent_fail,
             wait_for=left,
             decisions=poller.decisions(gate),
+            name=conn_id if len(self._conn_ids) > 1 else "",
         )
         admission = Admission(accounts.ledger, evaluator, waiting)
-        with poller.waiter(self.poke_interval, left, waiting, admission.wake_for) as waiter:
-            while observation := await waiter.next_observation():
-                decision, claimed = admission.judge(observation)
-                if decision.verdict is Verdict.WAIT:
-                    continue
-                event: dict[str, Any] = {"verdict": decision.verdict.value, "message": str(decision)}
-                if decision.verdict is Verdict.OPEN:
-                    waiter.has_opened = True
-                    event["decision"] = record(
-                        gate, observation, scnet_conn_id=self.scnet_conn_id, claimed=claimed.jobs
-                    )
-                return event
-        seen = f"last seen: {evaluator.last}" if evaluator.last else ""
-        return {"verdict": Verdict.TIMEOUT.value, "message": seen}
+        waiter = stack.enter_context(
+            poller.waiter(self.poke_interval, left, waiting, admission.wake_for, gate.queue_name)
+        )
+        return Candidate(conn_id, evaluator, admission, waiter, stack.close)
 
     def _waiting_gate(self, gate: Gate, waited: float) -> WaitingGate:
         task_instance, gate_id, tasks, priority = self.task_instance, None, SubmissionTasks(), 0

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The counts of single queues, which Slurm calls partitions: what the answer lists, and what a missing queue means.
+
+SCnet does not say whether it lists a queue in which the user has no job. So a queue that is missing counts as
+empty only where the counts of all queues agree, and where the user has a queue of that name.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from airflow_provider_scnet.client import response, transport
+from airflow_provider_scnet.client.connection_settings import ConnectionSettings
+from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError, ScnetError, ScnetResponseError
+from airflow_provider_scnet.client.job_counts import STATES, JobCounts
+from airflow_provider_scnet.client.text import listed, redacted
+
+#: Source: SCnet OpenAPI v2; the shape of the answer as a public client reads it.
+QUEUE_COUNTS_PATH = "/hpc/openapi/v2/view/queue/jobs"
+#: The schedulers of a region, and their ids.
+SCHEDULER_PATH = "/hpc/openapi/v2/cluster"
+#: The queues that a user may use; the user's name follows.
+QUEUE_NAMES_PATH = "/hpc/openapi/v2/queuenames/users/"
+
+#: How many requests :func:`observe_queues` makes at most, where a region has one scheduler.
+MOST_REQUESTS = 3
+#: Seconds for which a queue is known to exist, while no answer lists it.
+KNOWN_FOR = 600.0
+
+# How many names of queues an error lists.
+_MOST_NAMES = 20
+
+Counted = JobCounts | ScnetError
+
+# When a missing queue was found among the user's queues, by (endpoint, user, queue) and time.monotonic().
+_known: dict[tuple[str, str, str], float] = {}
+
+
+def observe_queues(settings: ConnectionSettings, queues: Collection[str], whole: JobCounts) -> dict[str, Counted]:
+    """
+    Ask once for the counts of all queues; where one is missing, also whether there is such a queue.
+
+    :param settings: whom to ask, and about whom
+    :param queues: the queues that somebody asks about
+    :param whole: the counts of all queues together, of the same moment
+    :return: for each queue that was listed or asked about its counts, or why there are none
+    """
+    if not queues:
+        return {}
+    try:
+        by_queue = _read(settings, QUEUE_COUNTS_PATH, by_queue_from_data, {"userName": settings.user_name})
+    except ScnetError as error:
+        return dict.fromkeys(queues, error)
+    for queue in by_queue:
+        # Where it is missing later, it may be gone.
+        _known.pop((*settings.account, queue), None)
+    missing = [queue for queue in queues if queue not in by_queue]
+    errors = _errors_of_names(settings, [queue for queue in missing if not _is_known(settings, queue)])
+    return {
+        **by_queue,
+        **{queue: errors.get(queue) or missing_queue(queue, whole, by_queue) for queue in missing},
+    }
+
+
+def by_queue_from_data(data: Any, *secrets: str) -> dict[str, JobCounts]:
+    """
+    Read the ``data`` of a successful answer of :data:`QUEUE_COUNTS_PATH`.
+
+    :param data: the decoded list; None where no queue has jobs
+    :param secrets: texts that must not appear in what is said of it
+    :raises ScnetResponseError: where it is anything else
+    """
+    if data is None:
+        return {}
+    if not isinstance(data, list):
+        raise ScnetResponseError("the answer's data is no list of queues")
+    found: dict[str, JobCounts] = {}
+    for entry in data:
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str) or not entry["name"]:
+            raise ScnetResponseError("an entry of the answer's data has no name of a queue")
+        if entry["name"] in found:
+            raise ScnetResponseError(f"queue '{redacted(entry['name'], *secrets)}' is reported twice")
+        found[entry["name"]] = JobCounts.from_metrics(entry.get("values"), *secrets)
+    return found
+
+
+def missing_queue(queue: str, whole: JobCounts, by_queue: Mapping[str, JobCounts]) -> JobCounts:
+    """
+    Return the counts of a queue that exists and that the answer does not list.
+
+    Zero where the listed queues account for all jobs of the user, or for all in that state; else not known.
+
+    :param queue: the queue
+    :param whole: the counts of all queues together
+    :param by_queue: the counts of the listed queues
+    """
+    others = {state: sum(getattr(each, state) or 0 for each in by_queue.values()) for state in STATES}
+    is_all_listed = whole.total is not None and whole.total <= sum(others.values())
+    counts: dict[str, Any] = {}
+    problems: dict[str, str] = {}
+    for state in STATES:
+        reported = getattr(whole, state)
+        if is_all_listed or (reported is not None and reported <= others[state]):
+            counts[state] = 0
+        elif reported is None:
+            problems[state] = f"is missing for queue '{redacted(queue)}' and for all queues"
+        else:
+            problems[state] = (
+                f"is not known: queue '{redacted(queue)}' is not listed, and the listed queues have "
+                f"{others[state]} of {reported} jobs"
+            )
+    # The two answers are not of quite the same moment: the next poll may well find that they agree.
+    contradict = any(getattr(whole, state) is not None for state in problems)
+    kind = ErrorKind.TRANSIENT if contradict else ErrorKind.UNCLEAR
+    return JobCounts(**counts, problems=problems, problem_kind=kind)
+
+
+def queue_names(settings: ConnectionSettings) -> set[str]:
+    """
+    Return the names of the queues that the user may use.
+
+    :param settings: whom to ask, and about whom
+    :raises ScnetError: where they could not be learnt, or there is none
+    """
+    names: set[str] = set()
+    path = QUEUE_NAMES_PATH + quote(settings.user_name, safe="")
+    for scheduler in _read(settings, SCHEDULER_PATH, _schedulers_from_data, {}):
+        names |= _read(settings, path, _names_from_data, {"strJobManagerID": scheduler})
+    if not names:
+        raise ScnetResponseError("SCnet names no queue that the user may use", where=settings.where)
+    return names
+
+
+def _schedulers_from_data(data: Any, *secrets: str) -> list[str]:
+    ids = [entry.get("id") for entry in data if isinstance(entry, Mapping)] if isinstance(data, list) else []
+    if not ids or not all(isinstance(each, str | int) and not isinstance(each, bool) for each in ids):
+        raise ScnetResponseError("the answer's data is no list of schedulers with an id")
+    return [str(each) for each in ids]
+
+
+def _names_from_data(data: Any, *secrets: str) -> set[Any]:
+    if data is None:
+        return set()
+    entries = data if isinstance(data, list) else [data]
+    names = [entry.get("queueName") if isinstance(entry, Mapping) else None for entry in entries]
+    if not all(isinstance(name, str) for name in names):
+        raise ScnetResponseError("the answer's data is no list of queues with a queueName")
+    return set(names)
+
+
+def _read(settings: ConnectionSettings, path: str, reader: Any, params: Mapping[str, str]) -> Any:
+    request = transport.Request(
+        method="GET",
+        base=settings.endpoint,
+        path=path,
+        headers={"token": settings.token},
+        params=params,
+        secrets=settings.secrets,
+    )
+    try:
+        return response.read(transport.send(request, settings), reader, *settings.secrets)
+    except ScnetError as error:
+        error.where = f"{settings.where}, {path.removeprefix('/hpc/openapi/v2/')}"
+        raise
+
+
+def _is_known(settings: ConnectionSettings, queue: str) -> bool:
+    return time.monotonic() - _known.get((*settings.account, queue), float("-inf")) < KNOWN_FOR
+
+
+def _errors_of_names(settings: ConnectionSettings, queues: Collection[str]) -> dict[str, ScnetError]:
+    """Ask whether there are queues of these names; return why not, or why that could not be learnt."""
+    if not queues:
+        return {}
+    try:
+        names = queue_names(settings)
+    except ScnetError as error:
+        return dict.fromkeys(queues, error)
+    _known.update({(*settings.account, queue): time.monotonic() for queue in names.intersection(queues)})
+    there_are = listed([f"'{redacted(name)}'" for name in sorted(names)], _MOST_NAMES)
+    return {
+        queue: ScnetConfigError(
+            f"SCnet knows no queue '{redacted(queue)}' for this user; there are {there_are}", where=settings.where
+        )
+        for queue in queues
+        if queue not in names
+    }
