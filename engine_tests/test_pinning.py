@@ -71,11 +71,11 @@ def cluster(slots: int = 1) -> ScnetSimulator:
 def holders(engine: Engine, dag_id: str) -> dict[str, int | None]:
     """Return in which triggerer each gate waits, by name; None where it does not yet."""
     rows = engine.rows(
-        "SELECT ti.task_id, ti.map_index, t.triggerer_id FROM task_instance ti JOIN trigger t"
+        "SELECT ti.run_id, ti.task_id, ti.map_index, t.triggerer_id FROM task_instance ti JOIN trigger t"
         " ON t.id = ti.trigger_id WHERE ti.dag_id = :dag_id AND ti.state = 'deferred'",
         dag_id=dag_id,
     )
-    return {f"{row.task_id}[{row.map_index}]": row.triggerer_id for row in rows}
+    return {f"{row.run_id} {row.task_id}[{row.map_index}]": row.triggerer_id for row in rows}
 
 
 def all_wait(engine: Engine, dag_id: str, gates: int) -> bool:

@@ -132,8 +132,8 @@ DAGS = {
     """,
     "active": f"""
         with once("active", max_active_tasks=2):
-            for number in "12":
-                ordered.override(task_id=f"other_{{number}}")("active")
+            first = ordered.override(task_id="first")("active first")
+            first >> [ordered.override(task_id=f"other_{{number}}")("active") for number in "12"]
             @task_group
             def group(number):
                 gated("active")
@@ -370,6 +370,9 @@ def test_submissions_behind_the_most_active_tasks_of_their_dag_are_claimed(
     engine: Engine, scnet: ScnetSimulator, orders: Path
 ):
     wait_for(engine, "active", "gate", "deferred", GATES)
+    (orders / "active first").touch()
+    for task_id in ("other_1", "other_2"):
+        wait_for(engine, "active", task_id, "running", 1)
     make_room(scnet, "active")
     wait_for(engine, "active", "gate", "success", ROOM)
     looks(engine, scnet, "active")

@@ -55,6 +55,7 @@ class Totals:
         self._own: dict[tuple[str, str], list[Submission]] = {}
         # Those of a run that wait for tasks upstream. Gates among these do not count them.
         self._upstream: dict[tuple[str, str], list[Submission]] = {}
+        self._sums: dict[object, Claimed] = {}
         self._by_gate: dict[object, Claimed] = {}
 
     def add(self, submission: Submission, scope: Scope) -> None:
@@ -70,6 +71,7 @@ class Totals:
         gate = submission.gate
         if scope is Scope.OWN_TASK:
             self._own.setdefault(gate.task, []).append(submission)
+            self._sums.clear()
             return
         self._everybody = plus(self._everybody, claim_of(submission))
         if submission.phase is Phase.WAITS_UPSTREAM and submission.terms.tasks.gates:
@@ -95,8 +97,10 @@ class Totals:
         is_alike = not upstream and not tasks.after_past_runs and gate.task_id not in tasks.gates
         key = (gate.task, None if is_alike else gate.run_id)
         if key not in self._by_gate:
-            counted = (claim_of(each) for each in own if not _needs(each, gate))
-            self._by_gate[key] = functools.reduce(plus, counted, _without(self._everybody, upstream))
+            if key not in self._sums:
+                counted = (claim_of(each) for each in own if not _needs(each, gate))
+                self._sums[key] = functools.reduce(plus, counted, NOTHING)
+            self._by_gate[key] = plus(_without(self._everybody, upstream), self._sums[key])
         return self._by_gate[key]
 
 
