@@ -9,6 +9,7 @@ cluster, and an Airflow that starts what stands behind a gate as late as a busy 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextvars
 import dataclasses
 import random
@@ -92,12 +93,19 @@ class Outcome:
     idle: float
     took: float
 
+    def __str__(self) -> str:
+        """Print what a table's cell shows."""
+        return f"{self.highest} / {self.over_admitted} / {self.idle:.1f}"
+
 
 class _LoopClock(SimulatorClock):
     """The simulated cluster goes by the running loop's time."""
 
     def now(self) -> float:
         return clock.now()
+
+
+_Gate = tuple[str, int]
 
 
 class _World:
@@ -112,6 +120,7 @@ class _World:
         self.cluster.add_user(USER)
         #: Airflow's states, by run, task and map index.
         self.found: dict[str, dict[str, dict[int, str | None]]] = {}
+        self.opened: set[_Gate] = set()
         self.last_waited = 0.0
 
     async def lasts(self, seconds: tuple[float, float]) -> None:
@@ -181,6 +190,7 @@ class _World:
         )
         self.last_waited = clock.now()
         # The triggerer may be killed from now on; the event is under way.
+        self.opened.add((run_id, index))
         behind = asyncio.ensure_future(self._behind(tasks, index))
         await asyncio.shield(behind)
 
@@ -201,8 +211,6 @@ class _World:
 
 _accounts: contextvars.ContextVar[Accounts] = contextvars.ContextVar("accounts")
 
-_Gate = tuple[str, int]
-
 
 class _Triggerer:
     """One triggerer, and the gates that wait in it."""
@@ -220,13 +228,11 @@ class _Triggerer:
 
     async def kill(self) -> list[_Gate]:
         """Return the gates that wait on."""
-        left = [
-            gate for gate, task in self.tasks.items() if self.world.found[gate[0]]["gate"][gate[1]] == "deferred"
-        ]
+        left = [gate for gate in self.tasks if gate not in self.world.opened]
         for gate in left:
             self.tasks[gate].cancel()
         await asyncio.gather(*(self.tasks[gate] for gate in left), return_exceptions=True)
-        return [gate for gate in left if self.tasks[gate].cancelled()]
+        return left
 
 
 async def _play(setting: Setting, chance: random.Random) -> Outcome:
@@ -288,25 +294,46 @@ def play(setting: Setting, seed: int = 0) -> Outcome:
     return virtual_time.run(_play(setting, random.Random(seed)))
 
 
-#: How often each setting is played.
-RUNS = 2
+#: DAG runs that the submissions belong to, and what such a table row is called.
+SHAPES = {1: "1 run of 1,000", 20: "20 runs of 50", 1_000: "1,000 runs of 1"}
+TRIGGERERS = (1, 2, 4, 8, 16)
+#: Jobs in all.
+JOBS = 1_000
 
 
 def simulation() -> list[dict[str, object]]:
-    """1,000 submissions behind `queued < 50`, 40 slots, jobs of 120 s, in triggerers not pinned; simulated."""
-    rows: list[dict[str, object]] = []
-    for interval in (10.0, 60.0):
-        for triggerers in (1, 2, 4, 8, 16):
-            setting = Setting(triggerers=triggerers, interval=interval)
-            outcomes = [play(setting, seed) for seed in range(RUNS)]
-            rows.append(
-                {
-                    "interval, s": f"{interval:.0f}",
-                    "triggerers": triggerers,
-                    "submitted": "/".join(str(each.submitted) for each in outcomes),
-                    "highest queue": "/".join(str(each.highest) for each in outcomes),
-                    "over-admitted": "/".join(str(each.over_admitted) for each in outcomes),
-                    "slots idle while gates wait, %": "/".join(f"{each.idle:.0f}" for each in outcomes),
-                }
-            )
-    return rows
+    """1,000 jobs of 120 s behind `queued < 50`, 40 slots: highest queue / over-admitted / % of slots idle."""
+    settings = [
+        (shape, interval, submits, killed_at)
+        for shape in SHAPES
+        for interval in (10.0, 60.0)
+        for submits in (1, 4)
+        for killed_at in (None, 300.0)
+    ]
+    with concurrent.futures.ProcessPoolExecutor() as pool:
+        rows = [
+            [pool.submit(play, _setting(triggerers, *setting)) for triggerers in TRIGGERERS]
+            for setting in settings
+        ]
+        return [
+            {
+                "gates": SHAPES[shape] if submits == 1 else f"{SHAPES[shape]}, a quarter",
+                "interval, s": f"{interval:.0f}",
+                "jobs a gate": submits,
+                "one is killed": "yes" if killed_at else "no",
+                **{
+                    f"{triggerers} triggerer{'s' if triggerers > 1 else ''}": str(found.result())
+                    for triggerers, found in zip(TRIGGERERS, row, strict=True)
+                },
+            }
+            for (shape, interval, submits, killed_at), row in zip(settings, rows, strict=True)
+        ]
+
+
+def _setting(triggerers: int, shape: int, interval: float, submits: int, killed_at: float | None) -> Setting:
+    runs = shape if shape < JOBS else JOBS // submits
+    # As many gates for each run, whatever the number of runs.
+    gates = JOBS // submits // runs * runs
+    return Setting(
+        triggerers, submissions=gates, runs=runs, interval=interval, submits=submits, killed_at=killed_at
+    )

@@ -133,14 +133,15 @@ def test_nothing_is_left_to_gates_of_a_run_that_is_over():
     assert peers.note(earlier, []) == ()
 
 
-def test_room_that_nobody_takes_is_left_at_two_looks_and_again_once_somebody_does():
+def test_room_that_nobody_takes_is_left_for_a_few_polls_and_again_once_somebody_does():
     peers, ours = world(8, 9)
     peers.note(GATES, range(4))
-    looks = iter(range(100))
-    assert [passing(peers, ours, room=2, at=next(looks)) for _ in range(4)] == [[], [], [8, 9], [8, 9]]
-    # One of them passes; so some are alive, and the next ones are left room again. The other one is passed over.
+    polls = iter(range(100))
+    found = [passing(peers, ours, room=2, at=next(polls)) for _ in range(module.PATIENCE + 2)]
+    assert found == [*([[]] * module.PATIENCE), [8, 9], [8, 9]]
+    # One of them opens; so some are alive, and the next ones are left room again. The other one is passed over.
     peers.note(GATES, range(1, 4))
-    assert [passing(peers, ours, room=2, at=next(looks)) for _ in range(3)] == [[], [8, 9], [8, 9]]
+    assert [passing(peers, ours, room=2, at=next(polls)) for _ in range(3)] == [[], [8, 9], [8, 9]]
 
 
 def test_whoever_does_not_pass_is_passed_over_while_the_others_are_not():

@@ -19,8 +19,8 @@ from airflow_provider_scnet.claims.waiting import WaitingGate
 
 #: Polls at which room is left to a gate elsewhere that does not open, and to all of them while none does: their
 #: triggerer may be dead or full, or they may ask something else. A gate that opened after one poll shows at the
-#: next but one at the latest.
-PATIENCE = 2
+#: next but one at the latest; a third poll leaves time to a triggerer that is slow.
+PATIENCE = 3
 #: The same while other gates are passed over already.
 LESS_PATIENCE = 1
 #: Polls at which room is left to gates elsewhere while none of those here is among the first.
