@@ -643,6 +643,19 @@ async def test_until_airflow_has_answered_once_a_gate_stays_shut_but_not_for_eve
     assert world.held(waiting, now()) == ""
 
 
+@scenario
+async def test_a_claim_is_dropped_with_its_run_where_all_runs_are_listed(world: World):
+    world.wait(gate(-1, run="scheduled__2"))
+    waiting = world.wait(gate(-1, run="scheduled__1"))
+    await world.poll()
+    world.let_through(waiting)
+    world.airflow.set(gate(-1, run="scheduled__1"), "success", submit="queued")
+    assert await world.after(10) == 1
+    for task in ("gate", "submit"):
+        del world.airflow.found["dag", "scheduled__1", task, -1]
+    assert await world.after(10) == 0
+
+
 # Runs of which no gate waits here
 
 

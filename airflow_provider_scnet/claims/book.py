@@ -223,9 +223,11 @@ class DagBook:
         is_whole = self.tasks <= asked
         if runs is None:
             self._past_instances = self._past_unfinished = 0
-        for run_id in states.keys() | gates.runs.keys() if runs is None else runs:
+        for run_id in states.keys() | gates.runs.keys() | self.runs.keys() if runs is None else runs:
             instances = states.get(run_id, {})
-            run = self.runs.get(run_id) or Run(is_old=self._is_new or not self.is_listed or run_id in self._past)
+            is_old = self._is_new or not self.is_listed or run_id in self._past
+            # Before anybody else on the loop has a turn, in which a gate of it may open.
+            run = self.runs.setdefault(run_id, Run(is_old=is_old))
             if is_whole and asked_at >= run.asked_at:
                 run.asked_at = asked_at
                 run.instances = sum(len(found) for found in instances.values())
@@ -242,7 +244,6 @@ class DagBook:
                 # Meanwhile the gate may have been cleared and wait again, and the answer is not about that.
                 if {gate.task_id, *submission.terms.tasks.ids} <= asked and gate not in self._waiting:
                     self._follow(submission, instances, asked_at)
-            self.runs[run_id] = run
             if runs is None and not self._matters(run_id, run):
                 self._drop(run_id)
         if runs is None:
@@ -301,10 +302,11 @@ class DagBook:
         :param ended: the runs that have ended
         """
         for run_id in ended:
-            for submission in self.runs[run_id].submissions.values():
+            run = self.runs.setdefault(run_id, Run())
+            run.has_ended = True
+            for submission in run.submissions.values():
                 if submission.is_open:
                     submission.enter(Phase.RELEASED, clock.now())
-            self.runs[run_id].has_ended = True
 
     def _drop(self, run_id: str) -> None:
         run = self.runs.pop(run_id)
