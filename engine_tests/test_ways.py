@@ -20,6 +20,9 @@ WORKER = "starts and ends on a worker"
 ROWS: dict[str, tuple[str, str]] = {
     "plain": ("", NO_WORKER),
     "guarded": ("fail_when='held > 99', user_name='alice', submits=1", NO_WORKER),
+    "of_a_queue": ("queue_name='comp'", NO_WORKER),
+    "of_clusters": ("scnet_conn_id=['scnet_default', 'nowhere']", NO_WORKER),
+    "of_templates": ("scnet_conn_id=['{{ \"scnet_default\" }}', 'nowhere']", STARTS_ON_WORKER),
     "failure_callback": ("on_failure_callback=print, retries=2", NO_WORKER),
     "template": ("user_name='{{ \"alice\" }}'", STARTS_ON_WORKER),
     "no_xcom": ("do_xcom_push=False", STARTS_ON_WORKER),

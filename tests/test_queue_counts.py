@@ -164,6 +164,17 @@ class TestHook:
             with pytest.raises(ScnetConfigError, match=rf"no queue '{name}'.*there are 'comp', 'gpu'$"):
                 ScnetHook().get_job_counts(queue_name=name)
 
+    def test_a_name_that_repeats_the_token_is_not_shown(self, scnet):
+        token = scnet.token("alice")
+        scnet.order(Fault.api("0", "success", [{"queueName": token}]), path=QUEUE_NAMES_OF_ALICE)
+        with pytest.raises(ScnetConfigError) as caught:
+            ScnetHook().get_job_counts(queue_name="gpu")
+        assert str(caught.value).endswith("there are '***'")
+        scnet.order(answer(queue(token, **WHOLE), queue(token, **WHOLE)), path=QUEUE_COUNTS_PATH)
+        with pytest.raises(ScnetResponseError) as caught:
+            ScnetHook().get_job_counts(queue_name="gpu")
+        assert token not in str(caught.value)
+
     def test_a_queue_that_is_listed_needs_no_other_proof(self, scnet):
         scnet.submit("alice", queue="gpu")
         scnet.order(Fault.api("10001", "内部错误"), times=None, path=QUEUE_NAMES_OF_ALICE)

@@ -43,6 +43,8 @@ class Observation:
     counted_after: float = 0.0
     observed_at: datetime = dataclasses.field(default_factory=lambda: datetime.now(timezone.utc))
     at: float = dataclasses.field(default_factory=time.monotonic)
+    # Thousands of gates may ask for the same one.
+    _views: dict[str, Observation] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for error in self._errors:
@@ -65,6 +67,11 @@ class Observation:
         """
         if queue is None:
             return self
+        if queue not in self._views:
+            self._views[queue] = self._view(queue)
+        return self._views[queue]
+
+    def _view(self, queue: str) -> Observation:
         account = (*self.account, queue) if self.account else None
         if self.error:
             return dataclasses.replace(self, account=account)

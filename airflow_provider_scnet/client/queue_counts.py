@@ -181,7 +181,7 @@ def _errors_of_names(settings: ConnectionSettings, queues: Collection[str]) -> d
     except ScnetError as error:
         return dict.fromkeys(queues, error)
     _known.update({(*settings.account, queue): time.monotonic() for queue in names.intersection(queues)})
-    there_are = listed([f"'{redacted(name)}'" for name in sorted(names)], _MOST_NAMES)
+    there_are = listed([f"'{redacted(name, *settings.secrets)}'" for name in sorted(names)], _MOST_NAMES)
     return {
         queue: ScnetConfigError(
             f"SCnet knows no queue '{redacted(queue)}' for this user; there are {there_are}", where=settings.where
