@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 from sqlalchemy.exc import OperationalError
 
@@ -225,17 +226,17 @@ def standstill(engine: Engine) -> Iterator[None]:
     """Let nobody write to the database: what reads and then writes, SQLite refuses where others wrote meanwhile."""
     writers = [each for name in ("scheduler", "triggerer", "dag-processor") for each in engine.processes(name)]
 
-    def resume() -> None:
+    def tell_all(what: Callable[[psutil.Process], None]) -> None:
         for process in writers:
-            process.resume()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                what(process)
 
     def nobody_writes() -> bool:
-        for process in writers:
-            process.suspend()
+        tell_all(psutil.Process.suspend)
         try:
             engine.execute("UPDATE dag SET is_paused = is_paused WHERE dag_id = 'backfill'")
         except OperationalError:
-            resume()
+            tell_all(psutil.Process.resume)
             return False
         return True
 
@@ -243,7 +244,7 @@ def standstill(engine: Engine) -> Iterator[None]:
     try:
         yield
     finally:
-        resume()
+        tell_all(psutil.Process.resume)
 
 
 def unpause(engine: Engine, *dag_ids: str) -> None:
