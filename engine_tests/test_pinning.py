@@ -60,9 +60,9 @@ WATCHING = """
 """
 
 
-def cluster(slots: int = 1) -> ScnetSimulator:
+def cluster() -> ScnetSimulator:
     """Return a cluster that works slowly, so that jobs do queue, and counts them late, as claims are for."""
-    simulator = ScnetSimulator(slots=slots, run_for=3, counted_after=2)
+    simulator = ScnetSimulator(slots=2, run_for=3, counted_after=2)
     for name in ("alice", "bob"):
         simulator.add_user(name)
     return simulator
@@ -127,7 +127,7 @@ def succeeded(engine: Engine, dag_id: str) -> int:
 def test_gates_of_many_runs_spread_over_two_triggerers_share_one_room(tmp_path: Path, record_property):
     half = ["--capacity", str(RUNS // 2)]
     dags = {"run_by_run": RUN_BY_RUN}
-    with cluster(slots=2) as scnet, engine_for(scnet, tmp_path, dags, triggerers=[half, half]) as engine:
+    with cluster() as scnet, engine_for(scnet, tmp_path, dags, triggerers=[half, half]) as engine:
         scnet.set_counts("alice", queued=99)
         unpause(engine, "run_by_run")
         engine.wait_until(lambda: all_wait(engine, "run_by_run", RUNS), 240, "the waiting of all gates")

@@ -7,13 +7,16 @@ All DAGs run in one engine, each with an account of its own and a queue of the c
 
 from __future__ import annotations
 
+import contextlib
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import psutil
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from airflow_provider_scnet.testing import ScnetSimulator
 from benchmarks import queues
@@ -199,6 +202,7 @@ def engine(scnet: ScnetSimulator, folder: Path, orders: Path) -> Iterator[Engine
         unpause(running, "backfill")
         if AIRFLOW >= (3, 0):
             backfill(running)
+            make_room(scnet, "backfill")
         unpause(running, *SLOTS)
         yield running
 
@@ -208,18 +212,39 @@ def backfill(engine: Engine) -> None:
     wait_for(engine, "backfill", "gate", "deferred", 1)
     first = datetime(2024, 1, 1)
     last = first + timedelta(days=PAST_RUNS - 1)
-    # The command reads and then writes, which SQLite refuses where somebody else has written meanwhile.
-    writers = [each for name in ("scheduler", "triggerer", "dag-processor") for each in engine.processes(name)]
-    for process in writers:
-        process.suspend()
-    try:
+    with standstill(engine):
         engine.airflow(
             *("backfill", "create", "--dag-id", "backfill", "--max-active-runs", str(PAST_RUNS)),
             *("--from-date", f"{first:%Y-%m-%d}", "--to-date", f"{last:%Y-%m-%d}"),
         )
-    finally:
+    # Airflow looks at twenty runs at a time, of a backfill always at the first ones that have not ended.
+    wait_for(engine, "backfill", "gate", "deferred", 15)
+
+
+@contextlib.contextmanager
+def standstill(engine: Engine) -> Iterator[None]:
+    """Let nobody write to the database: what reads and then writes, SQLite refuses where others wrote meanwhile."""
+    writers = [each for name in ("scheduler", "triggerer", "dag-processor") for each in engine.processes(name)]
+
+    def tell_all(what: Callable[[psutil.Process], None]) -> None:
         for process in writers:
-            process.resume()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                what(process)
+
+    def nobody_writes() -> bool:
+        tell_all(psutil.Process.suspend)
+        try:
+            engine.execute("UPDATE dag SET is_paused = is_paused WHERE dag_id = 'backfill'")
+        except OperationalError:
+            tell_all(psutil.Process.resume)
+            return False
+        return True
+
+    engine.wait_until(nobody_writes, 120, "a moment at which nobody writes")
+    try:
+        yield
+    finally:
+        tell_all(psutil.Process.resume)
 
 
 def unpause(engine: Engine, *dag_ids: str) -> None:
@@ -395,7 +420,4 @@ def test_a_claim_ends_with_its_submission_although_a_reader_of_the_decision_stil
 
 @pytest.mark.skipif(AIRFLOW < (3, 0), reason="Airflow 2 runs a backfill in the command itself")
 def test_a_backfill_and_the_daily_run_share_one_room(engine: Engine, scnet: ScnetSimulator):
-    # Airflow looks at twenty runs at a time, of a backfill always at the first ones that have not ended.
-    wait_for(engine, "backfill", "gate", "deferred", 15)
-    make_room(scnet, "backfill")
     all_submit(engine, scnet, "backfill", PAST_RUNS + 1, ROOM, 400)
