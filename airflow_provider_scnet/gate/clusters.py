@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
 from airflow_provider_scnet.gate.decision import Decision, Verdict
@@ -31,8 +32,10 @@ class Clusters:
         :param decision: what a gate of this connection alone would decide
         """
         self._decisions[conn_id] = decision
-        if len(self._decisions) == 1 or decision.verdict is Verdict.OPEN:
+        if len(self._decisions) == 1:
             return decision
+        if decision.verdict is Verdict.OPEN:
+            return dataclasses.replace(decision, reason=f"{conn_id}: {decision.reason}")
         reasons = []
         for each_id, each in self._decisions.items():
             if each is None or each.verdict is Verdict.WAIT:
