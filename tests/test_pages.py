@@ -16,14 +16,19 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
+import requests
 import yaml
 from airflow.models.connection import Connection
 
 from airflow_provider_scnet import __main__ as command_line
 from airflow_provider_scnet import __version__
+from airflow_provider_scnet.claims.ledger import _stalled as stalled_note
+from airflow_provider_scnet.claims.submission import GateId, Submission, SubmissionTasks, Terms
 from airflow_provider_scnet.client.connection_settings import EXTRAS, ConnectionSettings
 from airflow_provider_scnet.client.error_codes import CODES, ErrorKind
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
@@ -32,7 +37,7 @@ from airflow_provider_scnet.gate.decision import decide
 from airflow_provider_scnet.gate.gate import Gate
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
-from airflow_provider_scnet.testing import ScnetSimulator
+from airflow_provider_scnet.testing import SUBMISSION_PATH, Fault, ScnetSimulator
 from airflow_provider_scnet.testing import __main__ as simulator_command
 
 from pages import PAGES, PAIRS, ROOT, Block, anchors, blocks, codes, headings, inline, links, tables, tokens
@@ -164,9 +169,9 @@ def test_python_compiles(block: Block):
 
 # A page's piece of a DAG stands in one; what it takes for granted stands before it.
 DAG_PIECES = """
-import json, sys, warnings
+import json, sys, types, warnings
 from datetime import datetime
-from airflow.providers.common.compat.sdk import DAG, task, task_group
+from airflow.providers.common.compat.sdk import DAG, BaseOperator, task, task_group
 from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
 
 warnings.simplefilter("error")
@@ -174,11 +179,18 @@ warnings.simplefilter("error")
 def submitting():
     pass
 
+# Stands for the operator of a package that is not installed with the tests.
+class SSHOperator(BaseOperator):
+    def __init__(self, *, ssh_conn_id, command, **kwargs):
+        super().__init__(**kwargs)
+
+sys.modules["airflow.providers.ssh.operators.ssh"] = types.SimpleNamespace(SSHOperator=SSHOperator)
+
 found = {}
 for where, text in json.load(sys.stdin).items():
     with DAG("page", schedule=None, start_date=datetime(2026, 1, 1)) as around:
         names = {"task_group": task_group, "ScnetJobStateSensor": ScnetJobStateSensor, "samples": ["a", "b"]}
-        if "@dag(" not in text:
+        if "@dag(" not in text and "SSHOperator(" not in text:
             names["submit"] = task(lambda sample: sample, task_id="submit") if "submit(" in text else task(submitting)()
         exec(compile(text, where, "exec"), names)
     if "@dag(" in text:
@@ -213,6 +225,18 @@ def test_every_piece_of_a_dag_is_one_that_airflow_takes():
         names = {task.rpartition(".")[2] for task in tasks}
         assert "wait_for_room" in names, where
         assert len(names) == 2, where
+
+
+def test_the_submission_that_the_page_shows_submits_no_job_twice(scnet: ScnetSimulator):
+    (block,) = [block for block in blocks(EN / "submit.md") if "@task(" in block.text]
+    names: dict[str, Any] = {}
+    exec(compile(block.text, str(block), "exec"), names)
+    submit, one, other = names["submit"].function, *(SimpleNamespace(dag_id="d", run_id=f"r__{n}") for n in (1, 2))
+    scnet.order(Fault(drop="before"), path=SUBMISSION_PATH)
+    with pytest.raises(requests.ConnectionError):
+        submit(ti=one)
+    assert [submit(ti=one), submit(ti=one), submit(ti=other)] == ["1", "1", "2"]
+    assert [job.name for job in scnet.jobs("alice")] == ["d-r--1", "d-r--2"]
 
 
 def test_the_hook_alone_does_what_the_page_shows(scnet: ScnetSimulator):
@@ -406,8 +430,16 @@ def test_a_waiting_gate_says_what_the_page_shows(monkeypatch: pytest.MonkeyPatch
     awaited = Claimed(5, awaited=names, unended=5, end=math.inf)
     ended = Claimed(2, ended=2, end=1041.0)
     expected = [says(12, 7), says(4, 1, awaited), says(4, 3, ended), says(4, 4)]
-    (block,) = [block for block in blocks(EN / "many-gates.md") if block.language == "text"]
-    assert block.text.splitlines() == expected
+    stalled, said = [block for block in blocks(EN / "many-gates.md") if block.language == "text"]
+    assert said.text.splitlines() == expected
+
+    terms = Terms(1, 180, 60, SubmissionTasks({"submit": True}), frozenset())
+    gate_ids = [GateId("nightly", names[0].run_id, "wait_for_room", index) for index in range(4)]
+    submissions = [Submission(each, terms, 0.0, is_ours=True) for each in gate_ids]
+    for each, gate_id in zip(submissions, gate_ids, strict=True):
+        index = gate_id.map_index
+        each.follow({"wait_for_room": {index: "success"}, "submit": {index: "scheduled"}}, 1.0, 1.0)
+    assert stalled.text == f"{stalled_note(submissions)}\n"
 
 
 def test_the_versions_that_the_pages_name_are_those_that_are_tested():
