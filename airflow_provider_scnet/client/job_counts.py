@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from airflow_provider_scnet.client import response
 from airflow_provider_scnet.client.error_codes import ErrorKind
 from airflow_provider_scnet.client.errors import ScnetResponseError
 from airflow_provider_scnet.client.text import redacted
@@ -71,6 +70,9 @@ class JobCounts:
         :raises ScnetApiError: where SCnet reports an error
         :raises ScnetResponseError: where the body is not the documented one
         """
+        # Not needed wherever a DAG file is parsed.
+        from airflow_provider_scnet.client import response
+
         return cls.from_data(response.data_of(body))
 
     @classmethod
