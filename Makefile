@@ -50,7 +50,7 @@ pictures: .venv/$(AIRFLOW)/.made ## make docs/pictures anew, from those pages; n
 
 .PHONY: test
 test: .venv/$(AIRFLOW)/.made ## the test suite with branch coverage
-	$(MAIN)/python -m pytest -n 2 --cov
+	$(MAIN)/python -m pytest -n 3 --cov
 
 .PHONY: test-compat
 test-compat: $(COMPAT:%=test-%) ## the test suite on the other Airflow versions
