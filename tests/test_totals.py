@@ -44,7 +44,7 @@ steps = st.lists(
         st.sampled_from(["gate", "other"]),
         st.sampled_from(["run 1", "run 2"]),
         st.integers(0, 3),
-        st.sampled_from([Phase.PENDING, Phase.WAITS_UPSTREAM, Phase.FINISHED]),
+        st.sampled_from([Phase.PENDING, Phase.WAITS_UPSTREAM, Phase.NOT_SCHEDULED, Phase.FINISHED]),
         st.sampled_from(list(Scope)),
     ),
     max_size=30,
@@ -68,10 +68,10 @@ def test_each_gate_counts_what_all_count_and_what_is_its_own_tasks_alone(
         totals.add(each, scope)
         # Asked in between, it remembers sums.
         totals.claimed(asks)
-        is_upstream = phase is Phase.WAITS_UPSTREAM and run == gate_run and task in gates
-        needs_it = task in gates if run == gate_run else after_past_runs and run < gate_run
-        is_own = each.gate.task == asks.task and not needs_it
-        if (scope is Scope.EVERYBODY and not is_upstream) or (scope is Scope.OWN_TASK and is_own):
+        is_own = each.gate.task == asks.task
+        needs_it = task in gates if run == gate_run else after_past_runs and is_own and run < gate_run
+        is_free = needs_it and phase in (Phase.WAITS_UPSTREAM, Phase.NOT_SCHEDULED)
+        if (scope is Scope.EVERYBODY and not is_free) or (scope is Scope.OWN_TASK and is_own and not needs_it):
             expected += jobs
     assert totals.claimed(asks).jobs == expected
     everybody = sum(jobs for *_, jobs, _, scope in found if scope is Scope.EVERYBODY)

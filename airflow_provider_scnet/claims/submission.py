@@ -28,7 +28,7 @@ PENDING = ("scheduled", "queued", "up_for_retry", "up_for_reschedule", "restarti
 UNFINISHED: tuple[str | None, ...] = (None, *PENDING, "running", "deferred")
 
 #: A submission that Airflow does not start claims room from gates of its own task for so many times its
-#: ``claim_ttl``: about ten minutes by default.
+#: ``claim_ttl``: nine minutes by default.
 OWN_TASK_TTLS = 3
 #: Seconds after which no claim holds any longer, whatever Airflow says: a day in one phase.
 LONGEST_PHASE = 86_400.0

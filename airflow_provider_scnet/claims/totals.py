@@ -53,8 +53,8 @@ class Totals:
         self._everybody = NOTHING
         # Those that Airflow does not start, by their gates' task. Only gates of that task count them.
         self._own: dict[tuple[str, str], list[Submission]] = {}
-        # Those of a run that wait for tasks upstream. Gates among these do not count them.
-        self._upstream: dict[tuple[str, str], list[Submission]] = {}
+        # Those without a state that may wait for a gate, by DAG. Gates that they wait for do not count them.
+        self._stateless: dict[str, list[Submission]] = {}
         self._sums: dict[object, Claimed] = {}
         self._by_gate: dict[object, Claimed] = {}
 
@@ -74,8 +74,10 @@ class Totals:
             self._sums.clear()
             return
         self._everybody = plus(self._everybody, claim_of(submission))
-        if submission.phase is Phase.WAITS_UPSTREAM and submission.terms.tasks.gates:
-            self._upstream.setdefault((gate.dag_id, gate.run_id), []).append(submission)
+        tasks = submission.terms.tasks
+        is_stateless = submission.phase in (Phase.WAITS_UPSTREAM, Phase.NOT_SCHEDULED)
+        if is_stateless and (tasks.gates or tasks.after_past_runs):
+            self._stateless.setdefault(gate.dag_id, []).append(submission)
 
     def claimed(self, gate: GateId | None) -> Claimed:
         """
@@ -83,33 +85,29 @@ class Totals:
 
         :param gate: the gate; None where Airflow does not know it
         """
-        if gate is None or not (self._own or self._upstream):
+        if gate is None or not (self._own or self._stateless):
             return self._everybody
         own = self._own.get(gate.task, ())
-        upstream = [
-            each
-            for each in self._upstream.get((gate.dag_id, gate.run_id), ())
-            if gate.task_id in each.terms.tasks.gates
-        ]
-        if not own and not upstream:
+        waits_for_it = [each for each in self._stateless.get(gate.dag_id, ()) if _needs(each, gate)]
+        if not own and not waits_for_it:
             return self._everybody
         tasks = own[0].terms.tasks if own else SubmissionTasks()
-        is_alike = not upstream and not tasks.after_past_runs and gate.task_id not in tasks.gates
+        is_alike = not waits_for_it and not tasks.after_past_runs and gate.task_id not in tasks.gates
         key = (gate.task, None if is_alike else gate.run_id)
         if key not in self._by_gate:
             if key not in self._sums:
                 counted = (claim_of(each) for each in own if not _needs(each, gate))
                 self._sums[key] = functools.reduce(plus, counted, NOTHING)
-            self._by_gate[key] = plus(_without(self._everybody, upstream), self._sums[key])
+            self._by_gate[key] = plus(_without(self._everybody, waits_for_it), self._sums[key])
         return self._by_gate[key]
 
 
 def _needs(submission: Submission, gate: GateId) -> bool:
-    """Tell whether a submission cannot start before a gate of its own task has opened."""
-    tasks, run = submission.terms.tasks, submission.gate
-    if run.run_id == gate.run_id:
+    """Tell whether a submission of the same DAG cannot start before a gate has opened."""
+    tasks, its_gate = submission.terms.tasks, submission.gate
+    if its_gate.run_id == gate.run_id:
         return gate.task_id in tasks.gates
-    return tasks.after_past_runs and gate.order < run.order
+    return tasks.after_past_runs and its_gate.task_id == gate.task_id and gate.order < its_gate.order
 
 
 def _without(claimed: Claimed, submissions: Iterable[Submission]) -> Claimed:
