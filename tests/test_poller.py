@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who sees an observation first among the gates that share a poll."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import pytest
+
+from airflow_provider_scnet.claims.waiting import WaitingGate
+from airflow_provider_scnet.polling.accounts import Accounts
+from airflow_provider_scnet.polling.waiter import Wake, first_observation
+from benchmarks import virtual_time
+
+from observations import Cluster
+
+
+@pytest.mark.parametrize(
+    ("priorities", "order"),
+    [([1, 1, 1], [0, 1, 2]), ([1, 3, 2], [1, 2, 0]), ([0, 5, 5], [1, 2, 0])],
+)
+def test_the_urgent_gates_come_first_and_then_those_that_came_first(priorities: list[int], order: list[int]):
+    async def scenario() -> list[int]:
+        accounts, seen = Accounts(Cluster(4), Airflow()), []
+        poller = accounts.poller("scnet_default", None)
+        with contextlib.ExitStack() as stack:
+            for number, priority in enumerate(priorities):
+
+                def wake_for(observation: Any, number: int = number) -> Wake:
+                    seen.append(number)
+                    return Wake.NEWS
+
+                gate = WaitingGate(None, jobs=1, ttl=180.0, priority=priority)
+                waiter = stack.enter_context(poller.waiter(60.0, None, gate, wake_for))
+            await first_observation([waiter])
+        return seen
+
+    assert virtual_time.run(scenario()) == order
+
+
+class Airflow:
+    """Nobody asks it about gates that it does not know."""
+
+    async def states(self, *asked: Any) -> Any:
+        raise AssertionError(asked)
+
+    count = ended = states
+
+
+def test_nothing_is_shown_twice_to_a_gate_that_comes_back_for_the_next_observation():
+    async def scenario() -> list[float]:
+        accounts = Accounts(Cluster(4), Airflow())
+        poller = accounts.poller("scnet_default", None)
+        with poller.waiter(60.0, None, WaitingGate(None, jobs=1, ttl=180.0)) as waiter:
+            found = [await first_observation([waiter]) for _ in range(3)]
+        await asyncio.sleep(0)
+        return [observation.at for _, observation in found]
+
+    first, second, third = virtual_time.run(scenario())
+    assert (second - first, third - second) == (60.0, 60.0)
