@@ -238,7 +238,6 @@ def test_the_record_says_what_it_opened_on(scnet: ScnetSimulator, run):
         "condition": "queued < 5",
         "user_name": "alice",
         "scnet_conn_id": "scnet_default",
-        "queue_name": None,
         "counts": {"running": 3, "queued": 2, "held": 0, "suspended": 0, "other": 0, "total": 5},
         "claimed": 0,
     }

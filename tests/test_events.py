@@ -388,7 +388,6 @@ def test_over_http_it_brings_what_it_saw_and_no_claim_keeps_it_from_firing(scnet
         "condition": "queued < 5",
         "user_name": "alice",
         "scnet_conn_id": "scnet_default",
-        "queue_name": None,
         "counts": {"running": 1, "queued": 4, "held": 0, "suspended": 0, "other": 0, "total": 5},
     }
 

@@ -156,11 +156,13 @@ def observed(condition: Condition, observation: Observation, *, scnet_conn_id: s
     :param observation: what it holds on
     :param scnet_conn_id: the connection that was asked through
     """
+    # Airflow 3.0 stores no XCom that is None: what is not there is left out.
+    queue = {"queue_name": observation.queue_name} if observation.queue_name else {}
     return {
         "condition": condition.text,
         "user_name": observation.user_name,
         "scnet_conn_id": scnet_conn_id,
-        "queue_name": observation.queue_name,
+        **queue,
         "counts": observation.counts.as_dict() if observation.counts else None,
         "observed_at": observation.observed_at.isoformat(),
     }
