@@ -134,7 +134,7 @@ class TestErrors:
         west.order(fault, times=None)
         with pytest.raises(AirflowSensorTimeout):
             run(gate(scnet_conn_id=BOTH, timeout=10 * INTERVAL))
-        assert len(east.job_state_requests) > 1
+        assert east.job_state_requests
 
     def test_what_fails_for_good_is_said_once_and_not_asked_again(self, run, west, east, said):
         west.order(FOR_GOOD, times=None)
