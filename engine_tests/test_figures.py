@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 import re
-import socket
-import threading
 from collections.abc import Iterator
 
 import pytest
 
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
 from demo.engine import Engine
-from engine_tests.conftest import engine_for
+from engine_tests.conftest import NAME, StatsdListener, engine_for
 
 DAGS = {
     "figures": """
@@ -23,61 +21,16 @@ DAGS = {
                 gate(f"gate_{number}", claim_ttl=600) >> submit.override(task_id=f"submit_{number}")()
     """
 }
-NAME = "airflow.scnet.scnet_default.alice."
-
-
-class Listener:
-    """Listens as StatsD does, and keeps what is about SCnet."""
-
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind(("127.0.0.1", 0))
-        self.port = self._socket.getsockname()[1]
-        self.sent: list[str] = []
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-        self._thread.start()
-
-    def _listen(self) -> None:
-        # Airflow sends much of its own.
-        while packet := self._socket.recv(65536):
-            self.sent += [line for line in packet.decode().splitlines() if ".scnet." in line]
-
-    def close(self) -> None:
-        self._socket.sendto(b"", ("127.0.0.1", self.port))
-        self._thread.join()
-        self._socket.close()
-
-    def gauge(self, name: str) -> int | None:
-        """Return what was sent last, of the gauges of alice."""
-        values = [line for line in self.sent if line.startswith(f"{NAME}{name}:") and line.endswith("|g")]
-        return int(values[-1].split(":")[1].split("|")[0]) if values else None
-
-    def count(self, name: str) -> int:
-        """Return the sum of what was sent, of the counters of alice."""
-        found = [re.fullmatch(re.escape(NAME + name) + r":(\d+)\|c", line) for line in self.sent]
-        return sum(int(match.group(1)) for match in found if match)
 
 
 @pytest.fixture(scope="module")
-def listener() -> Iterator[Listener]:
-    found = Listener()
-    yield found
-    found.close()
-
-
-@pytest.fixture(scope="module")
-def engine(scnet: ScnetSimulator, listener: Listener, tmp_path_factory) -> Iterator[Engine]:
-    env = {
-        "AIRFLOW__METRICS__STATSD_ON": "True",
-        "AIRFLOW__METRICS__STATSD_HOST": "127.0.0.1",
-        "AIRFLOW__METRICS__STATSD_PORT": str(listener.port),
-    }
-    with engine_for(scnet, tmp_path_factory.mktemp("dags"), DAGS, env) as running:
+def engine(scnet: ScnetSimulator, listener: StatsdListener, tmp_path_factory) -> Iterator[Engine]:
+    with engine_for(scnet, tmp_path_factory.mktemp("dags"), DAGS, listener.env) as running:
         yield running
 
 
 def test_a_triggerer_sends_what_its_looks_saw_and_what_its_gates_made_of_it(
-    engine: Engine, scnet: ScnetSimulator, listener: Listener
+    engine: Engine, scnet: ScnetSimulator, listener: StatsdListener
 ):
     scnet.set_counts("alice", running=7, queued=99)
     engine.trigger_dag("figures")
