@@ -345,6 +345,25 @@ def test_a_claim_is_dropped_at_once_where_there_will_be_no_submission(state):
 
 
 @scenario
+async def test_what_may_not_be_counted_in_an_observation_weighs_on_it_however_late_a_gate_decides_on_it(
+    world: World,
+):
+    waiting = world.wait(gate())
+    world.wait(gate(run="other"))
+    await world.poll()
+    world.let_through(waiting)
+    world.airflow.set(waiting.gate, "success", submit="success")
+    await world.poll()
+    at = now()
+    await asyncio.sleep(COUNTED_AFTER + 1)
+    # A gate that arrives between two polls decides on the last observation.
+    newcomer = world.wait(gate(run="later"))
+    await world.ledger.refresh(ACCOUNT, at)
+    assert world.ledger.claimed(ACCOUNT, at, newcomer.gate).jobs == 1
+    assert await world.after(0) == 0
+
+
+@scenario
 async def test_a_claim_is_dropped_with_its_run(world: World):
     world.wait(gate(0, run="other"))
     await opened(world)

@@ -82,6 +82,8 @@ class DagBook:
         self.heard = -math.inf
         #: When a gate was last seen to have opened elsewhere.
         self.opened_elsewhere = -math.inf
+        #: When the oldest of the observations was made on which gates decide.
+        self.observed_at = -math.inf
         #: When a gate of it was last known to wait here.
         self.last_used = clock.now()
         self._is_new = True
@@ -276,6 +278,7 @@ class DagBook:
             max(0, pending - sum(each.phase is Phase.PENDING for each in known)),
             max(0, running - sum(each.phase is Phase.RUNNING for each in known)),
             now,
+            self.observed_at,
         )
         if any(each.since == now for each in self._unseen_claims[task_id]):
             self.last_start[task_id] = now
@@ -320,7 +323,7 @@ class DagBook:
         return (
             run_id in self._waiting.of(self.dag_id).runs
             or (run.unfinished > 0 and not run.has_ended)
-            or any(each.is_open or each.expires > clock.now() for each in run.submissions.values())
+            or any(each.is_open or each.expires > self.observed_at for each in run.submissions.values())
         )
 
     def _follow(self, submission: Submission, instances: Instances, asked_at: float) -> None:

@@ -93,6 +93,8 @@ class Ledger:
         self._calls: dict[tuple[str, bool], ShieldedCall[None]] = {}
         # By DAG: when it may be listed again.
         self._list_at: dict[str, float] = {}
+        # The youngest observation of each account, on which gates that arrive decide as well.
+        self._observed: dict[Account, float] = {}
         self._totals: dict[tuple[Account, float], Totals] = {}
         self._following = BackgroundTask(self._follow, lambda: bool(self.waiting))
         #: Why Airflow's last answer is missing; empty where it answered.
@@ -219,6 +221,9 @@ class Ledger:
             book.last_used = clock.now()
             for task_id, terms in self.waiting.of(dag_id).terms.items():
                 book.terms.setdefault(task_id, terms)
+        self._observed[account] = at
+        for book in self._books.values():
+            book.observed_at = min(self._observed.values())
         due = [
             book
             for book in self._books.values()
@@ -337,7 +342,10 @@ class Ledger:
         now = clock.now()
         self._totals = {key: totals for key, totals in self._totals.items() if totals.at >= at}
         self._calls = {kind: call for kind, call in self._calls.items() if not call.is_over}
-        self._untracked = [each for each in self._untracked if each.expires > at]
+        self._observed = {
+            key: seen for key, seen in self._observed.items() if seen > now - FORGET_AFTER or seen == at
+        }
+        self._untracked = [each for each in self._untracked if each.expires > min(self._observed.values())]
         self._peers.forget(now - FORGET_AFTER)
         for dag_id, book in list(self._books.items()):
             book.drop_what_is_over()

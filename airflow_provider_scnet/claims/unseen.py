@@ -22,21 +22,24 @@ class UnseenSubmissions:
         self._under_way: list[Submission] = []
         self._finished: list[Submission] = []
 
-    def update(self, terms: Terms, opened: int, pending: int, running: int, now: float) -> list[Submission]:
+    def update(
+        self, terms: Terms, opened: int, pending: int, running: int, now: float, observed_at: float
+    ) -> list[Submission]:
         """
-        Return the submissions that claim something by now.
+        Return the submissions that claim something.
 
         :param terms: what each of them claims
         :param opened: how many gates have opened, ever
         :param pending: how many submissions wait for a slot, a worker or their next try
         :param running: how many have started
         :param now: the time, by the event loop's clock
+        :param observed_at: when the oldest of the observations was made on which gates decide
         """
         born = 0 if self._opened is None else max(0, opened - self._opened)
         self._opened = opened
         # What opened and ended since the last count was never under way when somebody counted.
         ended = max(0, len(self._under_way) + born - pending - running)
-        self._finished = [each for each in self._finished if each.expires > now]
+        self._finished = [each for each in self._finished if each.expires > observed_at]
         for _ in range(ended):
             each = self._under_way.pop(0) if self._under_way else self._new(terms, now)
             each.enter(Phase.FINISHED, now)
