@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import dataclasses
 import random
@@ -18,6 +19,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 from unittest import mock
 
+from airflow_provider_scnet.claims import kept_room
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.event_loop import clock
@@ -176,25 +178,28 @@ class _World:
 
     # What happens
 
-    async def gate_and_submission(self, run_id: str, index: int, accounts: Accounts, **more: Any) -> None:
+    async def gate_and_submission(
+        self, run_id: str, index: int, accounts: Accounts, submits: int | None = None, **more: Any
+    ) -> None:
         """Be one gate, and what stands behind it."""
         _accounts.set(accounts)
         setting, tasks = self.setting, self.found[run_id]
+        submits = setting.submits if submits is None else submits
         await alone.wait(
             index,
             run_id,
             condition=f"queued < {setting.limit}",
-            submits=setting.submits,
+            submits=submits,
             poke_interval=setting.interval,
             **more,
         )
         self.last_waited = clock.now()
         # The triggerer may be killed from now on; the event is under way.
         self.opened.add((run_id, index))
-        behind = asyncio.ensure_future(self._behind(tasks, index))
+        behind = asyncio.ensure_future(self._behind(tasks, index, submits))
         await asyncio.shield(behind)
 
-    async def _behind(self, tasks: dict[str, dict[int, str | None]], index: int) -> None:
+    async def _behind(self, tasks: dict[str, dict[int, str | None]], index: int, submits: int) -> None:
         setting = self.setting
         await self.lasts(setting.passing)
         tasks["gate"][index] = "success"
@@ -203,7 +208,7 @@ class _World:
         await self.lasts(setting.starting)
         tasks["submit"][index] = "running"
         await self.lasts(setting.submitting)
-        for _ in range(setting.submits):
+        for _ in range(submits):
             self.cluster.submit(USER)
         await self.lasts(setting.submitting)
         tasks["submit"][index] = "success"
@@ -292,6 +297,100 @@ def play(setting: Setting, seed: int = 0) -> Outcome:
     """
     random.seed(seed)
     return virtual_time.run(_play(setting, random.Random(seed)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Overtaken:
+    """
+    What came of one gate with several jobs among others with one.
+
+    :param by: how many of the others opened before it
+    :param after: seconds until it opened; None: it did not, before the last of the others had
+    :param over_admitted: jobs that came when the queue was full
+    :param idle: percent of the slots' time that no job used while gates waited
+    """
+
+    by: int
+    after: float | None
+    over_admitted: int
+    idle: float
+
+
+async def _overtake(setting: Setting, jobs: int, every: float, chance: random.Random) -> Overtaken:
+    world = _World(setting, chance)
+    accounts, opened = Accounts(world, world), 0
+    for slot in range(setting.slots + setting.limit - 1):
+        world.cluster.submit(USER, run_for=setting.run_for * (slot % setting.slots + 1) / setting.slots)
+    earlier = setting.slots + setting.limit - 1
+    await asyncio.sleep(setting.counted_after)
+    start = clock.now()
+    by, after = 0, None
+
+    async def one(run_id: str, submits: int) -> None:
+        nonlocal opened, by, after
+        world.found[run_id] = {"gate": {-1: "deferred"}, "submit": {-1: None}}
+        await world.gate_and_submission(run_id, -1, accounts, submits)
+        if submits > 1:
+            by, after = opened, clock.now() - start
+        opened += 1
+
+    with mock.patch.object(runtime, "accounts", _accounts.get):
+        big = asyncio.ensure_future(one("scheduled__00000", jobs))
+        await asyncio.sleep(setting.interval)
+        small = []
+        for number in range(1, setting.submissions + 1):
+            small.append(asyncio.ensure_future(one(f"scheduled__{number:05}", 1)))
+            await asyncio.sleep(every)
+        await asyncio.gather(*small)
+        last_waited = world.last_waited
+        if not big.done():
+            by = opened
+            big.cancel()
+            await asyncio.gather(big, return_exceptions=True)
+    every_job = world.cluster.jobs(USER)
+    return Overtaken(
+        by,
+        after,
+        over_admitted=queues.over_admitted(every_job[earlier:], setting.limit),
+        idle=queues.idle(every_job, setting.slots, start, last_waited),
+    )
+
+
+def overtake(setting: Setting, jobs: int, every: float, seed: int = 0) -> Overtaken:
+    """
+    Simulate one gate with several jobs, and others with one job that come after it, one after another.
+
+    :param setting: what is simulated; its ``submissions`` are the others
+    :param jobs: the jobs behind the one gate
+    :param every: seconds after which the next of the others comes
+    :param seed: of the chances in it
+    """
+    random.seed(seed)
+    return virtual_time.run(_overtake(setting, jobs, every, random.Random(seed)))
+
+
+def starvation() -> list[dict[str, object]]:
+    """One gate with five jobs, then 300 with one; `queued < 5`, four slots: room is kept for it, or not."""
+    rows: list[dict[str, object]] = []
+    for interval, run_for in ((10.0, 40.0), (10.0, 400.0), (60.0, 400.0)):
+        setting = Setting(1, submissions=300, limit=5, slots=4, interval=interval, run_for=run_for)
+        # Others come a little faster than jobs end.
+        every = 0.8 * run_for / setting.slots
+        for is_kept in (False, True):
+            with contextlib.nullcontext() if is_kept else mock.patch.object(kept_room, "MOST_OVERTAKEN", 10**9):
+                found = overtake(setting, 5, every)
+            rows.append(
+                {
+                    "interval, s": f"{interval:.0f}",
+                    "each job runs, s": f"{run_for:.0f}",
+                    "room is kept": "yes" if is_kept else "no",
+                    "overtaken by": found.by,
+                    "opens after, min": "never" if found.after is None else f"{found.after / 60:.0f}",
+                    "over-admitted": found.over_admitted,
+                    "slots idle, %": f"{abs(found.idle):.1f}",
+                }
+            )
+    return rows
 
 
 #: DAG runs that the submissions belong to, and what such a table row is called.

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Protocol
 
 from airflow_provider_scnet.claims.book import DagBook
+from airflow_provider_scnet.claims.kept_room import KeptRoom
 from airflow_provider_scnet.claims.peers import Peers
 from airflow_provider_scnet.claims.submission import (
     PENDING,
@@ -85,6 +86,8 @@ class Ledger:
         self._airflow = airflow
         #: The gates that wait here.
         self.waiting = WaitingGates()
+        #: The room that is kept for those with several jobs.
+        self.kept_room = KeptRoom()
         self._peers = Peers()
         self._books: dict[str, DagBook] = {}
         # Claims of gates that Airflow does not know.
@@ -116,6 +119,7 @@ class Ledger:
             yield
         finally:
             self.waiting.remove(waiting)
+            self.kept_room.forget(waiting)
 
     def reserve(self, waiting: WaitingGate) -> None:
         """
@@ -174,9 +178,11 @@ class Ledger:
                 if each.gate and not book.held(each, at):
                     yield each.gate
 
-        if opens is None or self._peers.may_open(waiting, at, competing, opens):
+        if opens is None:
             return ""
-        return AFTER_OTHERS
+        if not self._peers.may_open(waiting, at, competing, opens):
+            return AFTER_OTHERS
+        return self.kept_room.reason_to_wait(waiting, at)
 
     def opened_elsewhere_since(self, account: Account, at: float) -> bool:
         """
@@ -201,6 +207,7 @@ class Ledger:
                 if is_stalled and each.terms.claims_from(account):
                     stalled.setdefault((*each.gate.task, each.phase), []).append(each)
         notes = [Note(_stalled(each), key=str(kind)) for kind, each in stalled.items()]
+        notes += self.kept_room.notes(account)
         for what, text in (("trouble", self.trouble), ("following", self._following.failure)):
             if text:
                 notes.append(Note(text, key=what))

@@ -46,6 +46,14 @@ class WaitingGate:
         """Whether it will claim jobs, and Airflow shows what becomes of them."""
         return bool(self.jobs and self.gate and self.tasks.submit)
 
+    def comes_before(self, other: WaitingGate) -> bool:
+        """
+        Tell whether it is shown an observation before another: the urgent first, then who came first.
+
+        :param other: the other
+        """
+        return (-self.priority, self.since) < (-other.priority, other.since)
+
     def terms(self) -> Terms:
         """Return what it claims when it opens."""
         accounts = frozenset([self.account] if self.account else [])

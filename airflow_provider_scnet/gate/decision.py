@@ -34,12 +34,14 @@ class Decision:
     :param reason: why, as a person reads it
     :param trouble: whether it rests on an error or a doubt rather than on counts
     :param shut_by: the claims that alone keep it shut, or None
+    :param is_short: whether there is room for one of the gate's jobs, and not for all
     """
 
     verdict: Verdict
     reason: str
     trouble: bool = False
     shut_by: Claimed | None = dataclasses.field(default=None, compare=False)
+    is_short: bool = dataclasses.field(default=False, compare=False)
 
     def __str__(self) -> str:
         if self.shut_by is None:
@@ -81,7 +83,8 @@ def decide(gate: Gate, counts: JobCounts, claimed: Claimed = NOTHING, hold: str 
     if shut_by:
         seen = listed(counts, gate.states, str(claimed), gate.queue_name)
     reason = f"{seen}: waiting, needs {unmet}" + (f" with room for {gate.submits}" if own else "")
-    return Decision(Verdict.WAIT, reason, shut_by=shut_by)
+    is_short = own > 0 and not any(map(gate.condition.unmet, views(counts, claimed.jobs)))
+    return Decision(Verdict.WAIT, reason, shut_by=shut_by, is_short=is_short)
 
 
 class SharedDecisions:

@@ -58,6 +58,8 @@ class Admission:
             else NOTHING
         )
         decision = self._evaluator.decide(observation, claimed)
+        if decision.is_short:
+            self._ledger.kept_room.note_short(self._waiting, observation.at)
         if decision.verdict is Verdict.OPEN and (reason := self._reason_to_wait(observation, claimed)):
             decision = self._evaluator.decide(observation, claimed, reason)
         return decision, claimed
