@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a region tells of its scheduler: its id, and the queues that a user may use."""
+"""What a region tells of its scheduler: its id, the queues that a user may use, and the user's limit."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ from airflow_provider_scnet.client.errors import ScnetError, ScnetResponseError
 SCHEDULER_PATH = "/hpc/openapi/v2/cluster"
 #: The queues that a user may use; the user's name follows.
 QUEUE_NAMES_PATH = "/hpc/openapi/v2/queuenames/users/"
+#: The limits of the token's own user. Source: SCnet OpenAPI v2, "query user resource limits".
+LIMITS_PATH = "/hpc/openapi/v2/userquotas/userlimit"
+
+# Very large numbers are a usual way to say that there is no limit.
+_LARGEST_LIMIT = 10**9
 
 
 def ask(settings: ConnectionSettings, path: str, reader: Any, params: Mapping[str, str]) -> Any:
@@ -66,6 +71,34 @@ def queue_names(settings: ConnectionSettings) -> set[str]:
     if not names:
         raise ScnetResponseError("SCnet names no queue that the user may use", where=settings.where)
     return names
+
+
+def job_limit(settings: ConnectionSettings) -> int | None:
+    """
+    Return how many jobs the user may have submitted, SCnet's ``userMaxSubmitJob``, where its meaning is sure.
+
+    None where the token is another user's, as the answer is about the token's own; where the region has several
+    schedulers, each with limits of its own; and for anything but a whole number from 1 to 10⁹, as it is not known
+    how SCnet says that there is no limit.
+
+    :param settings: whom to ask, and about whom
+    :raises ScnetError: where there is no answer, or one that is an error
+    """
+    if settings.token_user != settings.user_name:
+        return None
+    match schedulers(settings):
+        case [scheduler]:
+            limit: int | None = ask(settings, LIMITS_PATH, _limit_from_data, {"strJobManagerID": scheduler})
+            return limit
+    return None
+
+
+def _limit_from_data(data: Any, *secrets: str) -> int | None:
+    # A list by its documentation, an object to a public client.
+    match data if isinstance(data, list) else [data]:
+        case [{"userMaxSubmitJob": int(limit)}] if not isinstance(limit, bool) and 0 < limit <= _LARGEST_LIMIT:
+            return limit
+    return None
 
 
 def _schedulers_from_data(data: Any, *secrets: str) -> list[str]:
