@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import weakref
 from argparse import Namespace
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from airflow import __version__ as airflow_version
 
 from airflow_provider_scnet import __main__ as command_line
 from airflow_provider_scnet.cli import commands, definition
+from airflow_provider_scnet.client.scheduler import LIMITS_PATH, SCHEDULER_PATH
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.testing import Fault
 
@@ -36,6 +38,8 @@ since_3_2 = pytest.mark.skipif(
 #: An answer that says nothing of jobs that are held.
 REPORTED = {"运行": 4, "排队": 2, "挂起": 0, "其他": 0}
 WITHOUT_HELD = Fault.api("0", "success", [{"name": name, "y": number} for name, number in REPORTED.items()])
+
+TOO_MUCH = "warning: with 300 jobs queued, all that SCnet lets this user submit (userMaxSubmitJob), the condition "
 
 #: Both ways to say the same.
 ways = pytest.mark.parametrize("way", [MODULE, pytest.param(AIRFLOW, marks=since_3_2)], ids=["python", "airflow"])
@@ -56,6 +60,14 @@ def here(*args: str) -> subprocess.CompletedProcess[str]:
         finally:
             logging.disable(disabled)
     return subprocess.CompletedProcess(args, status, out.getvalue(), err.getvalue())
+
+
+def check_of(condition: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """Check a connection that works; the warning, if there is one, is on stderr."""
+    done = here("check", "--condition", condition, *args)
+    assert done.returncode == 0
+    assert in_one_line(done.stdout).startswith("user alice")
+    return done
 
 
 def in_one_line(text: str) -> str:
@@ -172,6 +184,108 @@ class TestCheck:
         assert (done.returncode, done.stdout) == (1, "")
         assert "paste a fresh token" in in_one_line(done.stderr)
         assert scnet.token("alice") not in done.stderr
+
+
+class TestCheckOfACondition:
+    """It warns where SCnet would let the user submit no more, and the condition still holds."""
+
+    @pytest.mark.parametrize(
+        ("condition", "is_too_much"),
+        [
+            ("queued < 300", False),
+            ("queued <= 299", False),
+            ("queued <= 300", True),
+            ("queued < 301", True),
+            ("queued < 500", True),
+            ("running + queued < 300", False),
+            ("running + queued < 301", True),
+            ("total < 300", False),
+            ("total < 500", True),
+            ("running < 5", True),
+            ("held < 1", True),
+            # Whether running jobs count towards the limit is not known.
+            ("running < 500 and queued < 5", False),
+            ("queued < 5 or queued < 500", True),
+            ("not queued >= 500", True),
+        ],
+    )
+    def test_it_warns_where_the_condition_holds_with_as_many_queued_as_the_user_may_submit(
+        self, scnet, condition, is_too_much
+    ):
+        scnet.set_most_jobs("alice", 300)
+        said = check_of(condition).stderr
+        assert in_one_line(said).startswith(TOO_MUCH) if is_too_much else said == ""
+
+    def test_it_says_the_same_through_access_keys(self, scnet, monkeypatch):
+        scnet.set_most_jobs("alice", 300)
+        keys = scnet.add_access_keys("alice")
+        monkeypatch.setenv("AIRFLOW_CONN_SCNET_KEYS", scnet.key_connection_json("alice"))
+        done = check_of("queued < 500", "scnet_keys")
+        assert in_one_line(done.stderr).startswith(TOO_MUCH)
+        assert keys.secret_key not in done.stdout + done.stderr
+
+    def test_it_warns_of_the_condition_of_one_queue(self, scnet):
+        scnet.set_most_jobs("alice", 300)
+        assert in_one_line(check_of("queued < 500", "--queue", "comp").stderr).startswith(TOO_MUCH)
+
+    def test_without_a_limit_it_warns_of_nothing(self, scnet):
+        assert check_of("queued < 500").stderr == ""
+
+    def test_without_a_condition_it_asks_for_no_limit(self, scnet):
+        scnet.set_most_jobs("alice", 300)
+        done = here("check")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(scnet.requests) == 1
+
+    @pytest.mark.parametrize("path", [SCHEDULER_PATH, LIMITS_PATH])
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            Fault(status=503),
+            Fault(status=404, body={"code": "404", "msg": "no such path"}),
+            Fault(drop="before"),
+            Fault.api("10008", "auth_fail", "token is invalid"),
+            Fault.api("10009", "没有权限访问接口"),
+            Fault.html(200, "<html>log in</html>"),
+        ],
+    )
+    def test_a_limit_that_cannot_be_read_is_one_line_and_the_connection_works(self, scnet, path, fault):
+        scnet.order(fault, path=path)
+        done = check_of("queued < 500")
+        assert in_one_line(done.stderr).startswith(
+            "how many jobs this user may submit could not be read: connection 'scnet_default'"
+        )
+        assert scnet.token("alice") not in done.stderr
+
+    def test_an_answer_that_takes_ten_minutes_is_waited_for_as_long_as_the_connection_says(self, scnet, connect):
+        connect(timeout=0.5)
+        scnet.order(Fault(delay=600), path=LIMITS_PATH)
+        start = time.monotonic()
+        done = check_of("queued < 500")
+        assert time.monotonic() - start < 60
+        assert "no whole answer within 0.5 s" in in_one_line(done.stderr)
+
+    def test_where_the_connection_does_not_work_it_says_only_that(self, scnet):
+        scnet.reject_token("alice")
+        done = here("check", "--condition", "queued < 500")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "paste a fresh token" in in_one_line(done.stderr)
+        assert LIMITS_PATH not in [request.path for request in scnet.requests]
+
+    def test_of_a_user_that_scnet_does_not_know_it_says_only_that(self, scnet, monkeypatch):
+        uri = scnet.connection_uri("alice").replace("//alice:", "//mallory:")
+        monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", uri)
+        done = here("check", "--condition", "queued < 500")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "correct the user name" in in_one_line(done.stderr)
+        assert LIMITS_PATH not in [request.path for request in scnet.requests]
+
+    @pytest.mark.parametrize(("condition", "says"), [("pending < 5", "did you mean 'queued'?"), ("", "is empty")])
+    def test_what_is_no_condition_is_a_wrong_command_line_and_asks_nothing(self, scnet, condition, says):
+        done = here("check", "--condition", condition)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert says in in_one_line(done.stderr)
+        assert not scnet.requests
 
 
 class TestExplain:

@@ -267,10 +267,10 @@ class TestQueues:
             scnet.submit("alice", queue="gpu")
 
     def test_the_users_limit_is_told_and_kept(self, scnet):
-        limits = {"userMaxSubmitJob": "-1", "userMaxRunJob": "-1"}
+        limits = {"userMaxSubmitJob": -1, "userMaxRunJob": -1}
         assert ask(scnet, f"{HPC}/userquotas/userlimit", strJobManagerID=SCHEDULER)["data"] == [limits]
         scnet.set_most_jobs("alice", 3)
-        limits["userMaxSubmitJob"] = "3"
+        limits["userMaxSubmitJob"] = 3
         assert ask(scnet, f"{HPC}/userquotas/userlimit", strJobManagerID=SCHEDULER)["data"] == [limits]
         scnet.submit("alice", 3)
         with pytest.raises(SubmissionError, match="alice would have 4 jobs, 3 are allowed"):

@@ -25,6 +25,7 @@ from airflow_provider_scnet.client.errors import ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.client.queue_name import queue_named
+from airflow_provider_scnet.gate.condition import Condition
 from airflow_provider_scnet.gate.decision import Verdict, decide
 from airflow_provider_scnet.gate.gate import Gate
 from airflow_provider_scnet.hooks.scnet import ScnetHook
@@ -92,12 +93,20 @@ def jobs(args: Namespace) -> int:
 @_command
 def check(args: Namespace) -> int:
     """
-    Say what the Test button says.
+    Say what the Test button says; of a condition, whether it allows more jobs than the user may submit.
 
-    :param args: ``conn_id``, ``queue``
+    :param args: ``conn_id``, ``queue``, ``condition``
     """
-    works, message = ScnetHook(args.conn_id).test_connection(args.queue)
+    try:
+        condition = None if args.condition is None else Condition(args.condition)
+    except ValueError as error:
+        _say(str(error), error=True)
+        return COULD_NOT_TELL
+    hook = ScnetHook(args.conn_id)
+    works, message = hook.test_connection(args.queue)
     _say(message, error=not works)
+    if works and condition and (warning := _warning(hook, condition)):
+        _say(warning, error=True)
     return YES if works else NO
 
 
@@ -122,6 +131,21 @@ def explain(args: Namespace) -> int:
     decision = decide(gate, observation.counts or JobCounts())
     _say(decision.reason)
     return YES if decision.verdict is Verdict.OPEN else NO
+
+
+def _warning(hook: ScnetHook, condition: Condition) -> str:
+    """Return what to say where a condition allows more jobs than the user may submit; empty where it does not."""
+    try:
+        limit = run_in_thread(hook.get_job_limit).result()
+    except ScnetError as error:
+        return f"how many jobs this user may submit could not be read: {error}"
+    # With none running, because it is not known whether running jobs count towards the limit.
+    if limit is None or not condition.holds(JobCounts(running=0, queued=limit, held=0, suspended=0, other=0)):
+        return ""
+    return (
+        f"warning: with {limit} jobs queued, all that SCnet lets this user submit (userMaxSubmitJob), "
+        "the condition still holds: let it hold for fewer, or submissions may be refused"
+    )
 
 
 # A connection, the user that was asked for, and what was seen, of one queue or of all.

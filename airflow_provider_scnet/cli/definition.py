@@ -96,6 +96,11 @@ _WATCH = Arg(
     ),
 )
 _CONDITION = Arg(("condition",), metavar="CONDITION", help="what the gate waits for, e.g. 'queued < 5'")
+_CONDITION_TO_CHECK = Arg(
+    ("--condition",),
+    metavar="CONDITION",
+    help="a gate's condition; warn where it allows more queued jobs than SCnet lets the user submit",
+)
 _FAIL_WHEN = Arg(("--fail-when",), metavar="CONDITION", help="what fails the gate for good, e.g. 'held > 0'")
 # Text, because the gate itself reads it, as strictly as in a DAG file.
 _SUBMITS = Arg(
@@ -119,7 +124,7 @@ COMMANDS = (
         help="Say whether a connection works",
         description="Say what the Test button of a connection says.",
         func=lazy_load_command(f"{_COMMANDS}.check"),
-        args=(_CONNECTION, _QUEUE),
+        args=(_CONNECTION, _QUEUE, _CONDITION_TO_CHECK),
         epilog="Exit status: 0 where it works, 1 where it does not, 2 where the command line is wrong.",
     ),
     ActionCommand(

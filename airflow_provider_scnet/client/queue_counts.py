@@ -11,20 +11,15 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping
 from typing import Any
-from urllib.parse import quote
 
-from airflow_provider_scnet.client import response, transport
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError, ScnetError, ScnetResponseError
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
+from airflow_provider_scnet.client.scheduler import ask, queue_names
 from airflow_provider_scnet.client.text import listed, redacted
 
 #: Source: SCnet OpenAPI v2; the shape of the answer as a public client reads it.
 QUEUE_COUNTS_PATH = "/hpc/openapi/v2/view/queue/jobs"
-#: The schedulers of a region, and their ids.
-SCHEDULER_PATH = "/hpc/openapi/v2/cluster"
-#: The queues that a user may use; the user's name follows.
-QUEUE_NAMES_PATH = "/hpc/openapi/v2/queuenames/users/"
 
 #: How many requests :func:`observe_queues` makes at most, where a region has one scheduler.
 MOST_REQUESTS = 3
@@ -52,7 +47,7 @@ def observe_queues(settings: ConnectionSettings, queues: Collection[str], whole:
     if not queues:
         return {}
     try:
-        by_queue = _read(settings, QUEUE_COUNTS_PATH, by_queue_from_data, {"userName": settings.user_name})
+        by_queue = ask(settings, QUEUE_COUNTS_PATH, by_queue_from_data, {"userName": settings.user_name})
     except ScnetError as error:
         return dict.fromkeys(queues, error)
     for queue in by_queue:
@@ -117,55 +112,6 @@ def missing_queue(queue: str, whole: JobCounts, by_queue: Mapping[str, JobCounts
     contradict = any(getattr(whole, state) is not None for state in problems)
     kind = ErrorKind.TRANSIENT if contradict else ErrorKind.UNCLEAR
     return JobCounts(**counts, problems=problems, problem_kind=kind)
-
-
-def queue_names(settings: ConnectionSettings) -> set[str]:
-    """
-    Return the names of the queues that the user may use.
-
-    :param settings: whom to ask, and about whom
-    :raises ScnetError: where they could not be learnt, or there is none
-    """
-    names: set[str] = set()
-    path = QUEUE_NAMES_PATH + quote(settings.user_name, safe="")
-    for scheduler in _read(settings, SCHEDULER_PATH, _schedulers_from_data, {}):
-        names |= _read(settings, path, _names_from_data, {"strJobManagerID": scheduler})
-    if not names:
-        raise ScnetResponseError("SCnet names no queue that the user may use", where=settings.where)
-    return names
-
-
-def _schedulers_from_data(data: Any, *secrets: str) -> list[str]:
-    ids = [entry.get("id") for entry in data if isinstance(entry, Mapping)] if isinstance(data, list) else []
-    if not ids or not all(isinstance(each, str | int) and not isinstance(each, bool) for each in ids):
-        raise ScnetResponseError("the answer's data is no list of schedulers with an id")
-    return [str(each) for each in ids]
-
-
-def _names_from_data(data: Any, *secrets: str) -> set[Any]:
-    if data is None:
-        return set()
-    entries = data if isinstance(data, list) else [data]
-    names = [entry.get("queueName") if isinstance(entry, Mapping) else None for entry in entries]
-    if not all(isinstance(name, str) for name in names):
-        raise ScnetResponseError("the answer's data is no list of queues with a queueName")
-    return set(names)
-
-
-def _read(settings: ConnectionSettings, path: str, reader: Any, params: Mapping[str, str]) -> Any:
-    request = transport.Request(
-        method="GET",
-        base=settings.endpoint,
-        path=path,
-        headers={"token": settings.token},
-        params=params,
-        secrets=settings.secrets,
-    )
-    try:
-        return response.read(transport.send(request, settings), reader, *settings.secrets)
-    except ScnetError as error:
-        error.where = f"{settings.where}, {path.removeprefix('/hpc/openapi/v2/')}"
-        raise
 
 
 def _is_known(settings: ConnectionSettings, queue: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_provider_scnet.client import issued_tokens, job_state, transport
+from airflow_provider_scnet.client import issued_tokens, job_state, scheduler, transport
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError, ScnetConnectionError, ScnetError
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
@@ -116,6 +116,16 @@ class ScnetHook(BaseHook):
         queues = _queues(queue_name)
         settings = await self.awith_token(await self.aread_settings(user_name))
         return self._counts_of((await self.apoll(settings, queues)).of(queue_name))
+
+    def get_job_limit(self) -> int | None:
+        """
+        Ask how many jobs the connection's user may have submitted, SCnet's ``userMaxSubmitJob``.
+
+        None where that is not sure: the token is another user's, or SCnet names no whole number from 1 to 10⁹.
+
+        :raises ScnetError: where there is no answer, or one that is an error
+        """
+        return scheduler.job_limit(issued_tokens.with_token(self.read_settings()))
 
     def test_connection(self, queue_name: str | None = None) -> tuple[bool, str]:
         """

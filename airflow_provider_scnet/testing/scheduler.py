@@ -69,5 +69,6 @@ class Scheduler:
         """Tell the limits of the token's user, as ``GET /hpc/openapi/v2/userquotas/userlimit`` does."""
         most_jobs = self._cluster.most_jobs(self._access.holder(call).name)
         check_scheduler(call.query, "strJobManagerID")
-        limit = UNLIMITED if most_jobs is None else str(most_jobs)
-        return Answer.envelope("0", "success", [{"userMaxSubmitJob": limit, "userMaxRunJob": UNLIMITED}])
+        # Whole numbers, as the limit of processors is documented (Long). What says "no limit" is not known.
+        limit = int(UNLIMITED) if most_jobs is None else most_jobs
+        return Answer.envelope("0", "success", [{"userMaxSubmitJob": limit, "userMaxRunJob": int(UNLIMITED)}])

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a region tells of its scheduler: its id, the queues that a user may use, and the user's limit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from airflow_provider_scnet.client import response, transport
+from airflow_provider_scnet.client.connection_settings import ConnectionSettings
+from airflow_provider_scnet.client.errors import ScnetError, ScnetResponseError
+
+#: The schedulers of a region, and their ids.
+SCHEDULER_PATH = "/hpc/openapi/v2/cluster"
+#: The queues that a user may use; the user's name follows.
+QUEUE_NAMES_PATH = "/hpc/openapi/v2/queuenames/users/"
+#: The limits of the token's own user. Source: SCnet OpenAPI v2, "query user resource limits".
+LIMITS_PATH = "/hpc/openapi/v2/userquotas/userlimit"
+
+# Very large numbers are a usual way to say that there is no limit.
+_LARGEST_LIMIT = 10**9
+
+
+def ask(settings: ConnectionSettings, path: str, reader: Any, params: Mapping[str, str]) -> Any:
+    """
+    Send one request and read the answer.
+
+    :param settings: whom to ask
+    :param path: below the endpoint
+    :param reader: converts the ``data`` of the answer; its further arguments are the secrets
+    :param params: the query
+    :raises ScnetError: where there is no answer, or one that cannot be read; it names the path
+    """
+    request = transport.Request(
+        method="GET",
+        base=settings.endpoint,
+        path=path,
+        headers={"token": settings.token},
+        params=params,
+        secrets=settings.secrets,
+    )
+    try:
+        return response.read(transport.send(request, settings), reader, *settings.secrets)
+    except ScnetError as error:
+        error.where = f"{settings.where}, {path.removeprefix('/hpc/openapi/v2/')}"
+        raise
+
+
+def schedulers(settings: ConnectionSettings) -> list[str]:
+    """
+    Return the ids of the region's schedulers, one at least.
+
+    :param settings: whom to ask
+    :raises ScnetError: where they could not be learnt
+    """
+    return list(ask(settings, SCHEDULER_PATH, _schedulers_from_data, {}))
+
+
+def queue_names(settings: ConnectionSettings) -> set[str]:
+    """
+    Return the names of the queues that the user may use.
+
+    :param settings: whom to ask, and about whom
+    :raises ScnetError: where they could not be learnt, or there is none
+    """
+    names: set[str] = set()
+    path = QUEUE_NAMES_PATH + quote(settings.user_name, safe="")
+    for scheduler in schedulers(settings):
+        names |= ask(settings, path, _names_from_data, {"strJobManagerID": scheduler})
+    if not names:
+        raise ScnetResponseError("SCnet names no queue that the user may use", where=settings.where)
+    return names
+
+
+def job_limit(settings: ConnectionSettings) -> int | None:
+    """
+    Return how many jobs the user may have submitted, SCnet's ``userMaxSubmitJob``, where its meaning is sure.
+
+    None where the token is another user's, as the answer is about the token's own; where the region has several
+    schedulers, each with limits of its own; and for anything but a whole number from 1 to 10⁹, as it is not known
+    how SCnet says that there is no limit.
+
+    :param settings: whom to ask, and about whom
+    :raises ScnetError: where there is no answer, or one that is an error
+    """
+    if settings.token_user != settings.user_name:
+        return None
+    match schedulers(settings):
+        case [scheduler]:
+            limit: int | None = ask(settings, LIMITS_PATH, _limit_from_data, {"strJobManagerID": scheduler})
+            return limit
+    return None
+
+
+def _limit_from_data(data: Any, *secrets: str) -> int | None:
+    # A list by its documentation, an object to a public client.
+    match data if isinstance(data, list) else [data]:
+        case [{"userMaxSubmitJob": int(limit)}] if not isinstance(limit, bool) and 0 < limit <= _LARGEST_LIMIT:
+            return limit
+    return None
+
+
+def _schedulers_from_data(data: Any, *secrets: str) -> list[str]:
+    ids = [entry.get("id") for entry in data if isinstance(entry, Mapping)] if isinstance(data, list) else []
+    if not ids or not all(isinstance(each, str | int) and not isinstance(each, bool) for each in ids):
+        raise ScnetResponseError("the answer's data is no list of schedulers with an id")
+    return [str(each) for each in ids]
+
+
+def _names_from_data(data: Any, *secrets: str) -> set[Any]:
+    if data is None:
+        return set()
+    entries = data if isinstance(data, list) else [data]
+    names = [entry.get("queueName") if isinstance(entry, Mapping) else None for entry in entries]
+    if not all(isinstance(name, str) for name in names):
+        raise ScnetResponseError("the answer's data is no list of queues with a queueName")
+    return set(names)
