@@ -80,7 +80,7 @@ def _usage(engine: Engine, scnet: ScnetSimulator) -> str:
             f"  {engine.url}/connections",
             "      scnet_default with a token, scnet_keys with access keys; their forms, and the Test button",
             "",
-            "The cluster is full. To empty it, so that gates pass within seconds:",
+            "The cluster is full. To empty it, so that gates open within seconds:",
             f"  {commands['cancel']}",
             "To fill it again, so that they wait:",
             f"  {commands['submit']}",

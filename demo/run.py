@@ -34,7 +34,7 @@ DAGS = Path(__file__).parents[1] / "example_dags"
 
 USER = "alice"
 GATES = 13
-#: "queued < 5" in the DAG: a gate passes where four are queued, so that five are.
+#: "queued < 5" in the DAG: a gate opens where four are queued, so that five are.
 MOST_QUEUED = 5
 SLOTS = 4
 #: Seconds between two requests.

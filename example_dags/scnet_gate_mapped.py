@@ -2,7 +2,7 @@
 """
 Many submissions, each behind a gate of its own.
 
-The gates wait together: they share one request an interval, and when there is room for three, three pass.
+The gates wait together: they share one request an interval, and when there is room for three, three open.
 What is mapped is the *group* of gate and submission. ``gate.expand() >> submit.expand()`` would not do: there
 every submission waits for all gates.
 """

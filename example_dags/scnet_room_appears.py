@@ -2,7 +2,7 @@
 """
 A DAG that starts when room appears: no run waits before.
 
-For Airflow 3. A watcher looks at the queue for as long as the DAG exists, and starts one run each time that the
+For Airflow 3. A watcher polls the queue for as long as the DAG exists, and starts one run each time that the
 queue has become short; the next one only after it was long in between. It gives no room out: a gate does that.
 """
 

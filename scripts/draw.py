@@ -116,7 +116,7 @@ class Drawing:
 
 def look(words: dict[str, list[str] | str]) -> Drawing:
     """
-    Draw a look's way from the cluster to a hundred gates.
+    Draw the way of a poll from the cluster to a hundred gates.
 
     :param words: in one language
     """

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_scnet.claims.ledger import Ledger
 from airflow_provider_scnet.client import job_state
 from airflow_provider_scnet.event_loop import background, clock
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.polling import accounts as accounts_module
+from airflow_provider_scnet.polling import poller as poller_module
 from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
 from airflow_provider_scnet.triggers import runtime
@@ -578,6 +580,53 @@ def test_a_mistake_of_ours_is_seen_by_every_gate_and_hangs_none(
     for event in asyncio.run(scenario()):
         assert event.payload["verdict"] == "retry"
         assert "unexpected ZeroDivisionError" in event.payload["message"]
+
+
+def test_the_log_says_once_where_an_error_was_that_nobody_expected(
+    scnet: ScnetSimulator, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    def fails(settings: Any, *asked: Any) -> Any:
+        raise KeyError(settings.token)
+
+    def fails_elsewhere(*asked: Any) -> Any:
+        raise KeyError("other")
+
+    async def scenario() -> None:
+        for poll in (fails, fails, fails_elsewhere):
+            monkeypatch.setattr(job_state, "poll_once", poll)
+            await first_event(trigger())
+
+    asyncio.run(scenario())
+    told = [each for each in caplog.records if each.name == poller_module.__name__]
+    assert [each.levelname for each in told] == ["WARNING", "WARNING"]
+    first, second = (each.getMessage() for each in told)
+    assert first.startswith("unexpected KeyError: ")
+    assert f" at {__file__}:{fails.__code__.co_firstlineno + 1} in fails, called from " in first
+    assert f" at {__file__}:{fails_elsewhere.__code__.co_firstlineno + 1} in fails_elsewhere, " in second
+    assert "eyJ" not in caplog.text
+
+
+def test_the_log_says_where_the_task_that_polls_failed(
+    scnet: ScnetSimulator,
+    said: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(background, "RESTART_AFTER", INTERVAL)
+    refresh, failures = Ledger.refresh, []
+
+    async def fails_once(self: Any, *asked: Any) -> None:
+        if not failures:
+            failures.append(1)
+            raise KeyError(scnet.token("alice"))
+        await refresh(self, *asked)
+
+    monkeypatch.setattr(Ledger, "refresh", fails_once)
+    asyncio.run(first_event(trigger()))
+    (told,) = [each.getMessage() for each in caplog.records if each.name == poller_module.__name__]
+    assert f" at {__file__}:{fails_once.__code__.co_firstlineno + 3} in fails_once, called from " in told
+    assert any("failed (KeyError: '***'), and was started again" in message for message in said.messages)
+    assert "eyJ" not in caplog.text
 
 
 def test_the_task_that_looks_ends_with_the_last_gate(scnet: ScnetSimulator):

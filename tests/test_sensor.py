@@ -364,7 +364,13 @@ def test_a_gate_ends_in_the_triggerer_where_nothing_is_lost_by_it():
         assert end_task(other(task_id="gate", condition="queued < 5")) is False
 
 
-IS_3_3 = tuple(int(part) for part in airflow.__version__.split(".")[:2]) >= (3, 3)
+AIRFLOW = tuple(int(part) for part in airflow.__version__.split(".")[:2])
+IS_3_3 = AIRFLOW >= (3, 3)
+
+
+def test_a_gate_with_a_label_ends_where_airflow_renders_it():
+    # Before 3.2 a worker renders it at the end of a task only.
+    assert end_task(gate(map_index_template="{{ ds }}")) is (AIRFLOW >= (3, 2))
 
 
 @pytest.mark.parametrize(
@@ -380,6 +386,7 @@ IS_3_3 = tuple(int(part) for part in airflow.__version__.split(".")[:2]) >= (3, 
         ({"on_execute_callback": print}, False),
         ({"on_success_callback": print}, False),
         ({"pre_execute": print}, False),
+        ({"map_index_template": "{{ ds }}"}, False),
         ({"post_execute": print}, False),
         ({"pool": "scarce"}, False),
         ({"max_active_tis_per_dag": 2}, False),
@@ -454,6 +461,7 @@ def test_a_subclass_may_have_a_template_field_of_its_own(message):
     [
         ("on_success_callback", print),
         ("on_execute_callback", print),
+        ("map_index_template", "{{ ds }}"),
         ("pool", "scarce"),
         ("max_active_tis_per_dag", 2),
         ("execution_timeout", timedelta(seconds=1)),
@@ -481,8 +489,12 @@ def test_a_mapped_gate_starts_on_a_worker():
     assert ScnetJobStateSensor.start_trigger_args is None
     with dag():
         mapped = ScnetJobStateSensor.partial(task_id="mapped").expand(condition=["queued < 5"])
-    assert mapped.start_from_trigger is False
-    assert mapped.start_trigger_args is None
+        labelled = ScnetJobStateSensor.partial(task_id="labelled", map_index_template="{{ ds }}").expand(
+            condition=["queued < 5"]
+        )
+    for each in (mapped, labelled):
+        assert each.start_from_trigger is False
+        assert each.start_trigger_args is None
 
 
 def test_the_serialised_dag_says_how_a_gate_starts():

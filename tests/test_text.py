@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_scnet.client.text import listed, redacted, unexpected
+from airflow_provider_scnet.client.text import listed, places, redacted, unexpected
 
 
 def test_what_a_server_says_is_shown_on_one_line_short_and_without_the_token():
@@ -29,6 +29,28 @@ def test_what_a_server_says_is_shown_in_no_time_however_long_it_is():
 )
 def test_an_error_that_nobody_expected_names_its_type_and_what_it_said_without_secrets(error, said):
     assert unexpected(error, "TOKEN") == said
+
+
+def test_the_place_of_an_error_is_told_without_what_it_knew():
+    def ask(token):
+        raise KeyError(token)
+
+    with pytest.raises(KeyError) as caught:
+        ask("TOKEN")
+    inner, outer = places(caught.value).split(", called from ")
+    assert inner == f"{__file__}:{ask.__code__.co_firstlineno + 1} in ask"
+    assert outer.startswith(f"{__file__}:")
+    assert outer.endswith(" in test_the_place_of_an_error_is_told_without_what_it_knew")
+    assert places(KeyError("never raised")) == ""
+
+
+def test_of_a_deep_error_the_innermost_places_are_told():
+    def deep(calls):
+        return deep(calls - 1) if calls else 1 / 0
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        deep(50)
+    assert places(caught.value).count(" in deep") == 3
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ _WATCH = Arg(
     metavar="SECONDS",
     type=_seconds,
     help=(
-        f"look again and again with a pause of so many seconds, {SHORTEST_WATCH:g} at least, until Ctrl-C; "
+        f"poll again and again with a pause of so many seconds, {SHORTEST_WATCH:g} at least, until Ctrl-C; "
         "the pause grows where the cluster asks for it"
     ),
 )
@@ -132,7 +132,7 @@ COMMANDS = (
         help="Say whether a gate would open now, and why not",
         description=(
             "Say whether a gate with this condition would open now, and why not. "
-            "The jobs of other gates that have just passed are known to the triggerer only."
+            "The jobs of other gates that have just opened are known to the triggerer only."
         ),
         func=lazy_load_command(f"{_COMMANDS}.explain"),
         args=(_CONDITION, _CONNECTION, _USER, _QUEUE, _SUBMITS, _FAIL_WHEN),

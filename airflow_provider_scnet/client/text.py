@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Sequence
 
 _JWT = re.compile(r"eyJ[\w-]{5,}\.[\w-]+(\.[\w-]*)?")
 _MOST_CHARACTERS = 200
+_MOST_PLACES = 3
 
 
 def redacted(text: object, *secrets: str) -> str:
@@ -37,6 +39,18 @@ def unexpected(error: BaseException, *secrets: str) -> str:
     """
     said = redacted(error, *secrets)
     return f"unexpected {type(error).__name__}" + (f": {said}" if said else "")
+
+
+def places(error: BaseException) -> str:
+    """
+    Tell where an error was: file, line and function of its innermost calls, and nothing that these knew.
+
+    :param error: the error
+    """
+    calls = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    return ", called from ".join(
+        redacted(f"{code.co_filename}:{line} in {code.co_name}") for code, line in calls[: -_MOST_PLACES - 1 : -1]
+    )
 
 
 def listed(names: Sequence[object], most: int, total: int | None = None) -> str:

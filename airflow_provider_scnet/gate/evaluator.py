@@ -59,7 +59,7 @@ class GateEvaluator:
         Decide on an observation, and log what is new.
 
         :param observation: what was seen
-        :param claimed: jobs of other gates that passed, to be counted on top
+        :param claimed: jobs of other gates that opened, to be counted on top
         :param hold: why it must not open yet, whatever the counts
         """
         decision = self.decide(observation, claimed, hold)
@@ -71,7 +71,7 @@ class GateEvaluator:
         Decide on an observation.
 
         :param observation: what was seen
-        :param claimed: jobs of other gates that passed, to be counted on top
+        :param claimed: jobs of other gates that opened, to be counted on top
         :param hold: why it must not open yet, whatever the counts
         """
         if observation.error:

@@ -55,7 +55,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
     Waits until a user's job counts on an SCnet cluster meet a condition.
 
     By default it waits in the triggerer: hundreds of gates share one request an interval and hold no worker, and
-    a gate that passes claims room for the jobs that follow, so that room for three lets three pass. Its decision
+    a gate that opens claims room for the jobs that follow, so that room for three opens three. Its decision
     is the XCom ``decision``; it is the task's return value where the DAG uses the gate's ``.output``, with
     ``use_worker``, and in poke and reschedule mode.
 
@@ -74,7 +74,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
     :param submits: how many jobs the work behind this gate will submit; 0 for a gate that only watches (templated)
     :param submitted_by: ids of the tasks that submit, where these are not the tasks right behind the gate; a
         task of the gate's own group may go by the name it has there
-    :param claim_ttl: seconds, or a timedelta, for which the jobs of a gate that passed are counted at most on
+    :param claim_ttl: seconds, or a timedelta, for which the jobs of a gate that opened are counted at most on
         top of what the cluster reports, once their submission runs
     :param deferrable: whether to wait in the triggerer; without it there is no shared request and there are no
         claims, and ``mode`` says how a worker waits
@@ -307,7 +307,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
         """
-        Observation once.
+        Poll once.
 
         :param context: the task's context
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tasks that submit what a gate lets pass."""
+"""The tasks that submit behind a gate."""
 
 from __future__ import annotations
 

@@ -41,10 +41,10 @@ class ScnetJobStateTrigger(BaseTrigger):
     Waits until a cluster user's job counts meet a condition, and claims room for the jobs that follow.
 
     All triggers of one triggerer that watch the same account through the same connection share one request an
-    interval. Room is given out in the order of arrival, and claimed until the cluster counts what was
-    submitted; of gates that pass in another triggerer, Airflow's states of the tasks behind them tell. Where
-    gates of a task wait in several triggerers, those of the oldest runs come first, by the dates in the run ids,
-    and within a run those with the lowest map indexes.
+    interval. Room is given out by ``priority_weight``, then in the order of arrival, and claimed until the cluster
+    had time to count what was submitted; of gates that open in another triggerer, Airflow's states of the tasks
+    behind them tell. Where gates of a task wait in several triggerers, those of the oldest runs come first, by the
+    dates in the run ids, and within a run those with the lowest map indexes.
 
     :param condition: the state of the queue to wait for
     :param fail_when: what fails the gate for good
