@@ -6,6 +6,8 @@ The account may have five jobs in the queue. It is full at first, so all gates w
 go in, never too many at once. One submission gets no answer; its retry finds the job that is there. Ends with
 status 0 if every job was submitted once and the queue was never too long.
 
+After that, jobs go to whichever of two clusters has room.
+
 With ``--access-keys`` the connection holds no token: it obtains them, and each lives for less than the wait.
 """
 
@@ -25,6 +27,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from airflow_provider_scnet.testing import SUBMISSION_PATH, Fault, ScnetSimulator
+from demo.clusters import DAG as CLUSTERS_DAG
+from demo.clusters import ClustersDemo, most_queued, two_clusters
 from demo.ending import Ended, ignore_signals, raise_on_signals
 from demo.engine import Engine, EngineError
 
@@ -123,7 +127,7 @@ class Demo:
     def summary(self) -> list[str]:
         """Print what came out, and return what is wrong with it."""
         submitted = len(self.scnet.jobs(USER)) - self.earlier
-        highest = self._highest_queued()
+        highest = most_queued(self.scnet.jobs(USER)[self.earlier :])
         requests = len(self.scnet.job_state_requests)
         print(
             f"\n{submitted} of {GATES} jobs submitted; at most {highest} queued, {MOST_QUEUED} are allowed\n"
@@ -150,20 +154,6 @@ class Demo:
                 wrong.append("no token ended during the wait")
         return wrong
 
-    def _highest_queued(self) -> int:
-        """Return how many gated jobs were in the queue at most; it is longest when one has just come in."""
-        jobs = self.scnet.jobs(USER)[self.earlier :]
-        return max(
-            (
-                sum(
-                    job.submitted_at <= at < (math.inf if job.started_at is None else job.started_at)
-                    for job in jobs
-                )
-                for at in [job.submitted_at for job in jobs]
-            ),
-            default=0,
-        )
-
 
 def main() -> int:
     """Run the demo and return its status."""
@@ -176,15 +166,28 @@ def main() -> int:
     scnet.submit(USER, SLOTS + MOST_QUEUED, run_for=math.inf)
     with contextlib.ExitStack() as stack:
         stack.enter_context(scnet)
+        clusters = stack.enter_context(two_clusters(USER, COUNTED_AFTER))
+        for name, cluster in clusters.items():
+            # One pair of access keys opens several regions.
+            scnet.add_region(name, name, cluster=cluster)
         # The other examples may start by themselves, and would submit as well.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        shutil.copy(DAGS / f"{DAG}.py", folder)
+        for dag_id in (DAG, CLUSTERS_DAG):
+            shutil.copy(DAGS / f"{dag_id}.py", folder)
         engine = Engine(
             folder,
             {
                 "AIRFLOW_CONN_SCNET_DEFAULT": (
                     scnet.key_connection_json(USER) if access_keys else scnet.connection_json(USER)
                 ),
+                **{
+                    f"AIRFLOW_CONN_SCNET_{name.upper()}": (
+                        scnet.key_connection_json(USER, cluster_id=name)
+                        if access_keys
+                        else cluster.connection_json(USER)
+                    )
+                    for name, cluster in clusters.items()
+                },
                 "SCNET_SIMULATOR_URL": scnet.url,
                 "SCNET_POKE_INTERVAL": str(INTERVAL),
             },
@@ -196,7 +199,9 @@ def main() -> int:
             raise_on_signals()
             demo = Demo(engine, scnet)
             demo.run()
-            if wrong := demo.summary():
+            clusters_demo = ClustersDemo(engine, clusters, USER, demo.say)
+            clusters_demo.run()
+            if wrong := demo.summary() + clusters_demo.summary():
                 raise EngineError("\n".join(wrong) + "\n" + engine.tails())
         except EngineError as error:
             print(f"\nFAILED: {error}", file=sys.stderr)

@@ -27,8 +27,10 @@ from airflow.models.connection import Connection
 
 from airflow_provider_scnet import __main__ as command_line
 from airflow_provider_scnet import __version__
+from airflow_provider_scnet.claims.kept_room import MOST_OVERTAKEN, KeptRoom
 from airflow_provider_scnet.claims.ledger import _stalled as stalled_note
 from airflow_provider_scnet.claims.submission import GateId, Submission, SubmissionTasks, Terms
+from airflow_provider_scnet.claims.waiting import WaitingGate
 from airflow_provider_scnet.client.connection_settings import EXTRAS, ConnectionSettings
 from airflow_provider_scnet.client.error_codes import CODES, ErrorKind
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
@@ -430,7 +432,7 @@ def test_a_waiting_gate_says_what_the_page_shows(monkeypatch: pytest.MonkeyPatch
     awaited = Claimed(5, awaited=names, unended=5, end=math.inf)
     ended = Claimed(2, ended=2, end=1041.0)
     expected = [says(12, 7), says(4, 1, awaited), says(4, 3, ended), says(4, 4)]
-    stalled, said = [block for block in blocks(EN / "many-gates.md") if block.language == "text"]
+    stalled, kept, said = [block for block in blocks(EN / "many-gates.md") if block.language == "text"]
     assert said.text.splitlines() == expected
 
     terms = Terms(1, 180, 60, SubmissionTasks({"submit": True}), frozenset())
@@ -440,6 +442,20 @@ def test_a_waiting_gate_says_what_the_page_shows(monkeypatch: pytest.MonkeyPatch
         index = gate_id.map_index
         each.follow({"wait_for_room": {index: "success"}, "submit": {index: "scheduled"}}, 1.0, 1.0)
     assert stalled.text == f"{stalled_note(submissions)}\n"
+
+    room, run = KeptRoom(), "scheduled__2026-11-25T00:00:00+00:00"
+    big, later = (
+        WaitingGate(
+            GateId("nightly", run, "gate"), jobs=jobs, ttl=180.0, account=("https://h", "alice"), since=-jobs
+        )
+        for jobs in (5, 1)
+    )
+    for at in range(MOST_OVERTAKEN + 1):
+        room.note_short(big, at)
+        reason = room.reason_to_wait(later, at)
+    (note,) = room.notes(("https://h", "alice"))
+    waits = decide(gate, JobCounts(running=4, queued=1), hold=reason)
+    assert kept.text.splitlines() == [str(note), str(waits)]
 
 
 def test_the_versions_that_the_pages_name_are_those_that_are_tested():
