@@ -17,7 +17,7 @@ _NOWHERE.setLevel(logging.INFO)
 _NOWHERE.propagate = False
 
 
-async def wait(map_index: int, run_id: str = "run", waited: float | None = None, **given: Any) -> None:
+async def wait(map_index: int, run_id: str = "run", waited: float | None = None, **given: Any) -> dict[str, Any]:
     """
     Wait at a gate of a task ``gate``, before the instance of a task ``submit`` with its own map index.
 
@@ -25,10 +25,13 @@ async def wait(map_index: int, run_id: str = "run", waited: float | None = None,
     :param run_id: its DAG run
     :param waited: seconds that it has waited in another triggerer; None: it has just been deferred
     :param given: arguments of the trigger
+    :return: the decision that opened it
     """
     if waited is not None:
         given["timeout"] = 1e6
-    trigger = ScnetJobStateTrigger(submitted_by={"submit": True}, upstream={"gate": True}, end_task=True, **given)
+    trigger = ScnetJobStateTrigger(
+        submitted_by={"submit": True}, upstream={"gate": True}, end_task=True, push_decision=True, **given
+    )
     trigger._log = _NOWHERE
     trigger.trigger_id = 1
     trigger.task_instance = types.SimpleNamespace(dag_id="dag", run_id=run_id, task_id="gate", map_index=map_index)
@@ -36,6 +39,8 @@ async def wait(map_index: int, run_id: str = "run", waited: float | None = None,
         trigger.timeout_after = datetime.now(timezone.utc) + timedelta(seconds=1e6 - waited)
     events = trigger.run()
     try:
-        await anext(events)
+        event = await anext(events)
     finally:
         await events.aclose()
+    found: dict[str, Any] = event.xcoms["decision"]
+    return found

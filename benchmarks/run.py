@@ -25,6 +25,7 @@ PARTS: dict[str, Callable[[], list[dict[str, object]]]] = {
     "looks": process.looks,
     "growth": growth.growth,
     "simulation": simulation.simulation,
+    "clusters": simulation.clusters,
     "starvation": simulation.starvation,
     "waiting": engine.waiting,
     "admission": engine.admission,

@@ -13,6 +13,7 @@ import concurrent.futures
 import contextlib
 import contextvars
 import dataclasses
+import itertools
 import random
 import types
 from collections.abc import Collection, Iterable
@@ -25,7 +26,7 @@ from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.testing.clock import SimulatorClock
-from airflow_provider_scnet.testing.cluster import Cluster
+from airflow_provider_scnet.testing.cluster import FIRST_QUEUE, Cluster, Job
 from airflow_provider_scnet.triggers import runtime
 from benchmarks import alone, queues, virtual_time
 
@@ -46,7 +47,9 @@ class Setting:
     :param interval: between two polls
     :param limit: the gates ask for ``queued < limit``
     :param submits: jobs behind each gate
-    :param slots: jobs that run at once
+    :param clusters: how many there are; each gate waits on all of them
+    :param queues: how many each cluster has; each gate asks about one of them, where there are several
+    :param slots: jobs that run at once in each queue
     :param run_for: that a job runs
     :param counted_after: after which the cluster's counts include a job; the connection says so as well
     :param poll: for an answer of the cluster, twice
@@ -66,6 +69,8 @@ class Setting:
     interval: float = 10.0
     limit: int = 50
     submits: int = 1
+    clusters: int = 1
+    queues: int = 1
     slots: int = 40
     run_for: float = 120.0
     counted_after: float = 5.0
@@ -83,9 +88,9 @@ class Outcome:
     What came of it.
 
     :param submitted: jobs that were submitted
-    :param highest: jobs that were in the queue at most
-    :param over_admitted: jobs that came when the queue was full
-    :param idle: percent of the slots' time that no job used while gates waited
+    :param highest: jobs that were in a queue at most
+    :param over_admitted: jobs that came when their queue was full
+    :param idle: percent of the slots' time that no job used while gates waited, in the queue where it was most
     :param took: seconds until all had submitted
     """
 
@@ -110,46 +115,79 @@ class _LoopClock(SimulatorClock):
 _Gate = tuple[str, int]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Region:
+    """One cluster, as a connection is to a poller."""
+
+    world: _World
+    name: str
+    cluster: Cluster
+
+    async def aread_settings(self, user_name: str | None = None) -> Any:
+        return types.SimpleNamespace(account=(f"https://{self.name}", USER))
+
+    async def awith_token(self, settings: Any) -> Any:
+        return settings
+
+    async def apoll(self, settings: Any, queues: Collection[str] = ()) -> Observation:
+        began, setting = clock.now(), self.world.setting
+        await self.world.lasts(setting.poll)
+        whole = self.cluster.reported(USER)
+        by_queue = {queue: JobCounts(**self.cluster.reported(USER, queue)) for queue in queues}
+        await self.world.lasts(setting.poll)
+        return Observation(
+            counts=JobCounts(**whole),
+            queues=by_queue,
+            account=settings.account,
+            counted_after=setting.counted_after,
+            at=began,
+        )
+
+
 class _World:
-    """The cluster, and the Airflow, that all triggerers share."""
+    """The clusters, and the Airflow, that all triggerers share."""
 
     def __init__(self, setting: Setting, chance: random.Random) -> None:
         self.setting = setting
         self.chance = chance
-        self.cluster = Cluster(
-            slots=setting.slots, run_for=setting.run_for, counted_after=setting.counted_after, clock=_LoopClock()
-        )
-        self.cluster.add_user(USER)
+        self.queues = [FIRST_QUEUE, *(f"queue{number}" for number in range(1, setting.queues))]
+        self.clusters = {f"cluster{number}": self._new_cluster() for number in range(setting.clusters)}
         #: Airflow's states, by run, task and map index.
         self.found: dict[str, dict[str, dict[int, str | None]]] = {}
+        #: In which order gates came first, by which each asks about a queue.
+        self.numbers: dict[_Gate, int] = {}
         self.opened: set[_Gate] = set()
         self.last_waited = 0.0
 
     async def lasts(self, seconds: tuple[float, float]) -> None:
         await asyncio.sleep(self.chance.uniform(*seconds))
 
-    # What a connection is to a poller
-
-    def __call__(self, scnet_conn_id: str) -> _World:
-        return self
-
-    async def aread_settings(self, user_name: str | None = None) -> Any:
-        return types.SimpleNamespace(account=("https://cluster", USER))
-
-    async def awith_token(self, settings: Any) -> Any:
-        return settings
-
-    async def apoll(self, settings: Any, queues: Any = ()) -> Observation:
-        began = clock.now()
-        await self.lasts(self.setting.poll)
-        reported = self.cluster.reported(USER)
-        await self.lasts(self.setting.poll)
-        return Observation(
-            counts=JobCounts(**reported),
-            account=settings.account,
-            counted_after=self.setting.counted_after,
-            at=began,
+    def _new_cluster(self) -> Cluster:
+        setting = self.setting
+        cluster = Cluster(
+            slots=setting.slots, run_for=setting.run_for, counted_after=setting.counted_after, clock=_LoopClock()
         )
+        cluster.add_user(USER)
+        for queue in self.queues[1:]:
+            cluster.add_queue(queue, slots=setting.slots)
+        return cluster
+
+    def __call__(self, scnet_conn_id: str) -> _Region:
+        return _Region(self, scnet_conn_id, self.clusters[scnet_conn_id])
+
+    def fill(self, more: int = 0) -> None:
+        """Let all slots be busy, with earlier jobs that end one after another, and more jobs be queued."""
+        slots, run_for = self.setting.slots, self.setting.run_for
+        for cluster, queue in itertools.product(self.clusters.values(), self.queues):
+            for slot in range(slots + more):
+                cluster.submit(USER, run_for=run_for * (slot % slots + 1) / slots, queue=queue)
+
+    def jobs(self) -> list[list[Job]]:
+        """Return the jobs of each queue of each cluster."""
+        return [
+            [job for job in cluster.jobs(USER) if job.queue == queue]
+            for cluster, queue in itertools.product(self.clusters.values(), self.queues)
+        ]
 
     # What Airflow is to a ledger
 
@@ -185,9 +223,12 @@ class _World:
         _accounts.set(accounts)
         setting, tasks = self.setting, self.found[run_id]
         submits = setting.submits if submits is None else submits
-        await alone.wait(
+        queue = self.queues[self.numbers.setdefault((run_id, index), len(self.numbers)) % len(self.queues)]
+        decision = await alone.wait(
             index,
             run_id,
+            scnet_conn_id=list(self.clusters) if len(self.clusters) > 1 else next(iter(self.clusters)),
+            queue_name=queue if len(self.queues) > 1 else None,
             condition=f"queued < {setting.limit}",
             submits=submits,
             poke_interval=setting.interval,
@@ -196,10 +237,14 @@ class _World:
         self.last_waited = clock.now()
         # The triggerer may be killed from now on; the event is under way.
         self.opened.add((run_id, index))
-        behind = asyncio.ensure_future(self._behind(tasks, index, submits))
+        behind = asyncio.ensure_future(
+            self._behind(tasks, index, submits, self.clusters[decision["scnet_conn_id"]], queue)
+        )
         await asyncio.shield(behind)
 
-    async def _behind(self, tasks: dict[str, dict[int, str | None]], index: int, submits: int) -> None:
+    async def _behind(
+        self, tasks: dict[str, dict[int, str | None]], index: int, submits: int, cluster: Cluster, queue: str
+    ) -> None:
         setting = self.setting
         await self.lasts(setting.passing)
         tasks["gate"][index] = "success"
@@ -209,7 +254,7 @@ class _World:
         tasks["submit"][index] = "running"
         await self.lasts(setting.submitting)
         for _ in range(submits):
-            self.cluster.submit(USER)
+            cluster.submit(USER, queue=queue)
         await self.lasts(setting.submitting)
         tasks["submit"][index] = "success"
 
@@ -249,10 +294,7 @@ async def _play(setting: Setting, chance: random.Random) -> Outcome:
     for run_id, index in gates:
         tasks = world.found.setdefault(run_id, {"gate": {}, "submit": {}})
         tasks["gate"][index], tasks["submit"][index] = "deferred", None
-    # All slots are busy at first, and earlier jobs end one after another.
-    for slot in range(setting.slots):
-        world.cluster.submit(USER, run_for=setting.run_for * (slot + 1) / setting.slots)
-    earlier = setting.slots
+    world.fill()
     start = clock.now()
     triggerers = [_Triggerer(world) for _ in range(setting.triggerers)]
 
@@ -278,12 +320,12 @@ async def _play(setting: Setting, chance: random.Random) -> Outcome:
             return_exceptions=setting.killed_at is not None,
         )
     await world.lasts((30.0, 30.0))
-    jobs = world.cluster.jobs(USER)
+    by_queue = world.jobs()
     return Outcome(
-        submitted=len(jobs) - earlier,
-        highest=world.cluster.totals(USER).highest_queued,
-        over_admitted=queues.over_admitted(jobs[earlier:], setting.limit),
-        idle=queues.idle(jobs, setting.slots, start, world.last_waited),
+        submitted=sum(len(jobs) - setting.slots for jobs in by_queue),
+        highest=max(queued for jobs in by_queue for _, queued in queues.over_time(jobs, start)),
+        over_admitted=sum(queues.over_admitted(jobs[setting.slots :], setting.limit) for jobs in by_queue),
+        idle=max(queues.idle(jobs, setting.slots, start, world.last_waited) for jobs in by_queue),
         took=clock.now() - start,
     )
 
@@ -319,9 +361,7 @@ class Overtaken:
 async def _overtake(setting: Setting, jobs: int, every: float, chance: random.Random) -> Overtaken:
     world = _World(setting, chance)
     accounts, opened = Accounts(world, world), 0
-    for slot in range(setting.slots + setting.limit - 1):
-        world.cluster.submit(USER, run_for=setting.run_for * (slot % setting.slots + 1) / setting.slots)
-    earlier = setting.slots + setting.limit - 1
+    world.fill(setting.limit - 1)
     await asyncio.sleep(setting.counted_after)
     start = clock.now()
     by, after = 0, None
@@ -347,11 +387,11 @@ async def _overtake(setting: Setting, jobs: int, every: float, chance: random.Ra
             by = opened
             big.cancel()
             await asyncio.gather(big, return_exceptions=True)
-    every_job = world.cluster.jobs(USER)
+    (every_job,) = world.jobs()
     return Overtaken(
         by,
         after,
-        over_admitted=queues.over_admitted(every_job[earlier:], setting.limit),
+        over_admitted=queues.over_admitted(every_job[setting.slots + setting.limit - 1 :], setting.limit),
         idle=queues.idle(every_job, setting.slots, start, last_waited),
     )
 
@@ -436,3 +476,29 @@ def _setting(triggerers: int, shape: int, interval: float, submits: int, killed_
     return Setting(
         triggerers, submissions=gates, runs=runs, interval=interval, submits=submits, killed_at=killed_at
     )
+
+
+def clusters() -> list[dict[str, object]]:
+    """1,000 jobs to several queues or clusters, `queued < 50` in each, 40 slots each, every 10 s; as above."""
+    with concurrent.futures.ProcessPoolExecutor() as pool:
+        rows = {
+            (several, number, shape): [
+                pool.submit(play, Setting(each, submissions=JOBS, runs=shape, **{several: number}))
+                for each in TRIGGERERS[:-1]
+            ]
+            for several, number in (("queues", 2), ("queues", 4), ("clusters", 2), ("clusters", 4))
+            for shape in (1, JOBS)
+        }
+        return [
+            {
+                "gates": SHAPES[shape],
+                "they ask about": f"one of {number} queues"
+                if several == "queues"
+                else f"all of {number} clusters",
+                **{
+                    f"{triggerers} triggerer{'s' if triggerers > 1 else ''}": str(found.result())
+                    for triggerers, found in zip(TRIGGERERS, row, strict=False)
+                },
+            }
+            for (several, number, shape), row in rows.items()
+        ]

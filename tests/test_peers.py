@@ -37,6 +37,16 @@ def test_triggerers_that_share_nothing_but_airflow_give_out_each_room_once(trigg
         assert outcome.idle < 15
 
 
+@pytest.mark.parametrize("several", [{"queues": 2}, {"clusters": 2}, {"queues": 2, "clusters": 2}])
+@pytest.mark.parametrize("triggerers", [1, 2, 3])
+def test_room_in_each_of_several_queues_and_clusters_is_given_out_once(triggerers: int, several: dict[str, int]):
+    for seed, runs in ((0, 1), (1, 60), (2, 6)):
+        outcome = simulation.play(dataclasses.replace(SMALL, triggerers=triggerers, runs=runs, **several), seed)
+        assert outcome.submitted == 60
+        assert outcome.over_admitted == 0
+        assert outcome.highest <= 5
+
+
 def test_without_an_order_they_give_out_the_same_room_twice():
     """What the simulation is hard on."""
     with mock.patch.object(Peers, "may_open", return_value=True):
