@@ -44,6 +44,7 @@ class Setting:
     :param moved_after: that Airflow takes to give the gates of a dead triggerer to the others
     :param submissions: how many gates with a submission behind each; a triggerer has its share of them
     :param runs: how many DAG runs they belong to, the same number each
+    :param spread: over which the gates come, one after another
     :param interval: between two polls
     :param limit: the gates ask for ``queued < limit``
     :param submits: jobs behind each gate
@@ -66,6 +67,7 @@ class Setting:
     moved_after: float = 30.0
     submissions: int = 1_000
     runs: int = 1
+    spread: float = 0.0
     interval: float = 10.0
     limit: int = 50
     submits: int = 1
@@ -182,6 +184,11 @@ class _World:
             for slot in range(slots + more):
                 cluster.submit(USER, run_for=run_for * (slot % slots + 1) / slots, queue=queue)
 
+    def come(self, gate: _Gate) -> None:
+        """Let Airflow know of a gate that waits from now on."""
+        tasks = self.found.setdefault(gate[0], {"gate": {}, "submit": {}})
+        tasks["gate"][gate[1]], tasks["submit"][gate[1]] = "deferred", None
+
     def jobs(self) -> list[list[Job]]:
         """Return the jobs of each queue of each cluster."""
         return [
@@ -291,9 +298,9 @@ async def _play(setting: Setting, chance: random.Random) -> Outcome:
     gates = [(f"scheduled__{run:05}", index) for run in range(setting.runs) for index in range(each)]
     if setting.runs > 1 and each == 1:
         gates = [(run_id, -1) for run_id, _ in gates]
-    for run_id, index in gates:
-        tasks = world.found.setdefault(run_id, {"gate": {}, "submit": {}})
-        tasks["gate"][index], tasks["submit"][index] = "deferred", None
+    if not setting.spread:
+        for gate in gates:
+            world.come(gate)
     world.fill()
     start = clock.now()
     triggerers = [_Triggerer(world) for _ in range(setting.triggerers)]
@@ -301,7 +308,14 @@ async def _play(setting: Setting, chance: random.Random) -> Outcome:
     async def run(number: int) -> None:
         # Each was started at its own time.
         await world.lasts((0.0, setting.interval))
-        triggerers[number].take(gates[number :: setting.triggerers])
+        its_gates = gates[number :: setting.triggerers]
+        if not setting.spread:
+            triggerers[number].take(its_gates)
+            return
+        for gate in its_gates:
+            await world.lasts((0.0, 2 * setting.spread / len(its_gates)))
+            world.come(gate)
+            triggerers[number].take([gate])
 
     alive = range(setting.dead, setting.triggerers)
     with mock.patch.object(runtime, "accounts", _accounts.get):
@@ -368,7 +382,7 @@ async def _overtake(setting: Setting, jobs: int, every: float, chance: random.Ra
 
     async def one(run_id: str, submits: int) -> None:
         nonlocal opened, by, after
-        world.found[run_id] = {"gate": {-1: "deferred"}, "submit": {-1: None}}
+        world.come((run_id, -1))
         await world.gate_and_submission(run_id, -1, accounts, submits)
         if submits > 1:
             by, after = opened, clock.now() - start

@@ -47,6 +47,16 @@ def test_room_in_each_of_several_queues_and_clusters_is_given_out_once(triggerer
         assert outcome.highest <= 5
 
 
+@pytest.mark.parametrize("runs", SHAPES)
+@pytest.mark.parametrize("triggerers", [1, 2, 3])
+def test_room_is_given_out_once_too_where_gates_come_one_after_another(triggerers: int, runs: int):
+    # Many of them decide on an observation that was made before they came.
+    given = {"triggerers": triggerers, "runs": runs, "spread": 200.0}
+    for seed in range(2):
+        outcome = simulation.play(dataclasses.replace(SMALL, **given), seed)
+        assert (outcome.submitted, outcome.over_admitted) == (60, 0)
+
+
 def test_without_an_order_they_give_out_the_same_room_twice():
     """What the simulation is hard on."""
     with mock.patch.object(Peers, "may_open", return_value=True):
