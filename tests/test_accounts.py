@@ -13,10 +13,10 @@ import pytest
 
 from airflow_provider_scnet.claims.ledger import Ledger
 from airflow_provider_scnet.client import job_state
+from airflow_provider_scnet.client.unexpected import unexpected
 from airflow_provider_scnet.event_loop import background, clock
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.polling import accounts as accounts_module
-from airflow_provider_scnet.polling import poller as poller_module
 from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
 from airflow_provider_scnet.triggers import runtime
@@ -597,7 +597,7 @@ def test_the_log_says_once_where_an_error_was_that_nobody_expected(
             await first_event(trigger())
 
     asyncio.run(scenario())
-    told = [each for each in caplog.records if each.name == poller_module.__name__]
+    told = [each for each in caplog.records if each.name == unexpected.__module__]
     assert [each.levelname for each in told] == ["WARNING", "WARNING"]
     first, second = (each.getMessage() for each in told)
     assert first.startswith("unexpected KeyError: ")
@@ -623,9 +623,11 @@ def test_the_log_says_where_the_task_that_polls_failed(
 
     monkeypatch.setattr(Ledger, "refresh", fails_once)
     asyncio.run(first_event(trigger()))
-    (told,) = [each.getMessage() for each in caplog.records if each.name == poller_module.__name__]
+    (told,) = [each.getMessage() for each in caplog.records if each.name == unexpected.__module__]
     assert f" at {__file__}:{fails_once.__code__.co_firstlineno + 3} in fails_once, called from " in told
-    assert any("failed (KeyError: '***'), and was started again" in message for message in said.messages)
+    assert any(
+        "failed (unexpected KeyError: '***'), and was started again" in message for message in said.messages
+    )
     assert "eyJ" not in caplog.text
 
 

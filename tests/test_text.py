@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_scnet.client.text import listed, places, redacted, unexpected
+from airflow_provider_scnet.client.text import listed, redacted
+from airflow_provider_scnet.client.unexpected import _places as places
+from airflow_provider_scnet.client.unexpected import unexpected
 
 
 def test_what_a_server_says_is_shown_on_one_line_short_and_without_the_token():

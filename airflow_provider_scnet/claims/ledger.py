@@ -30,7 +30,7 @@ from airflow_provider_scnet.claims.submission import (
 )
 from airflow_provider_scnet.claims.totals import Totals
 from airflow_provider_scnet.claims.waiting import WaitingGate, WaitingGates
-from airflow_provider_scnet.client.text import redacted
+from airflow_provider_scnet.client.unexpected import unexpected
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.background import BackgroundTask
 from airflow_provider_scnet.event_loop.shielded_call import ShieldedCall
@@ -99,7 +99,7 @@ class Ledger:
         # The youngest observation of each account, on which gates that arrive decide as well.
         self._observed: dict[Account, float] = {}
         self._totals: dict[tuple[Account, float], Totals] = {}
-        self._following = BackgroundTask(self._follow, lambda: bool(self.waiting))
+        self._following = BackgroundTask(self._follow, lambda: bool(self.waiting), unexpected)
         #: Why Airflow's last answer is missing; empty where it answered.
         self.trouble = ""
 
@@ -254,7 +254,7 @@ class Ledger:
                     break
         except Exception as error:  # whatever it is, gates stay as shut as they were
             self.trouble = (
-                f"Airflow does not say what became of submissions ({type(error).__name__}: {redacted(error)}): "
+                f"Airflow does not say what became of submissions ({unexpected(error)}): "
                 "gates stay as shut as they were, and claims of which nothing is heard expire"
             )
             return

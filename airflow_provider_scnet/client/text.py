@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 import re
-import traceback
 from collections.abc import Sequence
 
 _JWT = re.compile(r"eyJ[\w-]{5,}\.[\w-]+(\.[\w-]*)?")
 _MOST_CHARACTERS = 200
-_MOST_PLACES = 3
 
 
 def redacted(text: object, *secrets: str) -> str:
@@ -28,29 +26,6 @@ def redacted(text: object, *secrets: str) -> str:
     line = _JWT.sub("***", line[: 10 * _MOST_CHARACTERS])
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     return line if len(line) <= _MOST_CHARACTERS else f"{line[: _MOST_CHARACTERS - 1]}…"
-
-
-def unexpected(error: BaseException, *secrets: str) -> str:
-    """
-    Name an error that nobody expected: its type, and what it said.
-
-    :param error: the error
-    :param secrets: texts that must not appear; give all that the failed code knew, because the error may quote it
-    """
-    said = redacted(error, *secrets)
-    return f"unexpected {type(error).__name__}" + (f": {said}" if said else "")
-
-
-def places(error: BaseException) -> str:
-    """
-    Tell where an error was: file, line and function of its innermost calls, and nothing that these knew.
-
-    :param error: the error
-    """
-    calls = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    return ", called from ".join(
-        redacted(f"{code.co_filename}:{line} in {code.co_name}") for code, line in calls[: -_MOST_PLACES - 1 : -1]
-    )
 
 
 def listed(names: Sequence[object], most: int, total: int | None = None) -> str:

@@ -19,11 +19,18 @@ class BackgroundTask:
 
     :param run: the task; it returns when it is not needed any longer
     :param is_needed: whether it is started again where it was cancelled or failed
+    :param on_error: says how it failed, for people
     """
 
-    def __init__(self, run: Callable[[], Coroutine[Any, Any, None]], is_needed: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        run: Callable[[], Coroutine[Any, Any, None]],
+        is_needed: Callable[[], bool],
+        on_error: Callable[[BaseException], str],
+    ) -> None:
         self._run = run
         self._is_needed = is_needed
+        self._on_error = on_error
         self._task: asyncio.Task[None] | None = None
         #: How it ended last where that was not by itself; whoever reports it clears it.
         self.failure = ""
@@ -40,7 +47,7 @@ class BackgroundTask:
         if task.cancelled():
             how = "was ended from outside"
         elif error := task.exception():
-            how = f"failed ({type(error).__name__}: {error})"
+            how = f"failed ({self._on_error(error)})"
         if how and self._is_needed():
             self.failure = how
             task.get_loop().call_later(RESTART_AFTER, self._restart)

@@ -7,19 +7,18 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
-import logging
 import random
 import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from airflow_provider_scnet.claims.ledger import Ledger
 from airflow_provider_scnet.claims.submission import Account
 from airflow_provider_scnet.claims.waiting import WaitingGate
 from airflow_provider_scnet.client.errors import ScnetError
 from airflow_provider_scnet.client.observation import Observation
-from airflow_provider_scnet.client.text import places, redacted, unexpected
+from airflow_provider_scnet.client.unexpected import unexpected
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.background import BackgroundTask
 from airflow_provider_scnet.event_loop.pacing import Pacer
@@ -28,8 +27,6 @@ from airflow_provider_scnet.gate.gate import Gate
 from airflow_provider_scnet.gate.note import Note
 from airflow_provider_scnet.polling.metrics import Metrics, Whom
 from airflow_provider_scnet.polling.waiter import Waiter, Wake
-
-log = logging.getLogger(__name__)
 
 #: Seconds between two polls at the least, whatever interval a gate asks for.
 SHORTEST_INTERVAL = 0.1
@@ -77,9 +74,6 @@ class Poller:
     :param user_name: the cluster user as the gates name it; None: the connection's own
     """
 
-    # Of the process: a mistake shows with every connection, and its place is the same.
-    _told: ClassVar[set[tuple[type, str]]] = set()
-
     def __init__(self, observer: Observer, scnet_conn_id: str, user_name: str | None) -> None:
         self._observer = observer
         self._name = (scnet_conn_id, user_name)
@@ -90,7 +84,9 @@ class Poller:
         self.queues: Counter[str] = Counter()
         self._decisions: weakref.WeakValueDictionary[Gate, SharedDecisions] = weakref.WeakValueDictionary()
         self._changed = asyncio.Event()
-        self._polling = BackgroundTask(self._run, lambda: not all(waiter.is_leaving for waiter in self._waiters))
+        self._polling = BackgroundTask(
+            self._keep_polling, lambda: not all(waiter.is_leaving for waiter in self._waiters), unexpected
+        )
         self._delay = 0.0
         self._opened = 0
         self.last: Observation | None = None
@@ -167,13 +163,6 @@ class Poller:
         self._changed.set()
         self._polling.start()
 
-    async def _run(self) -> None:
-        try:
-            await self._keep_polling()
-        except Exception as error:
-            self._tell_where(error)
-            raise
-
     async def _keep_polling(self) -> None:
         while self._waiters:
             self._changed.clear()
@@ -206,9 +195,7 @@ class Poller:
     def _notes(self, account: Account | None) -> Iterator[Note]:
         if how := self._polling.failure:
             self._polling.failure = ""
-            yield Note(
-                f"the task that polls for all gates of this connection {redacted(how)}, and was started again"
-            )
+            yield Note(f"the task that polls for all gates of this connection {how}, and was started again")
         if account:
             yield from self._observer.ledger.notes(account)
 
@@ -248,13 +235,6 @@ class Poller:
         try:
             return await self._observer.observe(*self._name, interval, bool(self._newcomers), set(self.queues))
         except Exception as error:  # whatever it is, it must not end the waiting of everybody
-            self._tell_where(error)
             observation = Observation(error=ScnetError(f"{unexpected(error)} while polling SCnet"))
             self._observer.metrics.polled(Whom(*self._name), observation)
             return observation
-
-    def _tell_where(self, error: Exception) -> None:
-        where = places(error)
-        if (type(error), where) not in self._told:
-            self._told.add((type(error), where))
-            log.warning("%s, at %s", unexpected(error), where)
