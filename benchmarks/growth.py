@@ -89,19 +89,16 @@ class Cluster:
 def growth() -> list[dict[str, object]]:
     """Gates of one account in one event loop, garbage collector off: CPU, and how long the loop stands still."""
     figures = [_measured(gates, share) for share in (0, CLAIMING) for gates in GATES]
-    names = {0: "no claims", CLAIMING: "a tenth claims"}
+    by_share = [[each for each in figures if each.share == share] for share in (0, CLAIMING)]
     pictures.growth(
-        {name: {each.gates: each.cpu for each in figures if each.share == share} for share, name in names.items()},
-        {
-            name: {each.gates: max(each.still.values()) for each in figures if each.share == share}
-            for share, name in names.items()
-        },
+        [{each.gates: each.cpu for each in those} for those in by_share],
+        [{each.gates: max(each.still.values()) for each in those} for those in by_share],
     )
     return [
         {
             "gates": f"{each.gates:,}",
             "claims out": f"{each.claims:,}",
-            "CPU a gate and look": f"{each.cpu:.1f} µs",
+            "CPU per gate and poll": f"{each.cpu:.1f} µs",
             **{f"still {when}": f"{longest:.0f} ms" for when, longest in each.still.items()},
         }
         for each in figures
@@ -110,7 +107,7 @@ def growth() -> list[dict[str, object]]:
 
 @dataclasses.dataclass
 class _Figures:
-    """What so many gates cost: microseconds a gate and look, and the longest standstills in milliseconds."""
+    """What so many gates cost: microseconds per gate and poll, and the longest standstills in milliseconds."""
 
     gates: int
     share: int
@@ -146,7 +143,7 @@ async def _measure(number: int, share: int) -> _Figures:
                 cluster.gates[index] = "success"
             await cluster.look()
             cpu = 1e6 * await _cpu(cluster.look) / LOOKS / number
-            still["at a look"] = await _still(cluster.look)
+            still["at a poll"] = await _still(cluster.look)
             cluster.queued += 1
             still["where something changes"] = await _still(cluster.look)
             left = [task for task in waiting if not task.done()]
@@ -161,23 +158,23 @@ async def _measure(number: int, share: int) -> _Figures:
     return _Figures(number, share, len(passed), cpu, still)
 
 
-async def _release(cluster: Cluster, waiting: list[asyncio.Task[None]]) -> None:
+async def _release(cluster: Cluster, waiting: list[asyncio.Task[Any]]) -> None:
     looking = asyncio.ensure_future(cluster.look())
     await _end_of(waiting)
     looking.cancel()
 
 
-async def _cancel(waiting: list[asyncio.Task[None]]) -> None:
+async def _cancel(waiting: list[asyncio.Task[Any]]) -> None:
     for task in waiting:
         task.cancel()
     await _end_of(waiting)
 
 
-async def _end_of(tasks: list[asyncio.Task[None]]) -> None:
+async def _end_of(tasks: list[asyncio.Task[Any]]) -> None:
     # asyncio.wait() has work with each of them in the turn in which the last one ends.
     left, over = len(tasks), asyncio.Event()
 
-    def tell(task: asyncio.Task[None]) -> None:
+    def tell(task: asyncio.Task[Any]) -> None:
         nonlocal left
         left -= 1
         if not left:

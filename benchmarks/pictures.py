@@ -17,6 +17,11 @@ _WORDS = {
     "en": ("seconds since there was room", "jobs in the queue", "limit: {}", "all submitted after {:.0f} s"),
     "zh": ("腾出空位之后的秒数", "队列里的作业数", "上限：{}", "{:.0f} s 后全部提交"),
 }
+# And in that of their growth: two axes, the number of gates, and the two lines.
+_GROWTH = {
+    "en": ("CPU per gate and poll, µs", "the loop stands still, ms", "gates", "no claims", "a tenth claims"),
+    "zh": ("每个闸门每次查询的 CPU，µs", "事件循环停顿，ms", "闸门数", "没有预占", "十分之一有预占"),
+}
 
 
 def queues(over_time: Mapping[str, Sequence[tuple[float, int]]], limit: int) -> None:
@@ -49,24 +54,23 @@ def queues(over_time: Mapping[str, Sequence[tuple[float, int]]], limit: int) -> 
         _save(figure, f"admission.{language}")
 
 
-def growth(cpu: Mapping[str, Mapping[int, float]], still: Mapping[str, Mapping[int, float]]) -> None:
+def growth(cpu: Sequence[Mapping[int, float]], still: Sequence[Mapping[int, float]]) -> None:
     """
-    Draw what gates cost an event loop as they grow in number.
+    Draw what gates cost an event loop as they grow in number, once in each language.
 
-    :param cpu: by name, microseconds of CPU a gate and look, by the number of gates
-    :param still: by name, milliseconds for which the loop stands still at the longest, by the number of gates
+    :param cpu: without claims and with them, microseconds of CPU per gate and poll, by the number of gates
+    :param still: likewise, milliseconds for which the loop stands still at the longest, by the number of gates
     """
-    figure, panels = _axes(columns=2)
-    for axes, lines, label in zip(
-        panels, (cpu, still), ("CPU per gate and poll, µs", "the loop stands still, ms"), strict=True
-    ):
-        for name, values in lines.items():
-            axes.loglog(list(values), list(values.values()), marker="o", label=name)
-        axes.set_xlabel("gates")
-        axes.set_ylabel(label)
-        axes.set_ylim(0.5, 200)
-        axes.legend(frameon=False)
-    _save(figure, "growth")
+    for language, (cpu_label, still_label, gates, *names) in _GROWTH.items():
+        figure, panels = _axes(columns=2)
+        for axes, lines, label in zip(panels, (cpu, still), (cpu_label, still_label), strict=True):
+            for name, values in zip(names, lines, strict=True):
+                axes.loglog(list(values), list(values.values()), marker="o", label=name)
+            axes.set_xlabel(gates)
+            axes.set_ylabel(label)
+            axes.set_ylim(0.5, 200)
+            axes.legend(frameon=False)
+        _save(figure, f"growth.{language}")
 
 
 def _axes(columns: int = 1) -> tuple[Any, Any]:
