@@ -344,6 +344,46 @@ def test_a_claim_is_dropped_at_once_where_there_will_be_no_submission(state):
     run()
 
 
+@pytest.mark.parametrize("state", ["skipped", "upstream_failed", "removed"])
+def test_it_is_dropped_from_the_observation_too_after_which_airflow_said_so(state):
+    @scenario
+    async def run(world: World) -> None:
+        world.airflow.takes = 0.2
+        world.wait(gate(5))
+        world.airflow.set(gate(2), "deferred", submit=None)
+        await world.poll()
+        # In another triggerer.
+        world.airflow.set(gate(2), "success")
+        assert await world.after(10) == 1
+        world.airflow.set(gate(2), "success", submit=state)
+        assert await world.after(10) == 0
+
+    run()
+
+
+@scenario
+async def test_the_end_of_a_submission_whose_claim_expired_long_ago_brings_no_claim_back(world: World):
+    await opened(world)
+    world.airflow.set(gate(0), "success", submit="running")
+    assert await world.after(20) == 1
+    at = now()
+    assert await world.after(TTL + 10) == 0
+    world.airflow.takes = 0.2
+    world.airflow.set(gate(0), "success", submit="success")
+    assert await world.after(60) == 0
+    # It is one still on an observation that may not show its jobs.
+    assert world.ledger.claimed(ACCOUNT, at).jobs == 1
+
+
+@scenario
+async def test_what_ended_before_anybody_asked_claims_nothing(world: World):
+    world.airflow.takes = 0.2
+    for number in range(5):
+        world.airflow.set(gate(0, run=f"run {number}"), "success", submit="success")
+    world.wait(gate(0))
+    assert await world.after(0) == 0
+
+
 @scenario
 async def test_what_may_not_be_counted_in_an_observation_weighs_on_it_however_late_a_gate_decides_on_it(
     world: World,

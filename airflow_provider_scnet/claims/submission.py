@@ -240,10 +240,13 @@ class Submission:
         :param now: the time
         """
         if phase is Phase.FINISHED and (
-            self.phase is Phase.RELEASED or (self.phase is Phase.RUNNING and now >= self.since + self.terms.ttl)
+            self.phase is Phase.RELEASED or (self.phase is Phase.RUNNING and now >= self.expires)
         ):
             # It had expired while it ran, so its jobs were counted long ago.
-            phase = Phase.RELEASED
+            phase, now = Phase.RELEASED, self.expires
+        elif phase is Phase.RELEASED:
+            # Not on the observation either that was made just before Airflow was asked.
+            now = -math.inf
         if phase is not self.phase:
             self.phase, self.since = phase, now
 
