@@ -298,6 +298,20 @@ async def test_what_did_not_start_before_its_run_ended_claims_nothing(world: Wor
     assert await world.after(60, gate(5)) == 0
 
 
+@scenario
+async def test_what_runs_when_somebody_marks_its_run_as_ended_may_have_submitted(world: World):
+    other = world.wait(gate(1))
+    await opened(world)
+    world.let_through(other)
+    world.airflow.set(gate(0), "success", submit="running")
+    world.airflow.set(gate(1), "success", submit=None)
+    world.airflow.ended_runs = {"run"}
+    assert await world.after(10, WITNESS) == 1
+    world.airflow.set(gate(0), "success", submit="failed")
+    assert await world.after(10, WITNESS) == 1
+    assert await world.after(COUNTED_AFTER, WITNESS) == 0
+
+
 @pytest.mark.parametrize("state", ["running", "deferred", "a state of a later Airflow"])
 def test_once_its_submission_runs_a_claim_holds_for_its_ttl(state):
     @scenario

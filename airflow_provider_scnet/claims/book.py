@@ -308,7 +308,7 @@ class DagBook:
             run = self.runs.setdefault(run_id, Run())
             run.has_ended = True
             for submission in run.submissions.values():
-                if submission.is_open:
+                if submission.is_open and submission.phase is not Phase.RUNNING:
                     submission.enter(Phase.RELEASED, clock.now())
 
     def _drop(self, run_id: str) -> None:
