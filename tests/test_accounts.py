@@ -563,7 +563,7 @@ def test_accounts_that_nobody_watches_are_forgotten(scnet: ScnetSimulator, monke
         accounts.poller("another", None)
         assert len(accounts._pollers) == 1
         assert not accounts._last
-        await accounts.ledger.refresh((scnet.url, "alice"), clock.now())
+        await accounts.ledger.refresh((scnet.url, "alice"), clock.now(), "scnet_default")
         assert not accounts.ledger._untracked
 
     asyncio.run(scenario())

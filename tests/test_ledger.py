@@ -418,6 +418,23 @@ async def test_what_may_not_be_counted_in_an_observation_weighs_on_it_however_la
 
 
 @scenario
+async def test_it_weighs_on_it_too_where_the_account_was_polled_through_another_connection_since(world: World):
+    waiting = world.wait(gate())
+    world.wait(gate(run="other"))
+    await world.poll()
+    world.let_through(waiting)
+    world.airflow.set(waiting.gate, "success", submit="success")
+    await asyncio.sleep(1)
+    at = now()
+    await world.ledger.refresh(ACCOUNT, at, "polled every hour")
+    await asyncio.sleep(COUNTED_AFTER + 1)
+    await world.ledger.refresh(ACCOUNT, now(), "polled every minute")
+    newcomer = world.wait(gate(1, run="other"))
+    await world.ledger.refresh(ACCOUNT, at, "polled every hour")
+    assert world.ledger.claimed(ACCOUNT, at, newcomer.gate).jobs == 1
+
+
+@scenario
 async def test_a_claim_is_dropped_with_its_run(world: World):
     world.wait(gate(0, run="other"))
     await opened(world)

@@ -96,8 +96,8 @@ class Ledger:
         self._calls: dict[tuple[str, bool], ShieldedCall[None]] = {}
         # By DAG: when it may be listed again.
         self._list_at: dict[str, float] = {}
-        # The youngest observation of each account, on which gates that arrive decide as well.
-        self._observed: dict[Account, float] = {}
+        # The youngest observation of each account through each connection: gates that arrive decide on it as well.
+        self._observed: dict[tuple[Account, str], float] = {}
         self._totals: dict[tuple[Account, float], Totals] = {}
         self._following = BackgroundTask(self._follow, lambda: bool(self.waiting), unexpected)
         #: Why Airflow's last answer is missing; empty where it answered.
@@ -215,20 +215,21 @@ class Ledger:
 
     # How Airflow is asked
 
-    async def refresh(self, account: Account, at: float) -> None:
+    async def refresh(self, account: Account, at: float, scnet_conn_id: str = "") -> None:
         """
         Ask Airflow about all that matters to an account, as far as it answers in time.
 
         :param account: the account
         :param at: when the observation was made, by the event loop's clock: what was heard since then is not asked
             again
+        :param scnet_conn_id: the connection through which it was made
         """
         for dag_id in self.waiting.dags:
             book = self._book(dag_id)
             book.last_used = clock.now()
             for task_id, terms in self.waiting.of(dag_id).terms.items():
                 book.terms.setdefault(task_id, terms)
-        self._observed[account] = at
+        self._observed[account, scnet_conn_id] = at
         for book in self._books.values():
             book.observed_at = min(self._observed.values())
         due = [

@@ -224,7 +224,7 @@ class Poller:
             if waiter.waiting and not waiter.has_left:
                 account = observation.of(waiter.queue_name).account or observation.account
                 ledger.waiting.ask_about(waiter.waiting, account, observation.counted_after)
-        await ledger.refresh(observation.account, observation.at)
+        await ledger.refresh(observation.account, observation.at, self._name[0])
         if not ledger.opened_elsewhere_since(observation.account, (self.last or observation).at):
             return 0.0
         # Another triggerer lets gates through as well. Two that poll in the same second can both give out the same
