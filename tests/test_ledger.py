@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
@@ -14,6 +15,7 @@ from airflow_provider_scnet.claims import ledger as ledger_module
 from airflow_provider_scnet.claims.ledger import FOLLOW_EVERY, Ledger
 from airflow_provider_scnet.claims.submission import LONGEST_PHASE, OWN_TASK_TTLS, GateId, SubmissionTasks
 from airflow_provider_scnet.claims.waiting import WaitingGate
+from airflow_provider_scnet.event_loop import pacing
 from airflow_provider_scnet.gate.claimed import Claimed
 from benchmarks import virtual_time
 
@@ -986,6 +988,24 @@ async def test_a_question_that_is_never_answered_does_not_end_the_asking(world: 
     await world.poll()
     assert world.ledger.trouble == ""
     assert len(world.airflow.questions) == 2
+
+
+def test_polls_of_other_accounts_while_a_long_answer_is_applied_do_not_spoil_it(monkeypatch):
+    monkeypatch.setattr(pacing, "LONGEST_SLICE", 0.0)
+
+    @scenario
+    async def run(world: World) -> None:
+        for number, index in itertools.product(range(20), range(20)):
+            world.airflow.set(gate(index, run=f"run {number}"), "success", submit="skipped")
+        world.wait(gate())
+        asking = asyncio.ensure_future(world.ledger.refresh(ACCOUNT, now()))
+        while not asking.done():
+            await world.ledger.refresh(("https://h", "bob"), now())
+            await asyncio.sleep(0)
+        assert world.notes() == ""
+        assert world.ledger._books["dag"].runs.keys() == {"run"}
+
+    run()
 
 
 @scenario

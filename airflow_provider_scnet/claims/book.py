@@ -246,7 +246,8 @@ class DagBook:
                 # Meanwhile the gate may have been cleared and wait again, and the answer is not about that.
                 if {gate.task_id, *submission.terms.tasks.ids} <= asked and gate not in self._waiting:
                     self._follow(submission, instances, asked_at)
-            if runs is None and not self._matters(run_id, run):
+            # In a break, a poll of another account may have dropped it.
+            if runs is None and self.runs.get(run_id) is run and not self._matters(run_id, run):
                 self._drop(run_id)
         if runs is None:
             self.is_listed = True
