@@ -902,6 +902,8 @@ async def test_the_task_that_follows_submissions_is_started_again_where_it_was_e
     world.airflow.set(gate(0), "success", submit="running")
     world.ledger._following._task.cancel()
     await asyncio.sleep(2.5 * FOLLOW_EVERY)
+    assert world.notes() == "the task that follows submissions was ended from outside, and was started again"
+    assert world.notes() == ""
     before = len(world.airflow.questions)
     await asyncio.sleep(2 * FOLLOW_EVERY)
     assert len(world.airflow.questions) > before

@@ -208,9 +208,10 @@ class Ledger:
                     stalled.setdefault((*each.gate.task, each.phase), []).append(each)
         notes = [Note(_stalled(each), key=str(kind)) for kind, each in stalled.items()]
         notes += self.kept_room.notes(account)
-        for what, text in (("trouble", self.trouble), ("following", self._following.failure)):
-            if text:
-                notes.append(Note(text, key=what))
+        if self.trouble:
+            notes.append(Note(self.trouble, key="trouble"))
+        if how := self._following.take_failure():
+            notes.append(Note(f"the task that follows submissions {how}, and was started again"))
         return tuple(notes)
 
     # How Airflow is asked

@@ -193,8 +193,7 @@ class Poller:
         self._report()
 
     def _notes(self, account: Account | None) -> Iterator[Note]:
-        if how := self._polling.failure:
-            self._polling.failure = ""
+        if how := self._polling.take_failure():
             yield Note(f"the task that polls for all gates of this connection {how}, and was started again")
         if account:
             yield from self._observer.ledger.notes(account)
