@@ -465,6 +465,30 @@ async def test_a_claim_of_which_nothing_is_heard_expires(world: World):
     assert "RuntimeError" not in world.notes()
 
 
+@pytest.mark.parametrize("silent", ["first", "last"])
+def test_that_airflow_says_nothing_of_a_dag_is_told_although_it_speaks_of_another_and_only_to_whom_it_matters(
+    silent,
+):
+    @scenario
+    async def run(world: World) -> None:
+        states = world.airflow.states
+
+        async def some_states(dag_id: str, *asked: Any) -> Any:
+            if dag_id == silent:
+                raise RuntimeError("API_SERVER_ERROR")
+            return await states(dag_id, *asked)
+
+        world.airflow.states = some_states
+        for dag in ("first", "last"):
+            world.wait(gate(dag=dag))
+        world.wait(gate(dag="unrelated"), account=("https://h", "bob"))
+        await world.poll()
+        assert "RuntimeError: API_SERVER_ERROR" in world.notes()
+        assert not world.ledger.notes(("https://h", "bob"))
+
+    run()
+
+
 @scenario
 async def test_all_tasks_that_submit_have_to_have_ended(world: World):
     world.airflow.set(gate(0), "deferred", a=None, b=None, c=None)
@@ -971,11 +995,11 @@ async def test_a_question_is_never_cancelled_and_met_again_at_the_next_look(worl
     looking.cancel()
     await asyncio.gather(looking, return_exceptions=True)
     assert (await asyncio.wait_for(world.poll(), 3600)).jobs == 0
-    assert "no answer within 30 s" in world.ledger.trouble
+    assert "no answer within 30 s" in world.notes()
     assert len(world.airflow.questions) == 1
     world.airflow.answers.set()
     await world.poll()
-    assert world.ledger.trouble == ""
+    assert world.notes() == ""
     assert world.airflow.cancelled == 0
 
 
@@ -988,7 +1012,7 @@ async def test_a_question_that_is_never_answered_does_not_end_the_asking(world: 
     world.airflow.answers = asyncio.Event()
     world.airflow.answers.set()
     await world.poll()
-    assert world.ledger.trouble == ""
+    assert world.notes() == ""
     assert len(world.airflow.questions) == 2
 
 

@@ -80,6 +80,8 @@ class DagBook:
         self.opened: Counter[str] = Counter()
         #: When Airflow was last asked about all that is known here, and answered.
         self.heard = -math.inf
+        #: Why Airflow's last answer is missing; empty where it answered.
+        self.trouble = ""
         #: When a gate was last seen to have opened elsewhere.
         self.opened_elsewhere = -math.inf
         #: When the oldest of the observations was made on which gates decide.

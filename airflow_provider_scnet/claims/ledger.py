@@ -100,8 +100,6 @@ class Ledger:
         self._observed: dict[tuple[Account, str], float] = {}
         self._totals: dict[tuple[Account, float], Totals] = {}
         self._following = BackgroundTask(self._follow, lambda: bool(self.waiting), unexpected)
-        #: Why Airflow's last answer is missing; empty where it answered.
-        self.trouble = ""
 
     @contextlib.contextmanager
     def kept(self, waiting: WaitingGate) -> Iterator[None]:
@@ -208,8 +206,11 @@ class Ledger:
                     stalled.setdefault((*each.gate.task, each.phase), []).append(each)
         notes = [Note(_stalled(each), key=str(kind)) for kind, each in stalled.items()]
         notes += self.kept_room.notes(account)
-        if self.trouble:
-            notes.append(Note(self.trouble, key="trouble"))
+        notes += [
+            Note(book.trouble, key="trouble")
+            for book in self._books.values()
+            if book.trouble and book.claims_from(account)
+        ]
         if how := self._following.take_failure():
             notes.append(Note(f"the task that follows submissions {how}, and was started again"))
         return tuple(notes)
@@ -255,12 +256,12 @@ class Ledger:
                 if call.started_at >= now:
                     break
         except Exception as error:  # whatever it is, gates stay as shut as they were
-            self.trouble = (
+            book.trouble = (
                 f"Airflow does not say what became of submissions ({unexpected(error)}): "
                 "gates stay as shut as they were, and claims of which nothing is heard expire"
             )
             return
-        self.trouble = ""
+        book.trouble = ""
         if not urgent_alone:
             book.heard = now
 
