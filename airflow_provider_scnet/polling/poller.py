@@ -139,12 +139,10 @@ class Poller:
             waiter.has_left = True
             del self._waiters[waiter]
             self._newcomers.discard(waiter)
-            self._intervals[interval] -= 1
-            if not self._intervals[interval]:
-                del self._intervals[interval]
+            # So that nothing is left of what nobody asks for.
+            self._intervals -= Counter([interval])
             if queue_name is not None:
-                self.queues[queue_name] -= 1
-                self.queues += Counter()
+                self.queues -= Counter([queue_name])
             self.gates -= waiting is not None
             self._opened += waiter.has_opened
             self._changed.set()
