@@ -150,6 +150,11 @@ class DagBook:
                 if submission.is_open:
                     yield submission
 
+    def urgent(self) -> Iterator[Submission]:
+        """Yield those whose end is worth being noticed soon: they are ours, and still claim from everybody."""
+        now = clock.now()
+        return (each for each in self.open() if each.is_ours and self.scope(each, now) is Scope.EVERYBODY)
+
     def scope(self, submission: Submission, at: float) -> Scope:
         """
         Return who counts a submission's jobs on top of an observation.

@@ -314,7 +314,7 @@ class Ledger:
 
     async def _urgent(self, book: DagBook) -> None:
         """Ask about the submissions alone that somebody waits for."""
-        urgent = [each for each in book.open() if self._is_urgent(book, each)]
+        urgent = list(book.urgent())
         runs = {each.gate.run_id for each in urgent}
         tasks = {task for each in urgent for task in (each.gate.task_id, *each.terms.tasks.ids)}
         if runs:
@@ -322,11 +322,6 @@ class Ledger:
             states = await self._airflow.states(book.dag_id, runs, tasks)
             await book.apply(states, runs, tasks, asked_at, asked_of)
             self._totals.clear()
-
-    @staticmethod
-    def _is_urgent(book: DagBook, submission: Submission) -> bool:
-        """Tell whether its end is worth being noticed soon: it is ours, and still claims from everybody."""
-        return submission.is_ours and book.scope(submission, clock.now()) is Scope.EVERYBODY
 
     async def _follow(self) -> None:
         """Notice the ends of our submissions soon, while somebody waits for room."""
@@ -339,7 +334,7 @@ class Ledger:
                 took = clock.now() - began
 
     def _urgent_books(self) -> list[DagBook]:
-        return [book for book in self._books.values() if any(self._is_urgent(book, each) for each in book.open())]
+        return [book for book in self._books.values() if any(book.urgent())]
 
     # What is kept
 
