@@ -349,7 +349,7 @@ class DagBook:
         is_first = where.task_id not in run.met
         terms = self.terms[where.task_id]
         for known in run.submissions.values():
-            if known.gate.task_id == where.task_id and not known.is_ours and known.terms != terms:
+            if known.gate.task_id == where.task_id and not known.is_ours:
                 known.terms = known.terms.covering(terms)
         for map_index, state in instances.get(where.task_id, {}).items():
             if state != "success":
