@@ -1048,6 +1048,19 @@ async def test_runs_of_which_nothing_is_heard_any_more_are_forgotten(world: Worl
     assert len(world.ledger._books["dag"].runs) == 1
 
 
+@scenario
+async def test_gates_elsewhere_are_forgotten_with_their_dag(world: World):
+    world.airflow.set(gate(2), "deferred", submit=None)
+    waiting = world.wait(gate(5))
+    await world.poll()
+    waiting.leave.close()
+    world.wait(gate(dag="another"))
+    await world.after(ledger_module.FORGET_AFTER)
+    await world.after(1)
+    assert "dag" not in world.ledger._books
+    assert world.ledger._peers.known(("dag", "gate")) == 0
+
+
 # Gates of the same task that wait in other triggerers
 
 

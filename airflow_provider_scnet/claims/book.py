@@ -306,6 +306,12 @@ class DagBook:
             if run.met and not self._matters(run_id, run):
                 self._drop(run_id)
 
+    def close(self) -> None:
+        """Forget all that others keep of it."""
+        self.forget_unseen()
+        for run_id in self.runs:
+            self._peers.forget_run(self.dag_id, run_id)
+
     def end_runs(self, ended: Collection[str]) -> None:
         """
         Release what did not start before its run ended.

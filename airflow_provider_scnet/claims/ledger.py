@@ -355,6 +355,7 @@ class Ledger:
         for dag_id, book in list(self._books.items()):
             book.drop_what_is_over()
             if dag_id not in self.waiting.dags and book.last_used <= now - FORGET_AFTER:
+                book.close()
                 del self._books[dag_id]
 
 
