@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import itertools
 import re
 import time
@@ -377,6 +378,24 @@ def test_a_poller_whose_task_was_ended_from_outside_is_started_again_and_says_so
     assert sum("ended from outside, and was started again" in message for message in said.messages) == 3
 
 
+def test_how_a_task_failed_is_not_logged_in_the_name_of_the_gate_that_started_it():
+    gate_of_the_log, told = contextvars.ContextVar("gate_of_the_log", default=""), []
+
+    async def fails() -> None:
+        raise KeyError("a mistake")
+
+    async def scenario() -> None:
+        gate_of_the_log.set("the first one")
+        task = background.BackgroundTask(
+            fails, lambda: False, lambda error: told.append(gate_of_the_log.get()) or ""
+        )
+        task.start()
+        await asyncio.sleep(0.01)
+
+    asyncio.run(scenario())
+    assert told == [""]
+
+
 def test_a_gate_that_comes_as_the_last_one_has_gone_is_told_of_no_end_from_outside(scnet: ScnetSimulator):
     async def scenario() -> None:
         await asyncio.gather(*start([trigger(submits=0)]))
@@ -563,7 +582,7 @@ def test_accounts_that_nobody_watches_are_forgotten(scnet: ScnetSimulator, monke
         accounts.poller("another", None)
         assert len(accounts._pollers) == 1
         assert not accounts._last
-        await accounts.ledger.refresh((scnet.url, "alice"), clock.now())
+        await accounts.ledger.refresh((scnet.url, "alice"), clock.now(), "scnet_default")
         assert not accounts.ledger._untracked
 
     asyncio.run(scenario())

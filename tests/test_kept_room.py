@@ -124,6 +124,34 @@ def test_one_that_leaves_holds_up_nobody():
     assert room.reason_to_wait(small, MOST_OVERTAKEN + 3) == ""
 
 
+def test_the_next_one_is_overtaken_no_oftener_and_no_less_often_than_the_last_one_was_at_first():
+    for polls in (MOST_OVERTAKEN - 1, 2 * MOST_OVERTAKEN):
+        room, big, small = KeptRoom(), waiting(1, jobs=5), waiting(3)
+        held_at(room, big, small, range(polls))
+        # The first opens, although no room is kept for it now.
+        assert room.reason_to_wait(big, polls) == ""
+        room.forget(big)
+        held = held_at(room, waiting(2, jobs=5), small, range(100, 200))
+        assert held[0] == 100 + MOST_OVERTAKEN
+
+
+def test_one_that_leaves_after_its_connection_has_come_to_lead_elsewhere_holds_up_nobody():
+    room, big, small = KeptRoom(), waiting(1, jobs=5), waiting(2)
+    assert held_at(room, big, small, range(MOST_OVERTAKEN + 1))
+    big.account = ("https://h", "bob")
+    room.forget(big)
+    assert room.reason_to_wait(small, MOST_OVERTAKEN + 1) == ""
+
+
+def test_an_older_observation_is_no_further_poll():
+    room, big, small = KeptRoom(), waiting(1, jobs=5), waiting(2)
+    polls = range(2 * MOST_OVERTAKEN)
+    held_at(room, big, small, polls[: MOST_OVERTAKEN + 1])
+    for at in polls[MOST_OVERTAKEN + 1 :]:
+        assert room.reason_to_wait(small, at)
+        assert room.reason_to_wait(small, at - 0.5)
+
+
 def test_a_poll_at_which_several_overtake_counts_once():
     room, big = KeptRoom(), waiting(1, jobs=5)
     for at in range(1, MOST_OVERTAKEN + 1):

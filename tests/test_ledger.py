@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
@@ -14,6 +15,7 @@ from airflow_provider_scnet.claims import ledger as ledger_module
 from airflow_provider_scnet.claims.ledger import FOLLOW_EVERY, Ledger
 from airflow_provider_scnet.claims.submission import LONGEST_PHASE, OWN_TASK_TTLS, GateId, SubmissionTasks
 from airflow_provider_scnet.claims.waiting import WaitingGate
+from airflow_provider_scnet.event_loop import pacing
 from airflow_provider_scnet.gate.claimed import Claimed
 from benchmarks import virtual_time
 
@@ -298,6 +300,20 @@ async def test_what_did_not_start_before_its_run_ended_claims_nothing(world: Wor
     assert await world.after(60, gate(5)) == 0
 
 
+@scenario
+async def test_what_runs_when_somebody_marks_its_run_as_ended_may_have_submitted(world: World):
+    other = world.wait(gate(1))
+    await opened(world)
+    world.let_through(other)
+    world.airflow.set(gate(0), "success", submit="running")
+    world.airflow.set(gate(1), "success", submit=None)
+    world.airflow.ended_runs = {"run"}
+    assert await world.after(10, WITNESS) == 1
+    world.airflow.set(gate(0), "success", submit="failed")
+    assert await world.after(10, WITNESS) == 1
+    assert await world.after(COUNTED_AFTER, WITNESS) == 0
+
+
 @pytest.mark.parametrize("state", ["running", "deferred", "a state of a later Airflow"])
 def test_once_its_submission_runs_a_claim_holds_for_its_ttl(state):
     @scenario
@@ -344,6 +360,46 @@ def test_a_claim_is_dropped_at_once_where_there_will_be_no_submission(state):
     run()
 
 
+@pytest.mark.parametrize("state", ["skipped", "upstream_failed", "removed"])
+def test_it_is_dropped_from_the_observation_too_after_which_airflow_said_so(state):
+    @scenario
+    async def run(world: World) -> None:
+        world.airflow.takes = 0.2
+        world.wait(gate(5))
+        world.airflow.set(gate(2), "deferred", submit=None)
+        await world.poll()
+        # In another triggerer.
+        world.airflow.set(gate(2), "success")
+        assert await world.after(10) == 1
+        world.airflow.set(gate(2), "success", submit=state)
+        assert await world.after(10) == 0
+
+    run()
+
+
+@scenario
+async def test_the_end_of_a_submission_whose_claim_expired_long_ago_brings_no_claim_back(world: World):
+    await opened(world)
+    world.airflow.set(gate(0), "success", submit="running")
+    assert await world.after(20) == 1
+    at = now()
+    assert await world.after(TTL + 10) == 0
+    world.airflow.takes = 0.2
+    world.airflow.set(gate(0), "success", submit="success")
+    assert await world.after(60) == 0
+    # It is one still on an observation that may not show its jobs.
+    assert world.ledger.claimed(ACCOUNT, at).jobs == 1
+
+
+@scenario
+async def test_what_ended_before_anybody_asked_claims_nothing(world: World):
+    world.airflow.takes = 0.2
+    for number in range(5):
+        world.airflow.set(gate(0, run=f"run {number}"), "success", submit="success")
+    world.wait(gate(0))
+    assert await world.after(0) == 0
+
+
 @scenario
 async def test_what_may_not_be_counted_in_an_observation_weighs_on_it_however_late_a_gate_decides_on_it(
     world: World,
@@ -361,6 +417,23 @@ async def test_what_may_not_be_counted_in_an_observation_weighs_on_it_however_la
     await world.ledger.refresh(ACCOUNT, at)
     assert world.ledger.claimed(ACCOUNT, at, newcomer.gate).jobs == 1
     assert await world.after(0) == 0
+
+
+@scenario
+async def test_it_weighs_on_it_too_where_the_account_was_polled_through_another_connection_since(world: World):
+    waiting = world.wait(gate())
+    world.wait(gate(run="other"))
+    await world.poll()
+    world.let_through(waiting)
+    world.airflow.set(waiting.gate, "success", submit="success")
+    await asyncio.sleep(1)
+    at = now()
+    await world.ledger.refresh(ACCOUNT, at, "polled every hour")
+    await asyncio.sleep(COUNTED_AFTER + 1)
+    await world.ledger.refresh(ACCOUNT, now(), "polled every minute")
+    newcomer = world.wait(gate(1, run="other"))
+    await world.ledger.refresh(ACCOUNT, at, "polled every hour")
+    assert world.ledger.claimed(ACCOUNT, at, newcomer.gate).jobs == 1
 
 
 @scenario
@@ -390,6 +463,30 @@ async def test_a_claim_of_which_nothing_is_heard_expires(world: World):
     world.airflow.error = None
     assert await world.after(1, gate(1)) == 1
     assert "RuntimeError" not in world.notes()
+
+
+@pytest.mark.parametrize("silent", ["first", "last"])
+def test_that_airflow_says_nothing_of_a_dag_is_told_although_it_speaks_of_another_and_only_to_whom_it_matters(
+    silent,
+):
+    @scenario
+    async def run(world: World) -> None:
+        states = world.airflow.states
+
+        async def some_states(dag_id: str, *asked: Any) -> Any:
+            if dag_id == silent:
+                raise RuntimeError("API_SERVER_ERROR")
+            return await states(dag_id, *asked)
+
+        world.airflow.states = some_states
+        for dag in ("first", "last"):
+            world.wait(gate(dag=dag))
+        world.wait(gate(dag="unrelated"), account=("https://h", "bob"))
+        await world.poll()
+        assert "RuntimeError: API_SERVER_ERROR" in world.notes()
+        assert not world.ledger.notes(("https://h", "bob"))
+
+    run()
 
 
 @scenario
@@ -829,6 +926,8 @@ async def test_the_task_that_follows_submissions_is_started_again_where_it_was_e
     world.airflow.set(gate(0), "success", submit="running")
     world.ledger._following._task.cancel()
     await asyncio.sleep(2.5 * FOLLOW_EVERY)
+    assert world.notes() == "the task that follows submissions was ended from outside, and was started again"
+    assert world.notes() == ""
     before = len(world.airflow.questions)
     await asyncio.sleep(2 * FOLLOW_EVERY)
     assert len(world.airflow.questions) > before
@@ -896,11 +995,11 @@ async def test_a_question_is_never_cancelled_and_met_again_at_the_next_look(worl
     looking.cancel()
     await asyncio.gather(looking, return_exceptions=True)
     assert (await asyncio.wait_for(world.poll(), 3600)).jobs == 0
-    assert "no answer within 30 s" in world.ledger.trouble
+    assert "no answer within 30 s" in world.notes()
     assert len(world.airflow.questions) == 1
     world.airflow.answers.set()
     await world.poll()
-    assert world.ledger.trouble == ""
+    assert world.notes() == ""
     assert world.airflow.cancelled == 0
 
 
@@ -913,8 +1012,26 @@ async def test_a_question_that_is_never_answered_does_not_end_the_asking(world: 
     world.airflow.answers = asyncio.Event()
     world.airflow.answers.set()
     await world.poll()
-    assert world.ledger.trouble == ""
+    assert world.notes() == ""
     assert len(world.airflow.questions) == 2
+
+
+def test_polls_of_other_accounts_while_a_long_answer_is_applied_do_not_spoil_it(monkeypatch):
+    monkeypatch.setattr(pacing, "LONGEST_SLICE", 0.0)
+
+    @scenario
+    async def run(world: World) -> None:
+        for number, index in itertools.product(range(20), range(20)):
+            world.airflow.set(gate(index, run=f"run {number}"), "success", submit="skipped")
+        world.wait(gate())
+        asking = asyncio.ensure_future(world.ledger.refresh(ACCOUNT, now()))
+        while not asking.done():
+            await world.ledger.refresh(("https://h", "bob"), now())
+            await asyncio.sleep(0)
+        assert world.notes() == ""
+        assert world.ledger._books["dag"].runs.keys() == {"run"}
+
+    run()
 
 
 @scenario
@@ -929,6 +1046,19 @@ async def test_runs_of_which_nothing_is_heard_any_more_are_forgotten(world: Worl
     await world.after(2 * ledger_module.FORGET_AFTER)
     await world.poll()
     assert len(world.ledger._books["dag"].runs) == 1
+
+
+@scenario
+async def test_gates_elsewhere_are_forgotten_with_their_dag(world: World):
+    world.airflow.set(gate(2), "deferred", submit=None)
+    waiting = world.wait(gate(5))
+    await world.poll()
+    waiting.leave.close()
+    world.wait(gate(dag="another"))
+    await world.after(ledger_module.FORGET_AFTER)
+    await world.after(1)
+    assert "dag" not in world.ledger._books
+    assert world.ledger._peers.known(("dag", "gate")) == 0
 
 
 # Gates of the same task that wait in other triggerers

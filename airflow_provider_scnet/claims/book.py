@@ -80,6 +80,8 @@ class DagBook:
         self.opened: Counter[str] = Counter()
         #: When Airflow was last asked about all that is known here, and answered.
         self.heard = -math.inf
+        #: Why Airflow's last answer is missing; empty where it answered.
+        self.trouble = ""
         #: When a gate was last seen to have opened elsewhere.
         self.opened_elsewhere = -math.inf
         #: When the oldest of the observations was made on which gates decide.
@@ -147,6 +149,11 @@ class DagBook:
             for submission in run.submissions.values():
                 if submission.is_open:
                     yield submission
+
+    def urgent(self) -> Iterator[Submission]:
+        """Yield those whose end is worth being noticed soon: they are ours, and still claim from everybody."""
+        now = clock.now()
+        return (each for each in self.open() if each.is_ours and self.scope(each, now) is Scope.EVERYBODY)
 
     def scope(self, submission: Submission, at: float) -> Scope:
         """
@@ -246,7 +253,8 @@ class DagBook:
                 # Meanwhile the gate may have been cleared and wait again, and the answer is not about that.
                 if {gate.task_id, *submission.terms.tasks.ids} <= asked and gate not in self._waiting:
                     self._follow(submission, instances, asked_at)
-            if runs is None and not self._matters(run_id, run):
+            # In a break, a poll of another account may have dropped it.
+            if runs is None and self.runs.get(run_id) is run and not self._matters(run_id, run):
                 self._drop(run_id)
         if runs is None:
             self.is_listed = True
@@ -298,6 +306,12 @@ class DagBook:
             if run.met and not self._matters(run_id, run):
                 self._drop(run_id)
 
+    def close(self) -> None:
+        """Forget all that others keep of it."""
+        self.forget_unseen()
+        for run_id in self.runs:
+            self._peers.forget_run(self.dag_id, run_id)
+
     def end_runs(self, ended: Collection[str]) -> None:
         """
         Release what did not start before its run ended.
@@ -308,7 +322,7 @@ class DagBook:
             run = self.runs.setdefault(run_id, Run())
             run.has_ended = True
             for submission in run.submissions.values():
-                if submission.is_open:
+                if submission.is_open and submission.phase is not Phase.RUNNING:
                     submission.enter(Phase.RELEASED, clock.now())
 
     def _drop(self, run_id: str) -> None:
@@ -341,7 +355,7 @@ class DagBook:
         is_first = where.task_id not in run.met
         terms = self.terms[where.task_id]
         for known in run.submissions.values():
-            if known.gate.task_id == where.task_id and not known.is_ours and known.terms != terms:
+            if known.gate.task_id == where.task_id and not known.is_ours:
                 known.terms = known.terms.covering(terms)
         for map_index, state in instances.get(where.task_id, {}).items():
             if state != "success":

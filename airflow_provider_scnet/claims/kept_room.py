@@ -51,8 +51,7 @@ class KeptRoom:
 
         :param waiting: the gate
         """
-        if waiting.account and (room := self._accounts.get(waiting.account)) and room.is_about(waiting):
-            del self._accounts[waiting.account]
+        self._accounts = {name: room for name, room in self._accounts.items() if not room.is_about(waiting)}
 
     def notes(self, account: Account) -> list[Note]:
         """
@@ -77,9 +76,10 @@ class _AccountRoom:
     def __init__(self) -> None:
         self.kept_for: WaitingGate | None = None
         self.most_overtaken = MOST_OVERTAKEN
-        # The first gate that is short of room at the present poll, and when that was made.
-        self._short: WaitingGate | None = None
         self._at = float("-inf")
+        # The first gate that was short of room, and at which poll: the last one at which any was.
+        self._short: WaitingGate | None = None
+        self._short_at = float("-inf")
         # At how many polls such a gate was overtaken, and whether at this one; for how many room is still kept.
         self._overtaken = 0
         self._is_overtaken = False
@@ -87,13 +87,14 @@ class _AccountRoom:
 
     def note_short(self, waiting: WaitingGate, at: float) -> None:
         self._begin(at)
-        if self._short is None or waiting.comes_before(self._short):
-            self._short = waiting
+        if self._short is None or self._short_at < self._at or waiting.comes_before(self._short):
+            self._short, self._short_at = waiting, self._at
 
     def kept_before(self, waiting: WaitingGate, at: float) -> WaitingGate | None:
         """Return the gate for which room is kept from another that would open."""
         self._begin(at)
-        if not self.kept_for and not self._is_overtaken and self._short and self._short.comes_before(waiting):
+        is_short = self._short and self._short_at == self._at and self._short.comes_before(waiting)
+        if is_short and not self.kept_for and not self._is_overtaken:
             if self._overtaken < self.most_overtaken:
                 self._overtaken += 1
                 self._is_overtaken = True
@@ -105,9 +106,10 @@ class _AccountRoom:
         return waiting is (self.kept_for or self._short)
 
     def _begin(self, at: float) -> None:
-        if at == self._at:
+        # Through another connection, or late, a gate may decide on an older observation.
+        if at <= self._at:
             return
-        self._at, self._short, self._is_overtaken = at, None, False
+        self._at, self._is_overtaken = at, False
         if self.kept_for:
             self._polls_left -= 1
             if not self._polls_left:

@@ -96,12 +96,10 @@ class Ledger:
         self._calls: dict[tuple[str, bool], ShieldedCall[None]] = {}
         # By DAG: when it may be listed again.
         self._list_at: dict[str, float] = {}
-        # The youngest observation of each account, on which gates that arrive decide as well.
-        self._observed: dict[Account, float] = {}
+        # The youngest observation of each account through each connection: gates that arrive decide on it as well.
+        self._observed: dict[tuple[Account, str], float] = {}
         self._totals: dict[tuple[Account, float], Totals] = {}
         self._following = BackgroundTask(self._follow, lambda: bool(self.waiting), unexpected)
-        #: Why Airflow's last answer is missing; empty where it answered.
-        self.trouble = ""
 
     @contextlib.contextmanager
     def kept(self, waiting: WaitingGate) -> Iterator[None]:
@@ -208,27 +206,32 @@ class Ledger:
                     stalled.setdefault((*each.gate.task, each.phase), []).append(each)
         notes = [Note(_stalled(each), key=str(kind)) for kind, each in stalled.items()]
         notes += self.kept_room.notes(account)
-        for what, text in (("trouble", self.trouble), ("following", self._following.failure)):
-            if text:
-                notes.append(Note(text, key=what))
+        notes += [
+            Note(book.trouble, key="trouble")
+            for book in self._books.values()
+            if book.trouble and book.claims_from(account)
+        ]
+        if how := self._following.take_failure():
+            notes.append(Note(f"the task that follows submissions {how}, and was started again"))
         return tuple(notes)
 
     # How Airflow is asked
 
-    async def refresh(self, account: Account, at: float) -> None:
+    async def refresh(self, account: Account, at: float, scnet_conn_id: str = "") -> None:
         """
         Ask Airflow about all that matters to an account, as far as it answers in time.
 
         :param account: the account
         :param at: when the observation was made, by the event loop's clock: what was heard since then is not asked
             again
+        :param scnet_conn_id: the connection through which it was made
         """
         for dag_id in self.waiting.dags:
             book = self._book(dag_id)
             book.last_used = clock.now()
             for task_id, terms in self.waiting.of(dag_id).terms.items():
                 book.terms.setdefault(task_id, terms)
-        self._observed[account] = at
+        self._observed[account, scnet_conn_id] = at
         for book in self._books.values():
             book.observed_at = min(self._observed.values())
         due = [
@@ -253,12 +256,12 @@ class Ledger:
                 if call.started_at >= now:
                     break
         except Exception as error:  # whatever it is, gates stay as shut as they were
-            self.trouble = (
+            book.trouble = (
                 f"Airflow does not say what became of submissions ({unexpected(error)}): "
                 "gates stay as shut as they were, and claims of which nothing is heard expire"
             )
             return
-        self.trouble = ""
+        book.trouble = ""
         if not urgent_alone:
             book.heard = now
 
@@ -311,7 +314,7 @@ class Ledger:
 
     async def _urgent(self, book: DagBook) -> None:
         """Ask about the submissions alone that somebody waits for."""
-        urgent = [each for each in book.open() if self._is_urgent(book, each)]
+        urgent = list(book.urgent())
         runs = {each.gate.run_id for each in urgent}
         tasks = {task for each in urgent for task in (each.gate.task_id, *each.terms.tasks.ids)}
         if runs:
@@ -319,11 +322,6 @@ class Ledger:
             states = await self._airflow.states(book.dag_id, runs, tasks)
             await book.apply(states, runs, tasks, asked_at, asked_of)
             self._totals.clear()
-
-    @staticmethod
-    def _is_urgent(book: DagBook, submission: Submission) -> bool:
-        """Tell whether its end is worth being noticed soon: it is ours, and still claims from everybody."""
-        return submission.is_ours and book.scope(submission, clock.now()) is Scope.EVERYBODY
 
     async def _follow(self) -> None:
         """Notice the ends of our submissions soon, while somebody waits for room."""
@@ -336,7 +334,7 @@ class Ledger:
                 took = clock.now() - began
 
     def _urgent_books(self) -> list[DagBook]:
-        return [book for book in self._books.values() if any(self._is_urgent(book, each) for each in book.open())]
+        return [book for book in self._books.values() if any(book.urgent())]
 
     # What is kept
 
@@ -357,6 +355,7 @@ class Ledger:
         for dag_id, book in list(self._books.items()):
             book.drop_what_is_over()
             if dag_id not in self.waiting.dags and book.last_used <= now - FORGET_AFTER:
+                book.close()
                 del self._books[dag_id]
 
 

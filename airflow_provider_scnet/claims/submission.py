@@ -21,7 +21,7 @@ Account = tuple[str, ...]
 Instances = Mapping[str, Mapping[int, "str | None"]]
 
 _HAS_RUN = ("success", "failed")
-_WILL_NOT_RUN = ("skipped", "upstream_failed", "removed")
+_ENDED = (*_HAS_RUN, "skipped", "upstream_failed", "removed")
 #: Airflow's states of a task instance that waits for a slot, a worker or its next try.
 PENDING = ("scheduled", "queued", "up_for_retry", "up_for_reschedule", "restarting")
 #: Those of one that has not ended. None is a task without a state.
@@ -240,10 +240,13 @@ class Submission:
         :param now: the time
         """
         if phase is Phase.FINISHED and (
-            self.phase is Phase.RELEASED or (self.phase is Phase.RUNNING and now >= self.since + self.terms.ttl)
+            self.phase is Phase.RELEASED or (self.phase is Phase.RUNNING and now >= self.expires)
         ):
             # It had expired while it ran, so its jobs were counted long ago.
-            phase = Phase.RELEASED
+            phase, now = Phase.RELEASED, self.expires
+        elif phase is Phase.RELEASED:
+            # Not on the observation either that was made just before Airflow was asked.
+            now = -math.inf
         if phase is not self.phase:
             self.phase, self.since = phase, now
 
@@ -288,7 +291,7 @@ class Submission:
             return
         self.asked_at = asked_at
         state = instances.get(self.gate.task_id, {}).get(self.gate.map_index, "removed")
-        if state in _HAS_RUN or state in _WILL_NOT_RUN:
+        if state in _ENDED:
             self.gate_has_ended = True
             self.enter(Phase.RELEASED if state == "removed" else self._phase_by(instances), now)
         elif self.gate_has_ended:
@@ -312,7 +315,7 @@ class Submission:
         for phase, found in (
             (Phase.PENDING, pending),
             (Phase.NOT_SCHEDULED, [each for each in states if each[2] is None]),
-            (Phase.RUNNING, [each for each in states if each[2] not in _HAS_RUN and each[2] not in _WILL_NOT_RUN]),
+            (Phase.RUNNING, [each for each in states if each[2] not in _ENDED]),
         ):
             if found:
                 task_id, map_index, self.state = found[0]
@@ -323,7 +326,7 @@ class Submission:
 
     def _waits_upstream(self, instances: Instances) -> bool:
         upstream = self._instances(instances, self.terms.tasks.upstream)
-        return any(state not in _HAS_RUN and state not in _WILL_NOT_RUN for *_, state in upstream)
+        return any(state not in _ENDED for *_, state in upstream)
 
     def _instances(self, instances: Instances, tasks: Mapping[str, bool]) -> Iterator[tuple[str, int, str | None]]:
         for task_id, is_own in tasks.items():

@@ -87,8 +87,8 @@ class DagGates:
                 self.here[each.gate.run_id, each.gate.task_id] += 1
             self.waited = max(self.waited, each.waited)
             if each.account:
-                known = self.terms.get(each.gate.task_id)
-                self.terms[each.gate.task_id] = known.covering(each.terms()) if known else each.terms()
+                terms = each.terms()
+                self.terms[each.gate.task_id] = self.terms.get(each.gate.task_id, terms).covering(terms)
 
 
 class WaitingGates:

@@ -32,15 +32,21 @@ class BackgroundTask:
         self._is_needed = is_needed
         self._on_error = on_error
         self._task: asyncio.Task[None] | None = None
-        #: How it ended last where that was not by itself; whoever reports it clears it.
+        #: How it ended last where that was not by itself.
         self.failure = ""
 
     def start(self) -> None:
         """Make sure that it runs."""
         if self._task is None or self._task.done():
-            # An empty context: it must not log in the name of the gate that happened to start it.
-            self._task = contextvars.Context().run(asyncio.ensure_future, self._run())
-            self._task.add_done_callback(self._end)
+            # An empty context: neither it nor its end is logged in the name of the gate that happened to start it.
+            context = contextvars.Context()
+            self._task = context.run(asyncio.ensure_future, self._run())
+            self._task.add_done_callback(self._end, context=context)
+
+    def take_failure(self) -> str:
+        """Return how it ended last where that was not by itself, and is not reported yet; else nothing."""
+        how, self.failure = self.failure, ""
+        return how
 
     def _end(self, task: asyncio.Task[None]) -> None:
         how = ""

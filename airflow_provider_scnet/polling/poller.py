@@ -139,12 +139,10 @@ class Poller:
             waiter.has_left = True
             del self._waiters[waiter]
             self._newcomers.discard(waiter)
-            self._intervals[interval] -= 1
-            if not self._intervals[interval]:
-                del self._intervals[interval]
+            # So that nothing is left of what nobody asks for.
+            self._intervals -= Counter([interval])
             if queue_name is not None:
-                self.queues[queue_name] -= 1
-                self.queues += Counter()
+                self.queues -= Counter([queue_name])
             self.gates -= waiting is not None
             self._opened += waiter.has_opened
             self._changed.set()
@@ -193,8 +191,7 @@ class Poller:
         self._report()
 
     def _notes(self, account: Account | None) -> Iterator[Note]:
-        if how := self._polling.failure:
-            self._polling.failure = ""
+        if how := self._polling.take_failure():
             yield Note(f"the task that polls for all gates of this connection {how}, and was started again")
         if account:
             yield from self._observer.ledger.notes(account)
@@ -224,7 +221,7 @@ class Poller:
             if waiter.waiting and not waiter.has_left:
                 account = observation.of(waiter.queue_name).account or observation.account
                 ledger.waiting.ask_about(waiter.waiting, account, observation.counted_after)
-        await ledger.refresh(observation.account, observation.at)
+        await ledger.refresh(observation.account, observation.at, self._name[0])
         if not ledger.opened_elsewhere_since(observation.account, (self.last or observation).at):
             return 0.0
         # Another triggerer lets gates through as well. Two that poll in the same second can both give out the same

@@ -137,12 +137,10 @@ class _Next(asyncio.Future[None]):
 
     def cancel(self, msg: Any = None) -> bool:
         """Be cancelled soon. Whoever cancels the gate's task is told that this will be, and relies on it."""
-        if self.done():
-            return False
-        if not self.is_leaving:
+        if not self.done() and not self.is_leaving:
             self.is_leaving = True
             self._pacer.put(functools.partial(super().cancel, msg))
-        return True
+        return not self.done()
 
     def wake(self) -> bool:
         """Let the gate go on; return whether that woke it."""
