@@ -23,9 +23,10 @@ SUBMIT = """
         from urllib.request import Request, urlopen
 
         @task
-        def submit(conn_id, **job):
+        def submit(conn_id, jobs=1, queue="comp", run_for=3):
             url = os.environ["SCNET_TEST_" + conn_id.upper()] + "/simulator/jobs"
-            with urlopen(Request(url, json.dumps({"user": "alice", **job}).encode()), timeout=30) as answer:
+            job = json.dumps({"user": "alice", "jobs": jobs, "queue": queue, "run_for": run_for})
+            with urlopen(Request(url, job.encode()), timeout=30) as answer:
                 return json.load(answer)["ids"]
 """
 
@@ -73,7 +74,7 @@ DAGS = {
 def clusters() -> Iterator[dict[str, ScnetSimulator]]:
     with contextlib.ExitStack() as stack:
         found = {
-            name: stack.enter_context(ScnetSimulator(slots=1, run_for=3, counted_after=1))
+            name: stack.enter_context(ScnetSimulator(slots=1, run_for=3, counted_after=0))
             for name in ("west", "east", "north", "south")
         }
         for each in found.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from airflow_provider_scnet.claims.waiting import WaitingGate
 from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.polling.waiter import Wake, first_observation
+from airflow_provider_scnet.triggers.scnet import _priority_of
 from benchmarks import virtual_time
 
 from observations import Cluster
@@ -60,3 +62,19 @@ def test_nothing_is_shown_twice_to_a_gate_that_comes_back_for_the_next_observati
 
     first, second, third = virtual_time.run(scenario())
     assert (second - first, third - second) == (60.0, 60.0)
+
+
+@pytest.mark.parametrize(
+    ("task_instance", "priority"),
+    [
+        (SimpleNamespace(priority_weight=7), 7),
+        (SimpleNamespace(priority_weight=0, task=None), 0),
+        (SimpleNamespace(), 0),
+        (SimpleNamespace(task=None), 0),
+        (SimpleNamespace(task=SimpleNamespace()), 0),
+        (SimpleNamespace(task=SimpleNamespace(weight_rule=SimpleNamespace(get_weight=lambda ti: 23))), 23),
+        (SimpleNamespace(task=SimpleNamespace(weight_rule=SimpleNamespace(get_weight=lambda ti: ti.nothing))), 0),
+    ],
+)
+def test_the_priority_is_read_from_whichever_task_instance_a_triggerer_has(task_instance: Any, priority: int):
+    assert _priority_of(task_instance) == priority

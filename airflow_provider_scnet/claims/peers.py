@@ -23,8 +23,9 @@ from airflow_provider_scnet.claims.waiting import WaitingGate
 PATIENCE = 3
 #: The same while other gates are passed over already.
 LESS_PATIENCE = 1
-#: Polls at which room is left to gates elsewhere while none of those here is among the first.
-LONGEST_PATIENCE = 10
+#: Polls with room at which it is left to gates elsewhere while none of those here is among the first: of many
+#: triggerers each has its turn after many polls.
+LONGEST_PATIENCE = 30
 
 # A gate's place in the order on which all agree.
 _Place = tuple[str, str, int]
@@ -130,7 +131,7 @@ class _Line:
         self._elsewhere: set[_Place] = set()
         self._left: Counter[_Place] = Counter()
         self._unused = 0
-        # At how many polls in a row none of those here was among the first.
+        # At how many polls with room in a row none of those here was among the first.
         self._starved = 0
 
     def form(
@@ -167,7 +168,8 @@ class _Line:
             room = int(share + random.random())  # noqa: S311
         self.first = set(line[:room])
         self._left.update(self.first.difference(here))
-        self._starved = 0 if self.first.intersection(here) else self._starved + 1
+        if self.first:
+            self._starved = 0 if self.first.intersection(here) else self._starved + 1
         if self._starved > LONGEST_PATIENCE and here:
             self._starved = 0
             self.first.add(min(here))

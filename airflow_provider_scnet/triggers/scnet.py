@@ -208,7 +208,7 @@ class ScnetJobStateTrigger(BaseTrigger):
         if self.trigger_id is not None and task_instance is not None:
             map_index = -1 if task_instance.map_index is None else task_instance.map_index
             gate_id = GateId(task_instance.dag_id, task_instance.run_id, task_instance.task_id, map_index)
-            priority = getattr(task_instance, "priority_weight", None) or 0
+            priority = _priority_of(task_instance)
             tasks = SubmissionTasks(
                 self.submitted_by, self.upstream, frozenset(self.gates_upstream), self.after_past_runs
             )
@@ -231,3 +231,13 @@ class ScnetJobStateTrigger(BaseTrigger):
         if end.tzinfo is None:
             end = end.replace(tzinfo=timezone.utc)
         return (end - datetime.now(timezone.utc)).total_seconds()
+
+
+def _priority_of(task_instance: Any) -> int:
+    """Return a priority weight as Airflow computes it; 0 where it does not tell."""
+    weight = getattr(task_instance, "priority_weight", None)
+    if weight is None and (task := getattr(task_instance, "task", None)):
+        # What 3.3's scheduler defers comes with its task, and without the number.
+        with contextlib.suppress(Exception):  # a rule of somebody's own may need more than there is
+            weight = task.weight_rule.get_weight(task_instance)
+    return weight if isinstance(weight, int) else 0
