@@ -176,13 +176,13 @@ def test_whoever_does_not_pass_is_passed_over_while_the_others_are_not():
 
 
 def test_somebody_here_passes_once_in_a_while_however_many_come_first():
-    peers, ours = world(1000)
+    peers, ours = world(10_000)
     found = []
     for look in range(4 * module.LONGEST_PATIENCE):
         # At each look others, who pass all of them.
         peers.note(GATES, range(10 * look, 10 * look + 10))
         found.append(passing(peers, ours, room=5, at=float(look)))
-    assert found.count([1000]) == 3
+    assert found.count([10_000]) == 3
 
 
 def test_what_stood_at_no_look_for_long_is_forgotten():
