@@ -1123,6 +1123,20 @@ async def test_a_gate_that_passed_elsewhere_and_ends_on_a_worker_claims_already(
 
 
 @scenario
+async def test_a_gate_that_failed_here_and_ends_on_a_worker_claims_nothing(world: World):
+    world.wait(WITNESS, submitted_by={"another": True})
+    waiting = world.wait(gate(), submitted_by={})
+    await world.poll()
+    waiting.leave.close()
+    # Its event is under way, and Airflow still calls it deferred.
+    assert await world.after(1) == 0
+    world.airflow.set(waiting.gate, "scheduled")
+    assert await world.after(1) == 0
+    world.airflow.set(waiting.gate, "failed")
+    assert await world.after(1) == 0
+
+
+@scenario
 async def test_a_gate_that_failed_elsewhere_claims_nothing(world: World):
     world.wait(gate(5))
     world.airflow.set(gate(2), "deferred", submit=None)

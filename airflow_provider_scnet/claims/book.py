@@ -29,6 +29,9 @@ from airflow_provider_scnet.event_loop.pacing import Breather
 #: triggerer.
 NEW_GATE = 10.0
 
+#: Seconds for which Airflow may still call a gate deferred that has ceased to wait: its event is under way.
+EVENT_TAKES = 30.0
+
 # Airflow's states of a gate that was deferred, and ends on a worker.
 _ON_ITS_WAY = ("scheduled", "queued", "running")
 
@@ -94,6 +97,8 @@ class DagBook:
         self._past_instances = self._past_unfinished = 0
         # No observation that was made before opens a gate of this DAG.
         self._held_until = -math.inf
+        # The gates that have ceased to wait here, and when.
+        self._left: dict[GateId, float] = {}
         self._waiting = waiting
         self._peers = peers
         self._unseen: dict[str, UnseenSubmissions] = {}
@@ -210,6 +215,14 @@ class DagBook:
         if run and (before := run.submissions.get(gate)):
             before.enter(Phase.FINISHED, clock.now())
 
+    def leaves(self, gate: GateId) -> None:
+        """
+        Note that a gate has ceased to wait here.
+
+        :param gate: the gate
+        """
+        self._left[gate] = clock.now()
+
     async def apply(
         self,
         states: Mapping[str, Instances],
@@ -302,6 +315,7 @@ class DagBook:
 
     def drop_what_is_over(self) -> None:
         """Drop the runs of which nothing is to come."""
+        self._left = {gate: at for gate, at in self._left.items() if at > clock.now() - EVENT_TAKES}
         for run_id, run in list(self.runs.items()):
             if run.met and not self._matters(run_id, run):
                 self._drop(run_id)
@@ -400,8 +414,10 @@ class DagBook:
                     await breather.take()
                 gate = where.at(index)
                 submission = run.submissions.get(gate)
-                # What has just opened here is still called deferred.
-                if gate not in self._waiting and not (submission and submission.phase is Phase.RESERVED):
+                # What has just opened here is still called deferred, as is what has just failed here.
+                has_just_left = self._left.get(gate, -math.inf) > clock.now() - EVENT_TAKES
+                is_reserved = submission is not None and submission.phase is Phase.RESERVED
+                if gate not in self._waiting and not is_reserved and not has_just_left:
                     found.add(index)
             elsewhere = found
         else:

@@ -117,6 +117,8 @@ class Ledger:
             yield
         finally:
             self.waiting.remove(waiting)
+            if waiting.gate and (book := self._books.get(waiting.gate.dag_id)):
+                book.leaves(waiting.gate)
             self.kept_room.forget(waiting)
 
     def reserve(self, waiting: WaitingGate) -> None:
