@@ -57,14 +57,14 @@ DAGS = {
     """,
     "big": f"""{SUBMIT}
         with new("big") as dag:
-            big = gate(condition="queued < {BIG}", submits={BIG}, scnet_conn_id="south", poke_interval=3)
+            big = gate(condition="queued < {BIG}", submits={BIG}, scnet_conn_id="south", poke_interval=1)
             big >> submit("south", jobs={BIG})
     """,
     "small": f"""{SUBMIT}
         with new("small") as dag:
             @task_group
             def group(number):
-                gate(condition="queued < {BIG}", scnet_conn_id="south", poke_interval=3) >> submit("south")
+                gate(condition="queued < {BIG}", scnet_conn_id="south", poke_interval=1) >> submit("south")
             group.expand(number=list(range({SMALL})))
     """,
 }
