@@ -1137,6 +1137,31 @@ async def test_a_gate_that_failed_here_and_ends_on_a_worker_claims_nothing(world
 
 
 @scenario
+async def test_a_gate_that_airflow_gives_to_another_triggerer_keeps_its_place_before_those_here(world: World):
+    async def hold(waiting: WaitingGate) -> None:
+        with world.ledger.kept(waiting):
+            await asyncio.Event().wait()
+
+    def reason(waiting: WaitingGate) -> str:
+        return world.ledger.reason_to_wait(waiting, now(), lambda others: others < 1)
+
+    first, second = gate(0), world.wait(gate(1))
+    moved = world.wait(first)
+    moved.leave.close()
+    holding = asyncio.ensure_future(hold(moved))
+    await world.poll()
+    assert "other triggerers" not in reason(second)
+    # As Airflow does where a triggerer was silent for long. The gate is still deferred, and waits elsewhere.
+    holding.cancel()
+    await world.poll()
+    assert "other triggerers" in reason(second)
+    # Until it opens there: then it claims.
+    world.airflow.set(first, "success", submit="queued")
+    assert (await world.poll()).jobs == 1
+    assert reason(second) == ""
+
+
+@scenario
 async def test_a_gate_that_failed_elsewhere_claims_nothing(world: World):
     world.wait(gate(5))
     world.airflow.set(gate(2), "deferred", submit=None)

@@ -97,7 +97,7 @@ class DagBook:
         self._past_instances = self._past_unfinished = 0
         # No observation that was made before opens a gate of this DAG.
         self._held_until = -math.inf
-        # The gates that have ceased to wait here, and when.
+        # The gates that opened or failed here, and when.
         self._left: dict[GateId, float] = {}
         self._waiting = waiting
         self._peers = peers
@@ -217,7 +217,7 @@ class DagBook:
 
     def leaves(self, gate: GateId) -> None:
         """
-        Note that a gate has ceased to wait here.
+        Note that a gate ceases to wait here: it has opened or failed, and its event is under way.
 
         :param gate: the gate
         """

@@ -115,10 +115,11 @@ class Ledger:
         self._following.start()
         try:
             yield
-        finally:
-            self.waiting.remove(waiting)
+            # Not where it was cancelled: if Airflow still calls it deferred then, it waits in another triggerer.
             if waiting.gate and (book := self._books.get(waiting.gate.dag_id)):
                 book.leaves(waiting.gate)
+        finally:
+            self.waiting.remove(waiting)
             self.kept_room.forget(waiting)
 
     def reserve(self, waiting: WaitingGate) -> None:
