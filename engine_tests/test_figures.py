@@ -41,7 +41,7 @@ def test_a_triggerer_sends_what_its_looks_saw_and_what_its_gates_made_of_it(
     assert listener.count("gates.passed") == 0
 
     scnet.order(Fault(status=503), times=1)
-    engine.wait_until(lambda: listener.count("look.failed.transient") == 1, 60, "a look that failed")
+    engine.wait_until(lambda: listener.count("poll.failed.transient") == 1, 60, "a look that failed")
 
     # Two more jobs leave no room for a third.
     scnet.set_counts("alice", running=7, queued=3)
@@ -55,7 +55,7 @@ def test_a_triggerer_sends_what_its_looks_saw_and_what_its_gates_made_of_it(
     engine.wait_until(lambda: listener.gauge("gates.waiting") == 0, 30, "the last figures")
     assert listener.count("gates.passed") == 3
     assert listener.gauge("jobs.claimed") == 0
-    durations = [line for line in listener.sent if line.startswith(f"{NAME}look.duration:")]
+    durations = [line for line in listener.sent if line.startswith(f"{NAME}poll.duration:")]
     assert durations
     for line in durations:
         assert re.fullmatch(r".*:[0-9.]+\|ms", line), line

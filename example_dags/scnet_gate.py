@@ -24,7 +24,7 @@ def scnet_gate():
     )
 
     # In real life whatever submits your job stands here, for example
-    #     submit = SSHOperator(task_id="submit", ssh_conn_id="cluster", command="sbatch job.sh")
+    #     submit = SSHOperator(task_id="submit", ssh_conn_id="cluster", command="sbatch job.slurm")
     # This one hands a job to the simulator: `python -m airflow_provider_scnet.testing` starts one.
     #
     # With `retries`, Airflow would repeat the submission but not the gate. scnet_gate_mapped.py shows how both

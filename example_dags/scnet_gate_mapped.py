@@ -26,7 +26,7 @@ def scnet_gate_mapped():
         return [f"sample-{number:03}" for number in range(params["inputs"])]
 
     # In real life whatever submits your job stands here, for example
-    #     SSHOperator(task_id="submit", ssh_conn_id="cluster", command=["sbatch job.sh", sample])
+    #     SSHOperator(task_id="submit", ssh_conn_id="cluster", command="sbatch job.slurm {{ ti.map_index }}")
     # This one hands a job to the simulator: `python -m airflow_provider_scnet.testing` starts one.
     @task
     def submit(sample):

@@ -95,7 +95,7 @@ def test_a_look_tells_the_jobs_by_state_and_how_long_it_took_once_for_all_gates(
     states = {"jobs.running": 1, "jobs.queued": 9, "jobs.held": 2, "jobs.suspended": 3, "jobs.other": 4}
     # Those that name the user and those that do not share the account, and are counted together.
     assert sink.of(ALICE) == {**states, "gates.waiting": 100, "jobs.claimed": 0}
-    assert sink.durations == [("look.duration", ALICE, pytest.approx(0.25))]
+    assert sink.durations == [("poll.duration", ALICE, pytest.approx(0.25))]
     assert not sink.counts
 
 
@@ -162,7 +162,7 @@ def test_a_look_that_fails_is_counted_by_the_kind_of_its_error_and_tells_no_jobs
         await asyncio.sleep(2.5 * MINUTE)
 
     sink = told(Cluster(ScnetError("x", kind=kind)), scenario)
-    assert sink.counts == {(f"look.failed.{kind.name.lower()}", ALICE): 3}
+    assert sink.counts == {(f"poll.failed.{kind.name.lower()}", ALICE): 3}
     assert set(sink.of(ALICE)) == {"gates.waiting", "jobs.claimed"}
     assert len(sink.durations) == 3
 
@@ -181,7 +181,7 @@ def test_a_connection_that_cannot_be_read_is_a_failed_look_of_no_user_and_takes_
         await gate
 
     sink = told(cluster, scenario)
-    assert sink.counts == {("look.failed.permanent", Whom("scnet_default", None)): 1}
+    assert sink.counts == {("poll.failed.permanent", Whom("scnet_default", None)): 1}
     assert len(sink.durations) == 1
     # The gate that it failed does not wait any longer.
     assert sink.of(ALICE)["gates.waiting"] == 0
@@ -208,7 +208,7 @@ def test_a_queue_that_is_asked_about_has_gauges_of_its_own():
     }
     assert sink.of(ALICE)["jobs.queued"] == 7
     assert not sink.of(Whom("scnet_default", "alice", "gpu"))
-    assert sink.counts == {("look.failed.transient", Whom("scnet_default", "alice", "bad")): 1}
+    assert sink.counts == {("poll.failed.transient", Whom("scnet_default", "alice", "bad")): 1}
 
 
 def test_a_queue_is_a_tag_or_a_part_of_the_name(monkeypatch: pytest.MonkeyPatch):
@@ -233,7 +233,7 @@ def test_a_look_that_fails_as_nobody_expected_is_counted_too():
         raise ZeroDivisionError
 
     cluster.apoll = fails
-    assert told(cluster, scenario).counts == {("look.failed.unclear", Whom("scnet_default", None)): 1}
+    assert told(cluster, scenario).counts == {("poll.failed.unclear", Whom("scnet_default", None)): 1}
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ def test_airflow_sends_them_to_where_its_deployment_has_switched_on(
     first_look = [
         f"{name.format(figure)}:{value}"
         for figure, value in [
-            ("look.duration", "…|ms"),
+            ("poll.duration", "…|ms"),
             ("jobs.running", "3|g"),
             ("jobs.queued", "2|g"),
             ("jobs.held", "0|g"),

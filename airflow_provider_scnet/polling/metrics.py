@@ -71,11 +71,11 @@ class Metrics:
 
         def send(sink: Sink) -> None:
             if seconds is not None:
-                sink.duration("look.duration", whom, seconds)
+                sink.duration("poll.duration", whom, seconds)
             for queue in (None, *(queues if observation.queues else ())):
                 seen, of_queue = observation.of(queue), dataclasses.replace(whom, queue_name=queue)
                 if seen.error:
-                    sink.count(f"look.failed.{seen.error.kind.name.lower()}", of_queue, 1)
+                    sink.count(f"poll.failed.{seen.error.kind.name.lower()}", of_queue, 1)
                 # What proves nothing to a gate must not look like an empty cluster either.
                 if seen.counts and not seen.doubt:
                     for state in STATES:
