@@ -126,7 +126,7 @@ class World:
         return (await self.poll(gate=gate)).jobs
 
     def held(self, waiting: WaitingGate, at: float | None = None) -> str:
-        return self.ledger.reason_to_wait(waiting, now() if at is None else at, None)
+        return self.ledger.reason_to_wait(waiting, now() if at is None else at, lambda others: True)
 
     def notes(self) -> str:
         return "\n".join(self.ledger.notes(ACCOUNT))
@@ -262,7 +262,7 @@ async def test_a_gate_upstream_of_a_submission_never_waits_for_it(world: World):
     assert "a task upstream of it has not ended" in world.notes()
     assert await world.after(OWN_TASK_TTLS * TTL, gate(-1, task="gate2", run="scheduled__z")) == 0
     # When relax has ended, static is what everybody waits for again.
-    world.airflow.set(gate(-1, task="gate1"), "success", relax="success", static="scheduled")
+    world.airflow.set(gate(-1, task="gate1"), "success", relax="skipped", static="scheduled")
     assert await world.after(0, WITNESS) == 1
 
 
@@ -673,7 +673,8 @@ def test_a_gate_of_the_same_run_that_passed_before_a_restart_is_a_claim_until_it
         assert await world.after(0) == claimed
         assert await world.after(60) == claimed
         assert world.held(world.first) == ""
-        world.airflow.set(gate(7), "success", submit="success")
+        if claimed:
+            world.airflow.set(gate(7), "success", submit="success")
         assert await world.after(0) == claimed
         assert await world.after(COUNTED_AFTER + 1) == 0
 
@@ -1182,3 +1183,234 @@ async def test_a_gate_that_is_held_here_takes_nobodys_turn(world: World):
     at = now()
     assert world.held(held, at)
     assert may_open(world, ours, room=1, at=at)
+
+
+# Gates that come, go and move
+
+
+@scenario
+async def test_a_gate_that_set_one_of_its_clusters_aside_keeps_its_place_when_it_moves(world: World):
+    second = world.wait(gate(1))
+    await world.poll()
+    other = WaitingGate(gate(0), jobs=1, ttl=TTL, account=ACCOUNT, tasks=second.tasks)
+    aside = WaitingGate(gate(0), jobs=1, ttl=TTL, account=("https://h2", "alice"), tasks=second.tasks)
+    world.airflow.set(gate(0), "deferred", submit=None)
+
+    async def hold() -> None:
+        with world.ledger.kept(other):
+            with world.ledger.kept(aside):
+                pass
+            await asyncio.Event().wait()
+
+    holding = asyncio.ensure_future(hold())
+    await world.poll()
+    holding.cancel()
+    await world.poll()
+    assert not may_open(world, second, room=1)
+
+
+@scenario
+async def test_a_gate_that_was_marked_by_hand_and_still_waits_here_hides_none_elsewhere(world: World):
+    ours, marked = world.wait(gate(5)), world.wait(gate(6))
+    world.airflow.set(gate(2), "deferred", submit=None)
+    await world.poll()
+    assert not may_open(world, ours, room=1)
+    # Its trigger is cancelled a moment later.
+    world.airflow.set(marked.gate, "failed", submit="upstream_failed")
+    await world.poll()
+    assert not may_open(world, ours, room=1)
+
+
+@scenario
+async def test_a_gate_that_opened_elsewhere_claims_although_it_still_waits_here(world: World):
+    """A triggerer that was silent for long: its gates were given to another one, and it has not heard of that."""
+    world.wait(gate(5))
+    world.wait(gate(6))
+    await world.poll()
+    world.airflow.set(gate(6), "success", submit="queued")
+    assert (await world.poll(gate=gate(5))).jobs == 1
+
+
+@scenario
+async def test_a_gate_that_failed_here_and_is_tried_again_elsewhere_has_its_place(world: World):
+    ours, failed = world.wait(gate(5)), world.wait(gate(2))
+    await world.poll()
+    failed.leave.close()
+    world.airflow.set(gate(2), "up_for_retry", submit=None)
+    await world.after(5)
+    world.airflow.set(gate(2), "deferred", submit=None)
+    await world.after(5)
+    assert not may_open(world, ours, room=1)
+
+
+@scenario
+async def test_a_gate_that_opened_here_was_cleared_unseen_and_waits_elsewhere_has_its_place(world: World):
+    first = world.wait(gate(2))
+    await world.poll()
+    world.let_through(first)
+    # Nobody waits here, so nobody asks.
+    await asyncio.sleep(1200)
+    world.airflow.set(gate(2), "deferred", submit=None)
+    ours = world.wait(gate(5))
+    for _ in range(2):
+        assert await world.after(60, gate(5)) == 0
+    assert not may_open(world, ours, room=1)
+
+
+@scenario
+async def test_a_gate_elsewhere_that_failed_on_its_worker_and_waits_again_claims_nothing(world: World):
+    world.wait(gate(5))
+    world.wait(WITNESS, submitted_by={"another": True})
+    world.airflow.set(gate(2), "deferred", submit=None)
+    await world.poll()
+    for state in ("running", "up_for_retry", "running", "deferred"):
+        world.airflow.set(gate(2), state, submit=None)
+        await world.after(60)
+    # Submissions behind other gates of the task go on to start, which would keep a claim of one that waits alive.
+    for number in range(20):
+        world.airflow.set(gate(10 + number), "success", submit="running")
+        await world.after(60)
+        world.airflow.set(gate(10 + number), "success", submit="skipped")
+        assert (await world.poll(gate=WITNESS)).jobs == 0
+
+
+@scenario
+async def test_a_gate_elsewhere_that_was_cleared_and_waits_again_claims_nothing(world: World):
+    world.wait(gate(5))
+    world.airflow.set(gate(2), "deferred", submit=None)
+    await world.poll()
+    world.airflow.set(gate(2), "queued", submit=None)
+    await world.after(30)
+    world.airflow.set(gate(2), "deferred", submit=None)
+    await world.after(1)
+    assert await world.after(COUNTED_AFTER + 1, gate(5)) == 0
+
+
+@pytest.mark.parametrize("submit", [{"submit": "success"}, {}])
+def test_a_gate_that_was_cleared_and_opens_again_elsewhere_claims_again(submit):
+    @scenario
+    async def run(world: World) -> None:
+        ours = world.wait(gate(5), submitted_by=dict.fromkeys(submit, True))
+        world.airflow.set(gate(2), "deferred", **dict.fromkeys(submit))
+        await world.poll()
+        world.airflow.set(gate(2), "success", **submit)
+        assert await world.after(10) == 1
+        world.airflow.set(gate(2), "deferred", **dict.fromkeys(submit))
+        await world.after(10)
+        assert await world.after(2 * TTL) == 0
+        assert not may_open(world, ours, room=1)
+        # It opens and submits between two polls.
+        world.airflow.set(gate(2), "success", **submit)
+        assert await world.after(60) == 1
+        assert await world.after(TTL + 1) == 0
+
+    run()
+
+
+@scenario
+async def test_a_gate_that_was_cleared_and_ends_on_a_worker_elsewhere_claims_again(world: World):
+    world.wait(gate(5))
+    world.airflow.set(gate(2), "success", submit="success")
+    await world.poll()
+    world.airflow.set(gate(2), "deferred", submit=None)
+    assert await world.after(600) == 0
+    world.airflow.set(gate(2), "queued", submit=None)
+    assert await world.after(60) == 1
+
+
+@scenario
+async def test_a_submission_whose_upstream_somebody_mends_claims_when_it_has_run(world: World):
+    world.wait(gate(5))
+    world.airflow.set(gate(2), "deferred", submit=None)
+    await world.poll()
+    world.airflow.set(gate(2), "success", submit="upstream_failed")
+    assert await world.after(60) == 0
+    # What failed is cleared; the submission runs between two polls.
+    world.airflow.set(gate(2), "success", submit="success")
+    assert await world.after(60) == 1
+
+
+@scenario
+async def test_a_gate_that_arrives_on_an_older_observation_counts_what_opened_elsewhere_since(world: World):
+    first = world.wait(gate(0))
+    await asyncio.sleep(1)
+    at = now()
+    await world.ledger.refresh(ACCOUNT, at)
+    world.let_through(first)
+    world.airflow.set(gate(0), "success", submit="queued")
+    await asyncio.sleep(30)
+    world.airflow.set(gate(7), "success", submit="queued")
+    newcomer = world.wait(gate(1))
+    # Of 30 s ago, and young enough.
+    await world.ledger.refresh(ACCOUNT, at)
+    assert world.ledger.claimed(ACCOUNT, at, newcomer.gate).jobs == 2
+
+
+@scenario
+async def test_gates_that_come_while_others_let_gates_through_wait_until_what_ended_before_is_counted(
+    world: World,
+):
+    # A moment ago, for all that anybody knows here.
+    world.airflow.set(gate(-1, run="scheduled__1"), "success", submit="success")
+    world.airflow.set(gate(-1, run="scheduled__2"), "success", submit="running")
+    waiting = world.wait(gate(-1, run="scheduled__3"))
+    await world.poll()
+    assert "may not be counted yet" in world.held(waiting)
+    await asyncio.sleep(COUNTED_AFTER)
+    await world.poll()
+    assert world.held(waiting) == ""
+
+
+def test_claims_of_gates_that_end_on_a_worker_hide_none_of_those_that_are_only_counted(many):
+    @scenario
+    async def run(world: World) -> None:
+        for number in range(3):
+            world.airflow.set(gate(-1, run=f"another {number}"), "success", submit="scheduled")
+        for number in range(9):
+            world.airflow.set(gate(-1, run=f"old {number}"), "success", submit="skipped")
+        world.wait(gate(-1, run="scheduled__9"))
+        ours = [world.wait(gate(-1, run=f"scheduled__{number}")) for number in range(2)]
+        assert await world.after(0) == 3
+        for each in ours:
+            world.let_through(each)
+            world.airflow.set(each.gate, "queued", submit=None)
+        assert await world.after(10) == 5
+        assert await world.after(COUNTED_AFTER + 10) == 5
+
+    run()
+
+
+def test_what_is_added_up_while_submissions_are_counted_is_not_kept(many):
+    @scenario
+    async def run(world: World) -> None:
+        world.wait(gate(-1, run="scheduled__1"))
+        for number in range(5):
+            world.airflow.set(gate(-1, run=f"old {number}"), "success", submit="skipped")
+        await world.poll()
+        count, at = world.airflow.count, now() + 0.01
+
+        async def slow(*given: Any) -> int:
+            number = await count(*given)
+            await asyncio.sleep(0.1)
+            # A gate that names the account differently.
+            world.ledger.claimed(ACCOUNT, at)
+            return number
+
+        world.airflow.count = slow
+        world.airflow.set(gate(-1, run="another"), "success", submit="queued")
+        await asyncio.sleep(0.02)
+        await world.ledger.refresh(ACCOUNT, at)
+        assert world.ledger.claimed(ACCOUNT, at).jobs == 1
+
+    run()
+
+
+def test_after_a_restart_gates_wait_also_where_runs_are_only_counted(many):
+    @scenario
+    async def run(world: World) -> None:
+        world.airflow.set(gate(-1, run="scheduled__1"), "success", submit="success")
+        waiting = world.wait(gate(-1, run="scheduled__2"), waited=40.0)
+        await world.poll()
+        assert "may not be counted yet" in world.held(waiting)
+
+    run()

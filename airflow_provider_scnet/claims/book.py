@@ -184,7 +184,7 @@ class DagBook:
             if at < waiting.since + waiting.ttl:
                 return "Airflow has not said yet which submissions of this run are under way"
         elif at < max(run.held_until, self._held_until):
-            return "this run has submitted before, which may not be counted yet"
+            return "this DAG has submitted before, which may not be counted yet"
         return ""
 
     # What changes
@@ -198,9 +198,7 @@ class DagBook:
         assert waiting.gate is not None  # noqa: S101
         gate, now = waiting.gate, clock.now()
         submissions = self.runs.setdefault(gate.run_id, Run()).submissions
-        if before := submissions.pop(gate, None):
-            # It opened before it was cleared: what that submitted may not be counted yet.
-            submissions[dataclasses.replace(gate, task_id=f"{gate.task_id} (cleared at {now})")] = before
+        self._set_aside(submissions, gate)
         submission = Submission(gate=gate, terms=waiting.terms(), since=now, is_ours=True)
         submissions[gate] = submission
         return submission
@@ -213,7 +211,7 @@ class DagBook:
         """
         run = self.runs.get(gate.run_id)
         if run and (before := run.submissions.get(gate)):
-            before.enter(Phase.FINISHED, clock.now())
+            before.end(clock.now())
 
     def leaves(self, gate: GateId) -> None:
         """
@@ -245,6 +243,7 @@ class DagBook:
         is_whole = self.tasks <= asked
         if runs is None:
             self._past_instances = self._past_unfinished = 0
+            self._past &= states.keys()
         for run_id in states.keys() | gates.runs.keys() | self.runs.keys() if runs is None else runs:
             instances = states.get(run_id, {})
             is_old = self._is_new or not self.is_listed or run_id in self._past
@@ -258,23 +257,27 @@ class DagBook:
                 )
                 for task_id in self.terms.keys() & tasks:
                     where = GateId(self.dag_id, run_id, task_id)
-                    await self._discover(run, where, gates, instances, breather)
-                    await self._note_peers(run, where, gates, asked_of, instances, breather)
+                    await self._discover(run, where, asked_of, instances, breather)
+                    await self._note_peers(run, where, gates, instances, breather)
             for gate, submission in list(run.submissions.items()):
                 if breather.is_due:
                     await breather.take()
                 # Meanwhile the gate may have been cleared and wait again, and the answer is not about that.
                 if {gate.task_id, *submission.terms.tasks.ids} <= asked and gate not in self._waiting:
                     self._follow(submission, instances, asked_at)
+                    if submission.is_past:
+                        self._set_aside(run.submissions, gate)
             # In a break, a poll of another account may have dropped it.
             if runs is None and self.runs.get(run_id) is run and not self._matters(run_id, run):
                 self._drop(run_id)
         if runs is None:
             self.is_listed = True
-            if self._is_new and gates.waited > NEW_GATE and self._past:
-                # This triggerer was restarted, or took gates over. What ended before it came may not be counted.
-                self._held_until = clock.now() + max(terms.counted_after for terms in self.terms.values())
         if is_whole:
+            # This triggerer was restarted, took gates over, or comes while others let gates through: what ended
+            # before may not be counted yet.
+            is_late = gates.waited > NEW_GATE or any(not each.is_ours for each in self.open())
+            if self._is_new and is_late and (self._past or runs is not None):
+                self._held_until = clock.now() + max(terms.counted_after for terms in self.terms.values())
             self._is_new = False
 
     def count_unseen(self, task_id: str, waiting: int, opened: int, pending: int, running: int) -> None:
@@ -289,14 +292,15 @@ class DagBook:
         """
         where, now = GateId(self.dag_id, "", task_id), clock.now()
         known = [each for each in self.open() if each.gate.task_id == task_id]
-        known_waiting = sum(self._waiting.of(self.dag_id).here[run_id, task_id] for run_id in self.runs)
+        here = self._waiting.of(self.dag_id).here
+        known_waiting = sum(len(here[run_id, task_id]) for run_id in self.runs)
         self._peers.unseen[where.task] = max(0, waiting - known_waiting - self._peers.known(where.task))
         unseen = self._unseen.setdefault(task_id, UnseenSubmissions(where))
         before = len(self._unseen_claims.get(task_id, ()))
         self._unseen_claims[task_id] = unseen.update(
             self.terms[task_id],
             opened - self.opened[task_id],
-            max(0, pending - sum(each.phase is Phase.PENDING for each in known)),
+            max(0, pending - sum(each.phase is Phase.PENDING and each.gate_has_ended for each in known)),
             max(0, running - sum(each.phase is Phase.RUNNING for each in known)),
             now,
             self.observed_at,
@@ -337,7 +341,7 @@ class DagBook:
             run.has_ended = True
             for submission in run.submissions.values():
                 if submission.is_open and submission.phase is not Phase.RUNNING:
-                    submission.enter(Phase.RELEASED, clock.now())
+                    submission.enter(Phase.DROPPED, clock.now())
 
     def _drop(self, run_id: str) -> None:
         run = self.runs.pop(run_id)
@@ -354,6 +358,14 @@ class DagBook:
             or any(each.is_open or each.expires > self.observed_at for each in run.submissions.values())
         )
 
+    def _set_aside(self, submissions: dict[GateId, Submission], gate: GateId) -> None:
+        """Keep what a gate let through before it was cleared beside what it does from now on."""
+        if before := submissions.pop(gate, None):
+            now = clock.now()
+            before.end(now)
+            if before.phase is Phase.FINISHED:
+                submissions[dataclasses.replace(gate, task_id=f"{gate.task_id} (cleared at {now})")] = before
+
     def _follow(self, submission: Submission, instances: Instances, asked_at: float) -> None:
         before, had_ended = submission.phase, submission.gate_has_ended
         submission.follow(instances, asked_at, clock.now())
@@ -363,10 +375,11 @@ class DagBook:
             self.last_start[task_id] = clock.now()
 
     async def _discover(
-        self, run: Run, where: GateId, gates: DagGates, instances: Instances, breather: Breather
+        self, run: Run, where: GateId, asked_of: DagGates, instances: Instances, breather: Breather
     ) -> None:
         """Note the gates of a run and task that opened elsewhere."""
         is_first = where.task_id not in run.met
+        asked_here = asked_of.here[where.run_id, where.task_id]
         terms = self.terms[where.task_id]
         for known in run.submissions.values():
             if known.gate.task_id == where.task_id and not known.is_ours:
@@ -377,7 +390,8 @@ class DagBook:
             if breather.is_due:
                 await breather.take()
             gate = where.at(map_index)
-            if gate in run.submissions or gate in self._waiting:
+            # One that waited here when Airflow was asked opened elsewhere; one that came since was cleared.
+            if gate in run.submissions or (gate in self._waiting and map_index not in asked_here):
                 continue
             now = clock.now()
             submission = Submission(gate=gate, terms=terms, since=now, is_ours=False)
@@ -395,35 +409,32 @@ class DagBook:
         run.met.add(where.task_id)
 
     async def _note_peers(
-        self,
-        run: Run,
-        where: GateId,
-        gates: DagGates,
-        asked_of: DagGates,
-        instances: Instances,
-        breather: Breather,
+        self, run: Run, where: GateId, gates: DagGates, instances: Instances, breather: Breather
     ) -> None:
         """Note which gates of a run and task wait elsewhere, and those that opened there and end on a worker."""
         states = instances.get(where.task_id, {})
-        elsewhere: Collection[int] = [index for index, state in states.items() if state == "deferred"]
-        # All that wait here are among them, if they did so already when Airflow was asked.
-        if gates is not asked_of or len(elsewhere) > gates.here[where.run_id, where.task_id]:
-            found = set()
-            for index in elsewhere:
-                if breather.is_due:
-                    await breather.take()
-                gate = where.at(index)
-                submission = run.submissions.get(gate)
-                # What has just opened here is still called deferred, as is what has just failed here.
-                has_just_left = self._left.get(gate, -math.inf) > clock.now() - EVENT_TAKES
-                is_reserved = submission is not None and submission.phase is Phase.RESERVED
-                if gate not in self._waiting and not is_reserved and not has_just_left:
-                    found.add(index)
-            elsewhere = found
-        else:
-            elsewhere = ()
+        elsewhere, now = set(), clock.now()
+        deferred = {index for index, state in states.items() if state == "deferred"}
+        for index in deferred - gates.here[where.run_id, where.task_id]:
+            if breather.is_due:
+                await breather.take()
+            gate = where.at(index)
+            submission = run.submissions.get(gate)
+            # What has just opened here is still called deferred, and claims.
+            is_reserved = (
+                submission is not None
+                and submission.phase is Phase.RESERVED
+                and self.scope(submission, now) is Scope.EVERYBODY
+            )
+            if gate not in self._waiting and not is_reserved:
+                elsewhere.add(index)
         for index in self._peers.note(where, elsewhere):
             gate = where.at(index)
-            if states.get(index) in _ON_ITS_WAY and gate not in run.submissions and gate not in self._waiting:
+            if (
+                states.get(index) in _ON_ITS_WAY
+                and gate not in run.submissions
+                and gate not in self._waiting
+                and self._left.get(gate, -math.inf) <= now - EVENT_TAKES
+            ):
                 # Its event says what it is only on the worker. Assume that it opened; over-counting is safe.
                 run.submissions[gate] = Submission(gate, self.terms[where.task_id], clock.now(), is_ours=False)

@@ -160,13 +160,13 @@ class Ledger:
                     totals.add(submission, submission.scope(at))
         return totals.claimed(gate)
 
-    def reason_to_wait(self, waiting: WaitingGate, at: float, opens: Callable[[int], bool] | None) -> str:
+    def reason_to_wait(self, waiting: WaitingGate, at: float, opens: Callable[[int], bool]) -> str:
         """
         Say why a gate must not open on an observation although its condition holds; empty where it may.
 
         :param waiting: the gate
         :param at: when the observation was made, by the event loop's clock
-        :param opens: tells whether it would open after so many others; None: whatever others do
+        :param opens: tells whether it would open after so many others
         """
         if waiting.gate is None:
             return ""
@@ -179,8 +179,6 @@ class Ledger:
                 if each.gate and not book.held(each, at):
                     yield each.gate
 
-        if opens is None:
-            return ""
         if not self._peers.may_open(waiting, at, competing, opens):
             return AFTER_OTHERS
         return self.kept_room.reason_to_wait(waiting, at)
@@ -237,10 +235,12 @@ class Ledger:
         self._observed[account, scnet_conn_id] = at
         for book in self._books.values():
             book.observed_at = min(self._observed.values())
+        # Gates that arrive decide on an older observation. What opened elsewhere since then is not in it.
+        since = max(at, clock.now() - FOLLOW_EVERY)
         due = [
             book
             for book in self._books.values()
-            if book.claims_from(account) and (book.heard < at or book.has_unmet)
+            if book.claims_from(account) and (book.heard < since or book.has_unmet)
         ]
         if due:
             await asyncio.gather(*(self._ask(book) for book in due))
@@ -291,11 +291,11 @@ class Ledger:
         if runs is None:
             self._list_at[dag_id] = clock.now() + PAUSE_PER_ANSWER * (clock.now() - asked_at)
         await book.apply(states, runs, tasks, asked_at, asked_of)
-        self._totals.clear()
         if runs is None or is_all():
             book.forget_unseen()
         else:
             await self._count_unseen(book)
+        self._totals.clear()
         if stateless := {each.gate.run_id for each in book.open() if each.phase is Phase.NOT_SCHEDULED}:
             book.end_runs(await self._airflow.ended(dag_id, stateless))
             self._totals.clear()

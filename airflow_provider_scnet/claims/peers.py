@@ -170,7 +170,7 @@ class _Line:
         self._left.update(self.first.difference(here))
         if self.first:
             self._starved = 0 if self.first.intersection(here) else self._starved + 1
-        if self._starved > LONGEST_PATIENCE and here:
+        if self._starved > LONGEST_PATIENCE:
             self._starved = 0
             self.first.add(min(here))
 

@@ -148,7 +148,8 @@ class Phase(enum.Enum):
     PENDING = "waits for a slot, a worker or its next try"
     RUNNING = "has started"
     FINISHED = "has ended, with jobs that may not be counted yet"
-    RELEASED = "will not submit, or its jobs are counted"
+    DROPPED = "will not submit, unless somebody clears it"
+    RELEASED = "its jobs are counted"
 
 
 class Scope(enum.IntEnum):
@@ -198,6 +199,7 @@ RULES: dict[Phase, Rule] = {
     # A task that submits may wait for its job afterwards.
     Phase.RUNNING: Rule(lambda terms: terms.ttl),
     Phase.FINISHED: Rule(lambda terms: terms.counted_after),
+    Phase.DROPPED: Rule(lambda terms: 0.0),
     Phase.RELEASED: Rule(lambda terms: 0.0),
 }
 
@@ -224,11 +226,13 @@ class Submission:
     awaited: Awaited | None = None
     state: str | None = None
     gate_has_ended: bool = False
+    #: Whether the gate waits again, or will.
+    is_past: bool = False
 
     def __post_init__(self) -> None:
         #: When Airflow was asked for the youngest answer about it. An older answer may come later.
         self.asked_at = self.since
-        if self.awaited is None and self.terms.tasks.submit:
+        if self.terms.tasks.submit:
             task_id, is_own = next(iter(self.terms.tasks.submit.items()))
             self._await(task_id, self.gate.map_index if is_own else -1)
 
@@ -239,16 +243,23 @@ class Submission:
         :param phase: the phase
         :param now: the time
         """
-        if phase is Phase.FINISHED and (
-            self.phase is Phase.RELEASED or (self.phase is Phase.RUNNING and now >= self.expires)
-        ):
+        if phase is Phase.FINISHED and self.phase is not Phase.DROPPED and now >= self.expires:
             # It had expired while it ran, so its jobs were counted long ago.
             phase, now = Phase.RELEASED, self.expires
-        elif phase is Phase.RELEASED:
+        elif phase in (Phase.DROPPED, Phase.RELEASED):
             # Not on the observation either that was made just before Airflow was asked.
             now = -math.inf
         if phase is not self.phase:
             self.phase, self.since = phase, now
+
+    def end(self, now: float) -> None:
+        """
+        Note that its gate waits again: what it let through before may have submitted.
+
+        :param now: the time
+        """
+        if self.phase is not Phase.DROPPED:
+            self.enter(Phase.FINISHED, now)
 
     def scope(self, at: float, last_start: float = -math.inf) -> Scope:
         """
@@ -277,7 +288,7 @@ class Submission:
     @property
     def is_open(self) -> bool:
         """Whether its end is still to come, and Airflow will show it."""
-        return bool(self.terms.tasks.submit) and self.phase not in (Phase.FINISHED, Phase.RELEASED)
+        return bool(self.terms.tasks.submit) and self.phase not in (Phase.FINISHED, Phase.DROPPED, Phase.RELEASED)
 
     def follow(self, instances: Instances, asked_at: float, now: float) -> None:
         """
@@ -287,17 +298,23 @@ class Submission:
         :param asked_at: when Airflow was asked for them
         :param now: the time
         """
-        if asked_at < self.asked_at or not self.terms.tasks.submit:
+        if asked_at < self.asked_at:
             return
         self.asked_at = asked_at
         state = instances.get(self.gate.task_id, {}).get(self.gate.map_index, "removed")
         if state in _ENDED:
             self.gate_has_ended = True
-            self.enter(Phase.RELEASED if state == "removed" else self._phase_by(instances), now)
+            if self.terms.tasks.submit:
+                self.enter(Phase.DROPPED if state == "removed" else self._phase_by(instances), now)
         elif self.gate_has_ended:
             # The gate was cleared and waits again. What it let through before may have submitted.
-            self.enter(Phase.FINISHED, now)
-        elif state != "deferred":
+            self.is_past = True
+            self.end(now)
+        elif state == "up_for_retry" or (state == "deferred" and self.phase is Phase.PENDING):
+            # It did not get through, and waits again.
+            self.is_past = True
+            self.enter(Phase.DROPPED, now)
+        elif state != "deferred" and self.terms.tasks.submit:
             # The gate ends on a worker, and waits for one.
             self.state = state
             self._await(self.gate.task_id, self.gate.map_index)
@@ -322,7 +339,7 @@ class Submission:
                 self._await(task_id, map_index)
                 is_blocked = phase is Phase.NOT_SCHEDULED and self._waits_upstream(instances)
                 return Phase.WAITS_UPSTREAM if is_blocked else phase
-        return Phase.FINISHED if any(state in _HAS_RUN for *_, state in states) else Phase.RELEASED
+        return Phase.FINISHED if any(state in _HAS_RUN for *_, state in states) else Phase.DROPPED
 
     def _waits_upstream(self, instances: Instances) -> bool:
         upstream = self._instances(instances, self.terms.tasks.upstream)

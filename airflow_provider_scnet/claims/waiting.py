@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator
 
 from airflow_provider_scnet.claims.submission import Account, GateId, SubmissionTasks, Terms
@@ -70,21 +70,19 @@ class DagGates:
     def __init__(self, gates: Iterable[WaitingGate]) -> None:
         #: Their tasks, by run.
         self.runs: dict[str, set[str]] = {}
-        #: How many wait here, by run and task.
-        self.here: Counter[tuple[str, str]] = Counter()
+        #: Their map indexes, by run and task.
+        self.here: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
         #: What a gate's task claims, by its id: the largest that any of its instances does, from all its accounts.
         self.terms: dict[str, Terms] = {}
         #: The longest time that one of them had waited before this event loop knew of it, in seconds.
         self.waited = 0.0
-        found: set[GateId] = set()
         for each in gates:
             if not each.jobs or each.gate is None:
                 continue
-            if each.gate not in found:
-                # A gate of several connections waits for each of them.
-                found.add(each.gate)
-                self.runs.setdefault(each.gate.run_id, set()).add(each.gate.task_id)
-                self.here[each.gate.run_id, each.gate.task_id] += 1
+            run_id, task_id = each.gate.run_id, each.gate.task_id
+            self.runs.setdefault(run_id, set()).add(task_id)
+            # A gate of several connections waits for each of them.
+            self.here[run_id, task_id].add(each.gate.map_index)
             self.waited = max(self.waited, each.waited)
             if each.account:
                 terms = each.terms()
