@@ -40,6 +40,12 @@ LONG_AGO = datetime(2000, 1, 1, tzinfo=timezone.utc)
 
 #: What the database calls the components that it knows.
 JOBS = {"scheduler": "SchedulerJob", "triggerer": "TriggererJob", "dag-processor": "DagProcessorJob"}
+#: Against faults of Airflow 3.0. It starts tasks before they may start (apache/airflow #52754), and takes a DAG
+#: for removed whose file ran a callback long after it was parsed (#55315).
+OF_3_0 = {
+    "AIRFLOW__CORE__EXECUTOR": "demo.late_executor.LateLocalExecutor",
+    "AIRFLOW__DAG_PROCESSOR__STALE_DAG_THRESHOLD": "86400",
+}
 
 #: A task instance: task id and map index, -1 where it is not mapped.
 TaskKey = tuple[str, int]
@@ -424,6 +430,7 @@ class Engine:
             "AIRFLOW__CORE__TEST_CONNECTION": "Enabled" if self._pages else "Disabled",
             # 2.11 would report to its authors.
             "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+            **(OF_3_0 if version("apache-airflow").startswith("3.0.") else {}),
         }
 
 
