@@ -40,11 +40,13 @@ LONG_AGO = datetime(2000, 1, 1, tzinfo=timezone.utc)
 
 #: What the database calls the components that it knows.
 JOBS = {"scheduler": "SchedulerJob", "triggerer": "TriggererJob", "dag-processor": "DagProcessorJob"}
-#: Against faults of Airflow 3.0. It starts tasks before they may start (apache/airflow #52754), and takes a DAG
-#: for removed whose file ran a callback long after it was parsed (#55315).
+#: Against faults of Airflow 3.0. It starts tasks before they may start (apache/airflow #52754), takes a DAG for
+#: removed whose file ran a callback long after it was parsed (#55315), and makes the trigger of a watcher only
+#: when its file is parsed for the second time.
 OF_3_0 = {
     "AIRFLOW__CORE__EXECUTOR": "demo.late_executor.LateLocalExecutor",
     "AIRFLOW__DAG_PROCESSOR__STALE_DAG_THRESHOLD": "86400",
+    "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30",
 }
 
 #: A task instance: task id and map index, -1 where it is not mapped.

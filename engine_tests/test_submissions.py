@@ -20,6 +20,11 @@ GATES = 50
 # Before 3.3 each gate starts on a worker, which takes a processor for a second.
 MANY, RUNS = (1_000, 200) if AIRFLOW >= (3, 3) else (100, 40)
 
+not_on_3_0 = pytest.mark.skipif(
+    (3, 0) <= AIRFLOW < (3, 1),
+    reason="a task that is cleared while it runs stays as it is for ever (apache/airflow #55045)",
+)
+
 #: What becomes of a submission, and the arguments of its gate and of its task; each with an account of its own.
 FATES = {
     "retried": ("", "retries=1"),
@@ -299,6 +304,7 @@ def test_a_submission_that_is_skipped_claims_nothing(fates):
     fate.passes()
 
 
+@not_on_3_0
 def test_a_submission_that_is_cleared_while_it_runs_is_awaited_anew(engine: Engine, fates):
     fate = fates["cleared"]
     fate.wait("submit", "running")
@@ -337,6 +343,7 @@ def test_a_submission_that_waits_for_its_job_claims_for_its_ttl(fates):
     assert "job_submit (DAG 'fates', run '" in fate.said
 
 
+@not_on_3_0
 def test_a_gate_that_is_cleared_and_passes_again_claims_again(engine: Engine, fates):
     fate = fates["again"]
     fate.wait("submit", "running")
