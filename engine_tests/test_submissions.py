@@ -260,15 +260,17 @@ def test_a_submission_that_waits_for_its_pool_is_claimed_from_all_for_a_while_an
     engine.wait_until(lambda: states("gate") == ["deferred"] * 2, 120, "the waiting of both gates")
     witness.wait("witness", "deferred")
     scnet.set_counts("pooled", queued=1)
-    engine.wait_until(lambda: states("submit") == ["scheduled", None], 120, "the passing of the first gate")
+    engine.wait_until(lambda: set(states("submit")) == {"scheduled", None}, 120, "the passing of the first gate")
+    # Where gates start on workers, either may be the first.
+    hour = states("submit").index("scheduled")
     witness.passes()
-    assert states("submit") == ["scheduled", None]
+    assert set(states("submit")) == {"scheduled", None}
     assert (
-        "queued 1 (+1 claimed: submit (DAG 'pooled', run 'scheduled__2024-01-01T00:00:00+00:00') has not ended): "
-        "waiting, needs queued < 2; only claims" in witness.said
+        f"queued 1 (+1 claimed: submit (DAG 'pooled', run 'scheduled__2024-01-01T0{hour}:00:00+00:00') has not ended)"
+        ": waiting, needs queued < 2; only claims" in witness.said
     )
     looks(engine, scnet, "pooled")
-    assert states("gate") == ["success", "deferred"]
+    assert set(states("gate")) == {"success", "deferred"}
     assert "is its pool full" in engine.log_of("pooled", "gate")
     slots(engine, "scarce", 1)
     engine.wait_until(lambda: states("submit") == ["success"] * 2, 120, "both submissions")
