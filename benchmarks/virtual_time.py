@@ -5,8 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
+from unittest import mock
+
+from airflow_provider_scnet.event_loop import log_thread
 
 T = TypeVar("T")
 
@@ -43,15 +47,25 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return super().call_later(max(delay, 1e-6) if delay > 0 else delay, *given, **more)
 
 
+class _AtOnce(Executor):
+    """Runs what is put into a thread elsewhere, without one: what it does there would take no time."""
+
+    def submit(self, function: Callable[..., T], /, *given: Any, **more: Any) -> Future[T]:
+        done: Future[T] = Future()
+        done.set_result(function(*given, **more))
+        return done
+
+
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on a loop of virtual time, and end all that it left behind."""
     loop = VirtualLoop()
-    try:
-        return loop.run_until_complete(coroutine)
-    finally:
-        left = asyncio.all_tasks(loop)
-        for task in left:
-            task.cancel()
-        if left:
-            loop.run_until_complete(asyncio.wait(left))
-        loop.close()
+    with mock.patch.object(log_thread, "executor", _AtOnce()):
+        try:
+            return loop.run_until_complete(coroutine)
+        finally:
+            left = asyncio.all_tasks(loop)
+            for task in left:
+                task.cancel()
+            if left:
+                loop.run_until_complete(asyncio.wait(left))
+            loop.close()

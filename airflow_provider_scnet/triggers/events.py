@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_provider_scnet.event_loop.log_thread import ThreadedLog
 from airflow_provider_scnet.event_loop.shielded_call import ShieldedCall
 from airflow_provider_scnet.gate.condition import Condition
 from airflow_provider_scnet.gate.decision import Verdict, observed
@@ -95,14 +96,16 @@ class ScnetJobStateEventTrigger(BaseEventTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Watch for ever: a watcher that ends is started again at once."""
+        log = ThreadedLog(self.log)
         try:
             edge = self._checked()
         except ValueError as error:
             while True:
-                self.log.error("a watcher never fires: %s", error)
+                log.error("a watcher never fires: %s", error)
+                await log.flush()
                 await asyncio.sleep(REPEAT_AFTER)
         # In the triggerer's own log, beside all others.
-        reporter = Reporter(self.log, name=f"watcher of '{self.condition}' ({self.scnet_conn_id})")
+        reporter = Reporter(log, name=f"watcher of '{self.condition}' ({self.scnet_conn_id})")
         evaluator, memory = EdgeEvaluator(edge, reporter), self._memory()
         poller = runtime.accounts().poller(self.scnet_conn_id, self.user_name)
         with poller.waiter(self.poke_interval, queue_name=self.queue_name) as waiter:
@@ -110,7 +113,9 @@ class ScnetJobStateEventTrigger(BaseEventTrigger):
                 if memory and not memory.is_read:
                     evaluator.armed = await memory.read()
                 if memory is None or memory.is_read:
-                    if evaluator.judge(observation).verdict is Verdict.OPEN:
+                    verdict = evaluator.judge(observation).verdict
+                    await log.flush()
+                    if verdict is Verdict.OPEN:
                         seen = observed(edge.condition, observation, scnet_conn_id=self.scnet_conn_id)
                         yield TriggerEvent(seen)  # type: ignore[no-untyped-call]
                         if memory:
@@ -120,6 +125,7 @@ class ScnetJobStateEventTrigger(BaseEventTrigger):
                         await memory.write(evaluator.armed)
                 if memory and memory.trouble:
                     reporter.note([memory.trouble])
+                    await log.flush()
 
     def _checked(self) -> Edge:
         """

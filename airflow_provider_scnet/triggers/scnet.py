@@ -17,9 +17,11 @@ from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
 from airflow_provider_scnet.claims.submission import GateId, SubmissionTasks
 from airflow_provider_scnet.claims.waiting import WaitingGate
+from airflow_provider_scnet.event_loop.log_thread import ThreadedLog
 from airflow_provider_scnet.gate.decision import Verdict, record
 from airflow_provider_scnet.gate.evaluator import GateEvaluator
 from airflow_provider_scnet.gate.gate import Gate
+from airflow_provider_scnet.gate.reporter import Log
 from airflow_provider_scnet.polling.admission import Admission
 from airflow_provider_scnet.polling.candidates import Candidate, outcome_of
 from airflow_provider_scnet.triggers import runtime
@@ -139,14 +141,17 @@ class ScnetJobStateTrigger(BaseTrigger):
         ends_here = self.end_task and in_triggerer
         if not ends_here:
             await asyncio.sleep(settled_at - loop.time())
-        event = await self._wait()
+        log = ThreadedLog(self.log)
+        event = await self._wait(log)
+        # Airflow closes the gate's log with the event.
+        await log.flush()
         if ends_here and event["verdict"] == Verdict.OPEN.value:
             yield TaskSuccessEvent(xcoms={"decision": event["decision"]} if self.push_decision else None)
             return
         await asyncio.sleep(settled_at - loop.time())
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 
-    async def _wait(self) -> dict[str, Any]:
+    async def _wait(self, log: Log) -> dict[str, Any]:
         try:
             gate = Gate.of(self.condition, self.fail_when, self.submits, self.queue_name)
         except ValueError as error:
@@ -155,10 +160,10 @@ class ScnetJobStateTrigger(BaseTrigger):
         waited = max(0.0, self.timeout - left) if self.timeout is not None and left is not None else 0.0
         with contextlib.ExitStack() as stack:
             candidates = [
-                self._candidate(conn_id, gate, waited, left, stack.enter_context(contextlib.ExitStack()))
+                self._candidate(conn_id, gate, waited, left, log, stack.enter_context(contextlib.ExitStack()))
                 for conn_id in self._conn_ids
             ]
-            if outcome := await outcome_of(candidates, self.log):
+            if outcome := await outcome_of(candidates, log):
                 decision, opened = outcome.decision, outcome.candidate
                 event: dict[str, Any] = {"verdict": decision.verdict.value, "message": str(decision)}
                 if decision.verdict is Verdict.OPEN:
@@ -182,13 +187,19 @@ class ScnetJobStateTrigger(BaseTrigger):
         return [self.scnet_conn_id] if isinstance(self.scnet_conn_id, str) else self.scnet_conn_id
 
     def _candidate(
-        self, conn_id: str, gate: Gate, waited: float, left: float | None, stack: contextlib.ExitStack
+        self,
+        conn_id: str,
+        gate: Gate,
+        waited: float,
+        left: float | None,
+        log: Log,
+        stack: contextlib.ExitStack,
     ) -> Candidate:
         accounts = runtime.accounts()
         poller, waiting = accounts.poller(conn_id, self.user_name), self._waiting_gate(gate, waited)
         evaluator = GateEvaluator(
             gate,
-            self.log,
+            log,
             # A triggerer that was restarted, or took the gate over, has not seen what it saw before.
             answered=waited > FIRST_POLL,
             silent_fail=self.silent_fail,

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gates write their logs without holding up the event loop, which all that waits in a triggerer shares."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from typing import Any
+
+import pytest
+
+from airflow_provider_scnet.testing import ScnetSimulator
+from airflow_provider_scnet.triggers.events import ScnetJobStateEventTrigger
+from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
+
+from gates import INTERVAL, first_event
+
+#: In whose name a line is written: a triggerer sorts lines into the tasks' logs by such a variable.
+in_name_of: contextvars.ContextVar[str] = contextvars.ContextVar("in_name_of", default="nobody")
+
+
+class NeedsTheLoop:
+    """
+    A log whose lines are written only when the loop has gone on.
+
+    So is a triggerer's: its supervisor reads them, and does not while it hands over many gates, which the loop has
+    to take.
+    """
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.lines: list[tuple[str, str]] = []
+
+    def info(self, message: str, *args: Any) -> None:
+        has_gone_on = threading.Event()
+        self.loop.call_soon_threadsafe(has_gone_on.set)
+        assert has_gone_on.wait(5), "the loop is held up"
+        self.lines.append((in_name_of.get(), message % args))
+
+    warning = info
+
+
+async def waited(trigger: Any, log: NeedsTheLoop, name: str) -> Any:
+    """Wait in a name; return the event, and the lines there were when it was fired."""
+    in_name_of.set(name)
+    payload = (await first_event(trigger)).payload
+    return payload, [line for whose, line in log.lines if whose == name]
+
+
+@pytest.fixture
+def gates_log(monkeypatch: pytest.MonkeyPatch):
+    def needs_the_loop() -> NeedsTheLoop:
+        log = NeedsTheLoop()
+        for each in (ScnetJobStateTrigger, ScnetJobStateEventTrigger):
+            monkeypatch.setattr(each, "log", log)
+        return log
+
+    return needs_the_loop
+
+
+def test_the_loop_goes_on_while_lines_are_written_and_each_has_all_of_its_own_when_it_ends(
+    scnet: ScnetSimulator, gates_log
+):
+    scnet.set_counts("alice", queued=5)
+
+    async def scenario() -> list[Any]:
+        log, polls = gates_log(), len(scnet.requests)
+        gates = [
+            asyncio.ensure_future(
+                waited(ScnetJobStateTrigger(condition="queued < 5", poke_interval=INTERVAL, submits=0), log, name)
+            )
+            for name in "abc"
+        ]
+        while len({whose for whose, _ in log.lines}) < 3 or len(scnet.requests) < polls + 3:  # noqa: ASYNC110
+            await asyncio.sleep(INTERVAL)
+        scnet.set_counts("alice", queued=4)
+        return await asyncio.gather(*gates)
+
+    for payload, lines in asyncio.run(scenario()):
+        assert payload["verdict"] == "open"
+        assert lines == [
+            "running 0, queued 5: waiting, needs queued < 5",
+            "running 0, queued 4: passes, queued < 5",
+        ]
+
+
+def test_a_watcher_writes_so_too(scnet: ScnetSimulator, gates_log):
+    scnet.set_counts("alice", queued=5)
+
+    async def scenario() -> Any:
+        log = gates_log()
+        watcher = ScnetJobStateEventTrigger(condition="queued < 5", poke_interval=INTERVAL)
+        fired = asyncio.ensure_future(waited(watcher, log, "watcher"))
+        while not log.lines:  # noqa: ASYNC110
+            await asyncio.sleep(INTERVAL)
+        scnet.set_counts("alice", queued=4)
+        return await fired
+
+    payload, lines = asyncio.run(scenario())
+    assert payload["counts"]["queued"] == 4
+    assert len(lines) >= 1
+
+
+def test_a_log_that_fails_fails_no_gate(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch):
+    class Fails:
+        def info(self, *args: Any) -> None:
+            raise BrokenPipeError
+
+        warning = info
+
+    monkeypatch.setattr(ScnetJobStateTrigger, "log", Fails())
+    event = asyncio.run(first_event(ScnetJobStateTrigger(condition="queued < 5")))
+    assert event.payload["verdict"] == "open"
