@@ -287,7 +287,8 @@ def test_an_execution_timeout_is_no_timeout_of_the_gates(engine: Engine, scnet: 
     if AIRFLOW >= (3, 0):
         assert "the gate's timeout of 20 s is over; last seen: running 0" in said
     else:
-        assert "the task's execution_timeout of 6 s is over, before the gate's own timeout of 20 s" in said
+        assert "AirflowTaskTimeout" in said
+        assert "last seen: running 0" in said
 
 
 def test_a_try_that_fails_is_retried_and_passes_when_the_cause_is_gone(engine: Engine, scnet: ScnetSimulator):
