@@ -115,7 +115,7 @@ class Ledger:
         self._following.start()
         try:
             yield
-            # Not where it was cancelled: if Airflow still calls it deferred then, it waits in another triggerer.
+            # Not where it was cancelled: it may wait, and open, in another triggerer.
             if waiting.gate and (book := self._books.get(waiting.gate.dag_id)):
                 book.leaves(waiting.gate)
         finally:
