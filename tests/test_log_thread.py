@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_scnet.event_loop import log_thread
+from airflow_provider_scnet.event_loop.log_thread import ThreadedLog
 from airflow_provider_scnet.testing import ScnetSimulator
 from airflow_provider_scnet.triggers.events import ScnetJobStateEventTrigger
 from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
@@ -99,7 +101,47 @@ def test_a_watcher_writes_so_too(scnet: ScnetSimulator, gates_log):
 
     payload, lines = asyncio.run(scenario())
     assert payload["counts"]["queued"] == 4
-    assert len(lines) >= 1
+    assert "fires" in lines[-1]
+
+
+def test_a_gate_that_is_cancelled_while_its_last_line_waits_does_not_lose_it():
+    free, lines = threading.Event(), []
+
+    class Waits:
+        def info(self, message: str) -> None:
+            free.wait(5)
+            lines.append(message)
+
+    async def scenario() -> None:
+        log = ThreadedLog(Waits())
+        for line in ("first", "last"):
+            log.info(line)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(log.flush(), 0.01)
+        free.set()
+        await log.flush()
+
+    asyncio.run(scenario())
+    assert lines == ["first", "last"]
+
+
+def test_a_gate_does_not_wait_for_ever_for_its_log(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch):
+    free = threading.Event()
+
+    class Hangs:
+        def info(self, *args: Any) -> None:
+            free.wait(30)
+
+        warning = info
+
+    monkeypatch.setattr(log_thread, "LONGEST_FLUSH", 0.01)
+    monkeypatch.setattr(ScnetJobStateTrigger, "log", Hangs())
+    try:
+        event = asyncio.run(first_event(ScnetJobStateTrigger(condition="queued < 5")))
+        assert not free.is_set()
+        assert event.payload["verdict"] == "open"
+    finally:
+        free.set()
 
 
 def test_a_log_that_fails_fails_no_gate(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch):

@@ -12,6 +12,8 @@ from typing import Any
 
 #: Where lines are written: one thread for all, so that they keep their order.
 executor: Executor = ThreadPoolExecutor(1, thread_name_prefix="scnet-log")
+#: Seconds for which a gate that ends waits for its last lines.
+LONGEST_FLUSH = 5.0
 
 
 class ThreadedLog:
@@ -19,32 +21,39 @@ class ThreadedLog:
     A log whose lines are written in a thread, in their order and in the context of who wrote them.
 
     From Airflow 3.0 on, a triggerer's lines go to its supervisor, which reads none while it hands many triggers
-    over, and these are taken on the event loop. Where the loop waits until a line is read, both wait for ever.
+    over, and these are taken on the event loop. Where the loop itself waits until a line is read, both wait for
+    ever.
 
     :param log: where lines go in the end
     """
 
     def __init__(self, log: Any) -> None:
         self._log = log
-        self._last: Future[Any] | None = None
+        self._last: Future[None] | None = None
 
     def info(self, message: str, /, *args: Any) -> None:
         """Log what an operator may want to know."""
-        self._write(self._log.info, message, *args)
+        self._put(self._log.info, message, *args)
 
     def warning(self, message: str, /, *args: Any) -> None:
         """Log what an operator should know."""
-        self._write(self._log.warning, message, *args)
+        self._put(self._log.warning, message, *args)
 
     def error(self, message: str, /, *args: Any) -> None:
         """Log what somebody has to mend."""
-        self._write(self._log.error, message, *args)
+        self._put(self._log.error, message, *args)
 
     async def flush(self) -> None:
-        """Wait until all lines have been written; one that cannot be is lost, and ends nothing."""
+        """Wait until all lines have been written, for a few seconds; what takes longer is written all the same."""
         if self._last and not self._last.done():
-            with contextlib.suppress(Exception):
-                await asyncio.wrap_future(self._last)
+            # Not cancelled with its caller, and no error where it takes too long.
+            await asyncio.wait([asyncio.wrap_future(self._last)], timeout=LONGEST_FLUSH)
 
-    def _write(self, write: Callable[..., Any], *line: Any) -> None:
-        self._last = executor.submit(contextvars.copy_context().run, write, *line)
+    def _put(self, write: Callable[..., Any], *line: Any) -> None:
+        self._last = executor.submit(contextvars.copy_context().run, _write, write, *line)
+
+
+def _write(write: Callable[..., Any], *line: Any) -> None:
+    # A line that cannot be written is lost: it must not end what it is about.
+    with contextlib.suppress(Exception):
+        write(*line)

@@ -185,12 +185,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
             try:
                 return super().execute(context)
             except AirflowTaskTimeout:
-                self.log.error(
-                    "the task's execution_timeout of %g s is over, before the gate's own timeout of %g s: "
-                    "gates need no execution_timeout",
-                    self.execution_timeout.total_seconds(),  # type: ignore[union-attr]
-                    self.timeout,
-                )
+                self.log.error("%s", self._time_is_up(self.execution_timeout))
                 raise
         return self._defer(context)
 
@@ -223,7 +218,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
             "claim_ttl": self.claim_ttl,
             **(self._submission_tasks() if gate.submits else {}),
             "poke_interval": self.poke_interval,
-            "timeout": self._limit if self.timeout < _FOREVER else None,
+            "timeout": self._limit() if self.timeout < _FOREVER else None,
             "silent_fail": self.silent_fail,
             "end_task": end_task,
             "push_decision": bool(self.do_xcom_push),
@@ -232,16 +227,26 @@ class ScnetJobStateSensor(BaseSensorOperator):
     def _submission_tasks(self) -> dict[str, Any]:
         return submission_tasks(self, ScnetJobStateSensor)
 
-    @property
     def _limit(self) -> float:
-        """The seconds that a deferral may last: the gate's timeout, unless Airflow cuts it short."""
-        if EXECUTION_TIMEOUT_ENDS_DEFERRALS and is_shorter(self.execution_timeout, self.timeout):
+        """Return the seconds that a deferral may last: the gate's timeout, unless Airflow cuts it short."""
+        if self._is_cut_short():
             return self.execution_timeout.total_seconds()  # type: ignore[union-attr]
         return float(self.timeout)
+
+    def _is_cut_short(self) -> bool:
+        return EXECUTION_TIMEOUT_ENDS_DEFERRALS and is_shorter(self.execution_timeout, self.timeout)
 
     def _budget(self) -> timedelta | None:
         """Return how long a deferral may last; Airflow enforces it even while no triggerer runs."""
         return timedelta(seconds=self.timeout) if self.timeout < _FOREVER else None
+
+    def _time_is_up(self, execution_timeout: timedelta | None = None) -> str:
+        if execution_timeout is None:
+            return f"the gate's timeout of {self.timeout:g} s is over"
+        return (
+            f"the task's execution_timeout of {execution_timeout.total_seconds():g} s is over, "
+            f"before the gate's own timeout of {self.timeout:g} s: gates need no execution_timeout"
+        )
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """
@@ -255,7 +260,8 @@ class ScnetJobStateSensor(BaseSensorOperator):
         event = event if isinstance(event, dict) else {}
         message = str(event.get("message", ""))
         if event.get("verdict") == Verdict.TIMEOUT.value:
-            message = "; ".join(filter(None, (f"the gate's timeout of {self.timeout:g} s is over", message)))
+            cut_short = self.execution_timeout if self._is_cut_short() else None
+            message = "; ".join(filter(None, (self._time_is_up(cut_short), message)))
         # Said here, because soft_fail puts words of its own in place of an error's.
         self.log.info("%s", message)
         match event:
@@ -265,6 +271,9 @@ class ScnetJobStateSensor(BaseSensorOperator):
                 raise AirflowException(message)
             case {"verdict": Verdict.FAIL.value}:
                 raise AirflowFailException(message)
+            case {"verdict": Verdict.TIMEOUT.value} if self._is_cut_short():
+                # No limit of the gate's own, so the try fails as it does on a worker: retries apply.
+                raise AirflowException(message)
             case {"verdict": Verdict.TIMEOUT.value}:
                 raise AirflowSensorTimeout(message)
         raise AirflowException("the trigger sent no decision; the gate stays shut")
