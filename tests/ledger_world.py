@@ -166,7 +166,7 @@ def scenario(test: Scenario) -> Callable[[], None]:
 
 async def opened(world: World, **given: Any) -> WaitingGate:
     """Let a gate of another task wait and another open, and Airflow know of it."""
-    world.wait(gate(99, task="witness"), submitted_by={"another": True})
+    world.wait(WITNESS, submitted_by={"another": True})
     waiting = world.wait(gate(0), **given)
     await world.poll()
     world.let_through(waiting)
