@@ -138,6 +138,9 @@ async def _measure(number: int, share: int) -> _Figures:
                 cluster.gates[index] = "deferred"
                 cluster.submissions[index] = None
             await cluster.look()
+            if claiming:
+                # A gate that opens ends when its log is written, which comes after those of all others here.
+                await _end_of(waiting[:claiming])
             passed = [index for index, task in enumerate(waiting) if task.done()]
             for index in passed:
                 cluster.gates[index] = "success"
