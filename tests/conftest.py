@@ -33,6 +33,7 @@ os.environ.update(
     AIRFLOW__USAGE_DATA_COLLECTION__ENABLED="False",
 )
 
+from airflow_provider_scnet.client import queue_counts  # noqa: E402
 from airflow_provider_scnet.testing import ScnetSimulator  # noqa: E402
 
 # From 3.1 on Airflow has two in one process, the core's and that of the tasks, which is the last.
@@ -64,6 +65,12 @@ def masker(monkeypatch: pytest.MonkeyPatch) -> Any:
             monkeypatch.setattr(masker, "patterns", set(masker.patterns))
             monkeypatch.setattr(masker, "replacer", masker.replacer)
     return masker
+
+
+@pytest.fixture(autouse=True)
+def no_queue_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget which queues there are: this test's simulator may get the port of an earlier one's."""
+    monkeypatch.setattr(queue_counts, "_known", {})
 
 
 @pytest.fixture(scope="session")

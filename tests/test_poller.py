@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from airflow_provider_scnet.claims.waiting import WaitingGate
+from airflow_provider_scnet.client.observation import Observation
+from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.polling.waiter import Wake, first_observation
 from airflow_provider_scnet.triggers.scnet import _priority_of
 from benchmarks import virtual_time
 
-from observations import Cluster
+from observations import HEALS, Cluster
 
 
 @pytest.mark.parametrize(
@@ -62,6 +64,14 @@ def test_nothing_is_shown_twice_to_a_gate_that_comes_back_for_the_next_observati
 
     first, second, third = virtual_time.run(scenario())
     assert (second - first, third - second) == (60.0, 60.0)
+
+
+def test_an_observation_has_the_time_by_which_the_gates_wait():
+    async def scenario() -> tuple[float, float]:
+        return Observation(error=HEALS).at, clock.now()
+
+    at, now = virtual_time.run(scenario())
+    assert at == now
 
 
 @pytest.mark.parametrize(

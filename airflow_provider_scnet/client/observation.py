@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.token_payload import local
+from airflow_provider_scnet.event_loop import clock
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Observation:
     :param token_ends: when a token ends that only a person can renew; None where it does not say, or renews itself
     :param counted_after: seconds after which the cluster's counts include a submitted job
     :param observed_at: when, by the wall clock
-    :param at: when the poll began, by :func:`time.monotonic`, in seconds
+    :param at: when the poll began, by :func:`.clock.now`, in seconds
     """
 
     counts: JobCounts | None = None
@@ -42,7 +42,7 @@ class Observation:
     token_ends: datetime | None = None
     counted_after: float = 0.0
     observed_at: datetime = dataclasses.field(default_factory=lambda: datetime.now(timezone.utc))
-    at: float = dataclasses.field(default_factory=time.monotonic)
+    at: float = dataclasses.field(default_factory=clock.now)
     # Thousands of gates may ask for the same one.
     _views: dict[str, Observation] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
