@@ -128,7 +128,10 @@ $(VERSIONS:%=.venv/%/.made) .venv/lowest/.made: .venv/%/.made: requirements/airf
 $(PYTHONS:%=.venv/python-%/.made): requirements/airflow-$(AIRFLOW).txt
 
 INTERPRETER = $(PYTHON)
+# Each Python that is found serves one of the other Airflow versions, so that both are tested at once.
 .venv/lowest/.made: INTERPRETER = $(or $(call python,3.10),$(PYTHON))
+.venv/3.1.8/.made: INTERPRETER = $(or $(call python,3.12),$(PYTHON))
+.venv/3.2.2/.made: INTERPRETER = $(or $(call python,3.13),$(PYTHON))
 .venv/python-%/.made: INTERPRETER = $(or $(call python,$(*:python-%=%)),$(error $(*:python-%=Python %) was not found))
 
 # sync: what a requirements file no longer names is removed.
