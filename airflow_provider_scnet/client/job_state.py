@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime, timezone
 
@@ -15,6 +14,7 @@ from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.client.queue_counts import MOST_REQUESTS, observe_queues
 from airflow_provider_scnet.client.text import listed, redacted
+from airflow_provider_scnet.event_loop import clock
 
 #: Source: SCnet OpenAPI v2, "query job state data".
 JOB_STATE_PATH = "/hpc/openapi/v2/view/jobs/state"
@@ -48,7 +48,7 @@ def poll_once(settings: ConnectionSettings, queues: Collection[str] = ()) -> Obs
     :param settings: whom to ask, and about whom
     :param queues: the queues whose own counts are asked for, too
     """
-    at, observed_at = time.monotonic(), datetime.now(timezone.utc)
+    at, observed_at = clock.now(), datetime.now(timezone.utc)
     counts, error, doubt = None, None, ""
     by_queue: Mapping[str, JobCounts | ScnetError] = {}
     try:
