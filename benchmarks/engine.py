@@ -80,14 +80,19 @@ class Run:
 
     def states(self) -> list[str | None]:
         """Return the states of the tasks that wait, or have waited."""
-        found = "SELECT state FROM task_instance WHERE dag_id = :dag_id AND task_id LIKE '%gate%'"
-        return [row.state for row in self.engine.rows(found, dag_id=self.dag_id)]
+        found = "SELECT state FROM task_instance WHERE dag_id LIKE :dag_id AND task_id LIKE '%gate%'"
+        return [row.state for row in self.engine.rows(found, dag_id=self._dag_ids)]
+
+    @property
+    def _dag_ids(self) -> str:
+        """The DAG, or all that have a number behind its name."""
+        return f"{self.dag_id}%"
 
     @property
     def has_ended(self) -> bool:
         """Whether all runs of the DAG have ended."""
-        unended = "SELECT COUNT(*) AS n FROM dag_run WHERE dag_id = :d AND state NOT IN ('success', 'failed')"
-        return self.engine.rows(unended, d=self.dag_id)[0].n == 0
+        unended = "SELECT COUNT(*) AS n FROM dag_run WHERE dag_id LIKE :d AND state NOT IN ('success', 'failed')"
+        return self.engine.rows(unended, d=self._dag_ids)[0].n == 0
 
     def begin(self) -> float:
         """Start the DAG while the queue is full, and return the seconds until all its tasks wait."""
@@ -96,6 +101,9 @@ class Run:
         if self.dag_id.endswith("_runs"):
             self.engine.wait_until_parsed(self.dag_id)
             self.engine.airflow("dags", "unpause", self.dag_id)
+        elif self.dag_id.endswith("_dags"):
+            for number in range(self.tasks):
+                self.engine.trigger_dag(f"{self.dag_id}_{number:04}")
         else:
             self.engine.trigger_dag(self.dag_id)
         self.engine.wait_until(self._all_wait, TOO_LONG, "the first look of all tasks")
@@ -245,6 +253,9 @@ def admission() -> list[dict[str, object]]:
     for number in range(1, UNPINNED_RUNS + 1):
         name = f"gates, one in each of {SUBMISSIONS} runs, two triggerers, half on each, run {number}"
         rows.append(Admission(name, "admission_runs", None, halves).row())
+    for number in range(1, UNPINNED_RUNS + 1):
+        name = f"gates, one in each of {SUBMISSIONS} DAGs, two triggerers, half on each, run {number}"
+        rows.append(Admission(name, "admission_dags", {"BENCH_DAGS": "1"}, halves).row())
     rows.append(http.row())
     pictures.queues({"ScnetJobStateSensor": gates.queue, "HttpSensor": http.queue}, limit=MOST_QUEUED)
     return rows

@@ -39,6 +39,7 @@ class Cluster:
         self.queued = queued
         self.gates: dict[int, str | None] = {}
         self.submissions: dict[int, str | None] = {}
+        self.variables: dict[str, str] = {}
         self._asked = asyncio.Event()
         self._let_go = asyncio.Event()
 
@@ -62,21 +63,21 @@ class Cluster:
         counts = JobCounts(**dict.fromkeys(STATES, 0) | {"queued": self.queued})
         return Observation(counts=counts, account=target.account, at=clock.now())
 
-    async def states(self, dag_id: str, run_ids: Collection[str] | None, task_ids: Collection[str]) -> Any:
+    async def states(self, dag_id: str, run_ids: Collection[str], task_ids: Collection[str]) -> Any:
         """Tell the states of tasks."""
         return {"run": {"gate": self.gates, "submit": self.submissions}}
 
-    async def count(
-        self, dag_id: str, task_ids: Collection[str], states: Collection[str | None] | None = None
-    ) -> int:
-        """Count them."""
-        tasks = {"gate": self.gates, "submit": self.submissions}
-        found = [state for task_id in task_ids for state in tasks[task_id].values()]
-        return len(found) if states is None else sum(state in states for state in found)
+    async def run_states(self, dag_id: str, run_ids: Collection[str]) -> dict[str, str]:
+        """Tell of no run that it is queued, or has ended."""
+        return {}
 
-    async def ended(self, dag_id: str, run_ids: Collection[str]) -> Collection[str]:
-        """Tell of no run that it has ended."""
-        return ()
+    async def get_variable(self, key: str) -> str | None:
+        """Read a Variable."""
+        return self.variables.get(key)
+
+    async def set_variable(self, key: str, value: str, description: str) -> None:
+        """Write a Variable."""
+        self.variables[key] = value
 
     async def look(self) -> None:
         """Let a look be made; return when the next one is due, and so all is done that follows from it."""

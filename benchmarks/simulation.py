@@ -20,10 +20,10 @@ from collections.abc import Collection, Iterable
 from typing import Any
 from unittest import mock
 
-from airflow_provider_scnet.claims import kept_room
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.event_loop import clock
+from airflow_provider_scnet.polling import kept_room
 from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.testing.clock import SimulatorClock
 from airflow_provider_scnet.testing.cluster import FIRST_QUEUE, Cluster, Job
@@ -55,6 +55,7 @@ class Setting:
     :param counted_after: after which the cluster's counts include a job; the connection says so as well
     :param poll: for an answer of the cluster, twice
     :param answer: for an answer of Airflow, twice
+    :param message: for a Variable that is read or written, twice
     :param passing: from a gate's decision until Airflow's state of it says so
     :param scheduling: from then until the submission is scheduled
     :param starting: from then until the submission runs
@@ -78,6 +79,7 @@ class Setting:
     counted_after: float = 5.0
     poll: tuple[float, float] = (0.05, 0.5)
     answer: tuple[float, float] = (0.02, 0.3)
+    message: tuple[float, float] = (0.005, 0.05)
     passing: tuple[float, float] = (0.5, 2.0)
     scheduling: tuple[float, float] = (0.2, 1.5)
     starting: tuple[float, float] = (0.3, 2.5)
@@ -159,6 +161,7 @@ class _World:
         #: In which order gates came first, by which each asks about a queue.
         self.numbers: dict[_Gate, int] = {}
         self.opened: set[_Gate] = set()
+        self.variables: dict[str, str] = {}
         self.last_waited = 0.0
 
     async def lasts(self, seconds: tuple[float, float]) -> None:
@@ -196,30 +199,29 @@ class _World:
             for cluster, queue in itertools.product(self.clusters.values(), self.queues)
         ]
 
-    # What Airflow is to a ledger
+    # What Airflow is to claims
 
-    async def states(self, dag_id: str, run_ids: Collection[str] | None, task_ids: Collection[str]) -> Any:
+    async def states(self, dag_id: str, run_ids: Collection[str], task_ids: Collection[str]) -> Any:
         await self.lasts(self.setting.answer)
         found = {
-            run_id: {task_id: dict(states) for task_id, states in tasks.items()}
-            for run_id, tasks in self.found.items()
-            if run_ids is None or run_id in run_ids
+            run_id: {task_id: dict(states) for task_id, states in self.found[run_id].items()} for run_id in run_ids
         }
         await self.lasts(self.setting.answer)
         return found
 
-    async def count(
-        self, dag_id: str, task_ids: Collection[str], states: Collection[str | None] | None = None
-    ) -> int:
-        return sum(
-            states is None or state in states
-            for tasks in self.found.values()
-            for task_id in task_ids
-            for state in tasks.get(task_id, {}).values()
-        )
+    async def run_states(self, dag_id: str, run_ids: Collection[str]) -> dict[str, str]:
+        return {}
 
-    async def ended(self, dag_id: str, run_ids: Collection[str]) -> Collection[str]:
-        return ()
+    async def get_variable(self, key: str) -> str | None:
+        await self.lasts(self.setting.message)
+        value = self.variables.get(key)
+        await self.lasts(self.setting.message)
+        return value
+
+    async def set_variable(self, key: str, value: str, description: str) -> None:
+        await self.lasts(self.setting.message)
+        self.variables[key] = value
+        await self.lasts(self.setting.message)
 
     # What happens
 

@@ -10,7 +10,7 @@ from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 from unittest import mock
 
-from airflow_provider_scnet.event_loop import log_thread
+from airflow_provider_scnet.event_loop import clock, log_thread
 
 T = TypeVar("T")
 
@@ -59,7 +59,8 @@ class _AtOnce(Executor):
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on a loop of virtual time, and end all that it left behind."""
     loop = VirtualLoop()
-    with mock.patch.object(log_thread, "executor", _AtOnce()):
+    patches = mock.patch.object(log_thread, "executor", _AtOnce()), mock.patch.object(clock, "wall", loop.time)
+    with patches[0], patches[1]:
         try:
             return loop.run_until_complete(coroutine)
         finally:

@@ -18,13 +18,14 @@ WORDS = {
         "watch": ["one connection, one user"],
         "read": ["1 read the connection anew"],
         "ask": ["2 poll once, in bounded time and size"],
-        "hear": ["3 ask Airflow what became of submissions"],
-        "hand": ["4 show it to all: priority, then arrival"],
+        "hear": ["3 read claims, ask what became of them"],
+        "hand": ["4 let all decide: priority, then arrival"],
+        "write": ["5 write the claims, before any gate opens"],
         "look": ["running 4", "queued 3"],
         "passes": "gate {}: 3 + {} < 5, opens, claims 1",
         "waits": "gate {}: 3 + {}, waits",
         "more": "… gate 100",
-        "airflow": ["Airflow", "states of tasks"],
+        "airflow": ["Airflow", "states of tasks", "Variables"],
         "gate passes": ["the gate opens:", "claims its jobs"],
         "not started": ["submission has", "not started"],
         "runs": ["submission", "runs"],
@@ -33,7 +34,7 @@ WORDS = {
         "long": ["stays, while others", "of its task start"],
         "ttl": ["stays for claim_ttl", "at most"],
         "counted": ["stays for", "counted_after"],
-        "dropped": ["none will run: skipped, removed, the DAG run is gone", "→ dropped at once"],
+        "dropped": ["none will run: skipped, or gone with the DAG run", "→ dropped at once"],
         "silent": ["Airflow does not answer, or no task stands behind the gate", "→ expires claim_ttl later"],
         "retry": ["a retry"],
         "longer": ["runs for longer than claim_ttl"],
@@ -45,14 +46,15 @@ WORDS = {
         "watch": ["同一连接、同一用户"],
         "read": ["1 重新读取连接"],
         "ask": ["2 只查询一次，时间和大小都有上限"],
-        "hear": ["3 向 Airflow 询问各个提交的进展"],
-        "hand": ["4 按优先级、再按先后交给所有闸门"],
+        "hear": ["3 读取预占，询问它们的进展"],
+        "hand": ["4 所有闸门依次判断：先优先级，再先后"],
+        "write": ["5 写下预占，然后才放行"],
         "look": ["running 4", "queued 3"],
         "passes": "闸门 {}：3 + {} < 5，放行，预占 1",
         "waits": "闸门 {}：3 + {}，等待",
         "more": "…… 闸门 100",
-        "airflow": ["Airflow", "任务的状态"],
-        "gate passes": ["闸门放行，", "为作业预占名额"],
+        "airflow": ["Airflow", "任务的状态", "变量"],
+        "gate passes": ["闸门放行，", "为作业预占空位"],
         "not started": ["提交任务", "尚未开始"],
         "runs": ["提交任务", "正在运行"],
         "ended": ["提交任务", "已经结束"],
@@ -60,7 +62,7 @@ WORDS = {
         "long": ["同一任务的提交还在", "陆续开始，就有效"],
         "ttl": ["最多保留", "claim_ttl"],
         "counted": ["再保留", "counted_after"],
-        "dropped": ["不会再运行：被跳过、被移除，或整个 DAG run 已不存在", "→ 立即取消"],
+        "dropped": ["不会再运行：被跳过，或整个 DAG run 已不存在", "→ 立即取消"],
         "silent": ["Airflow 没有响应，或闸门后面没有任务", "→ 再过 claim_ttl 失效"],
         "retry": ["重试"],
         "longer": ["运行超过 claim_ttl"],
@@ -129,12 +131,12 @@ def look(words: dict[str, list[str] | str]) -> Drawing:
     drawing.arrow("M130 138 H219")
     drawing.box(225, 20, 655, 290, [], ("#eceff1", "#90a4ae"))
     drawing.text(240, 38, [w["triggerer"]], "#546e7a", "start")
-    drawing.box(240, 58, 300, 165, [], PLAIN)
+    drawing.box(240, 58, 300, 188, [], PLAIN)
     drawing.text(390, 76, w["watch"], "#546e7a")
-    for number, step in enumerate(("read", "ask", "hear", "hand")):
-        drawing.text(252, 106 + 31 * number, w[step], anchor="start")
-    drawing.box(20, 245, 110, 50, w["airflow"])
-    drawing.arrow("M390 223 V270 H136")
+    for number, step in enumerate(("read", "ask", "hear", "hand", "write")):
+        drawing.text(252, 106 + 30 * number, w[step], anchor="start")
+    drawing.box(20, 240, 110, 66, w["airflow"])
+    drawing.arrow("M390 246 V273 H136")
     for number in range(6):
         y = 42 + 43 * number
         if number == 5:

@@ -12,8 +12,10 @@ from unittest import mock
 from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.triggers.base import TriggerEvent
 
+from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.polling import poller
 from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
+from airflow_provider_scnet.triggers import runtime
 from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
 
 #: Seconds between looks: short, because most of these gates look a few times at most.
@@ -51,6 +53,12 @@ async def first_event(trigger: ScnetJobStateTrigger) -> TriggerEvent:
         return await anext(events)
     finally:
         await events.aclose()
+
+
+def claimed(account: tuple[str, str], queue_name: str | None = None, at: float | None = None) -> int:
+    """Return the jobs that count on top of an observation of now, or of some other moment, in the running loop."""
+    ledger, _ = runtime.accounts().shared(account)
+    return ledger.totals(clock.now() if at is None else at, queue_name).claimed().jobs
 
 
 def run_deferred(sensor: ScnetJobStateSensor) -> Any:

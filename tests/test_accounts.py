@@ -12,18 +12,21 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_scnet.claims.ledger import Ledger
 from airflow_provider_scnet.client import job_state
 from airflow_provider_scnet.client.unexpected import unexpected
-from airflow_provider_scnet.event_loop import background, clock
+from airflow_provider_scnet.event_loop import background
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.polling import accounts as accounts_module
 from airflow_provider_scnet.polling.accounts import Accounts
+from airflow_provider_scnet.polling.poller import Poller
+from airflow_provider_scnet.polling.waiting import Watcher
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
 from airflow_provider_scnet.triggers import runtime
 from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
+from benchmarks import virtual_time
 
-from gates import INTERVAL, first_event
+from gates import INTERVAL, claimed, first_event
+from observations import Airflow, Cluster
 
 GATES = 100
 
@@ -146,9 +149,8 @@ def test_claims_of_one_user_do_not_close_the_gates_of_another(scnet: ScnetSimula
 
     async def scenario() -> None:
         await first_event(trigger(submits=5))
-        accounts = runtime.accounts()
-        assert accounts.ledger.claimed((scnet.url, "alice"), time.monotonic()).jobs == 5
-        assert accounts.ledger.claimed((scnet.url, "bob"), time.monotonic()).jobs == 0
+        assert claimed((scnet.url, "alice")) == 5
+        assert claimed((scnet.url, "bob")) == 0
 
     asyncio.run(scenario())
 
@@ -387,7 +389,7 @@ def test_how_a_task_failed_is_not_logged_in_the_name_of_the_gate_that_started_it
     async def scenario() -> None:
         gate_of_the_log.set("the first one")
         task = background.BackgroundTask(
-            fails, lambda: False, lambda error: told.append(gate_of_the_log.get()) or ""
+            fails, lambda: True, lambda error: told.append(gate_of_the_log.get()) or ""
         )
         task.start()
         await asyncio.sleep(0.01)
@@ -401,12 +403,14 @@ def test_a_gate_that_comes_as_the_last_one_has_gone_is_told_of_no_end_from_outsi
         await asyncio.gather(*start([trigger(submits=0)]))
         mine = runtime.accounts().poller("scnet_default", None)
         before = mine._polling._task
-        with mine.waiter(INTERVAL):
-            mine._start()
-            assert mine._polling._task is not before
-            # What the event loop calls a turn after the task has ended.
-            mine._polling._end(before)
-            assert mine._polling.failure == ""
+        await asyncio.wait([before])
+        watcher = Watcher(INTERVAL)
+        mine.add(watcher)
+        assert mine._polling._task is not before
+        # What the event loop calls a turn after the task has ended.
+        mine._polling._end(before)
+        assert mine._polling.take_failure() == ""
+        mine.remove(watcher)
 
     asyncio.run(scenario())
 
@@ -474,7 +478,7 @@ def test_gates_that_are_cancelled_leave_no_claim(scnet: ScnetSimulator):
         tasks = start([trigger() for _ in range(GATES)])
         await requests(scnet, 2)
         await end(tasks)
-        assert runtime.accounts().ledger.claimed((scnet.url, "alice"), 0.0).jobs == 0
+        assert claimed((scnet.url, "alice"), at=0.0) == 0
 
     asyncio.run(scenario())
 
@@ -534,13 +538,14 @@ def test_retry_after_lengthens_the_pause_for_all_gates(scnet: ScnetSimulator):
         accounts = runtime.accounts()
         tasks = start([trigger() for _ in range(GATES)])
         await requests(scnet, 1)
-        watch = accounts.poller("scnet_default", None)
-        with watch.waiter(3600) as seat:
-            await seat.next_observation()
+        poller, watcher = accounts.poller("scnet_default", None), Watcher(3600)
+        poller.add(watcher)
+        seen = await watcher.next_observation()
         late = start([trigger(), trigger(user_name="alice")])
         await asyncio.sleep(10 * INTERVAL)
-        assert watch.last.pause == 600.0
+        assert seen.pause == 600.0
         assert len(scnet.requests) == 1
+        poller.remove(watcher)
         await end(tasks + late)
 
     asyncio.run(scenario())
@@ -573,19 +578,31 @@ def test_an_event_loop_does_not_meet_what_another_one_left(scnet: ScnetSimulator
     assert len(Accounts._by_loop) <= 1
 
 
-def test_accounts_that_nobody_watches_are_forgotten(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch):
+def test_accounts_that_nobody_watches_are_forgotten():
     async def scenario() -> None:
-        await first_event(trigger(claim_ttl=0.001))
-        accounts = runtime.accounts()
-        monkeypatch.setattr(accounts_module, "FORGET_AFTER", 0.0)
-        await asyncio.sleep(2 * INTERVAL)
+        accounts = Accounts._by_loop[asyncio.get_running_loop()] = Accounts(Cluster(0), Airflow())
+        await first_event(trigger(claim_ttl=60))
+        assert accounts._shared
+        assert accounts._last
+        await asyncio.sleep(accounts_module.FORGET_AFTER + 1)
         accounts.poller("another", None)
-        assert len(accounts._pollers) == 1
+        assert list(accounts._pollers) == [("another", None)]
+        assert not accounts._shared
         assert not accounts._last
-        await accounts.ledger.refresh((scnet.url, "alice"), clock.now(), "scnet_default")
-        assert not accounts.ledger._untracked
 
-    asyncio.run(scenario())
+    virtual_time.run(scenario())
+
+
+def test_an_account_on_which_something_is_claimed_is_not_forgotten():
+    async def scenario() -> None:
+        accounts = Accounts._by_loop[asyncio.get_running_loop()] = Accounts(Cluster(0), Airflow())
+        await first_event(trigger(claim_ttl=2 * accounts_module.FORGET_AFTER))
+        await asyncio.sleep(accounts_module.FORGET_AFTER + 1)
+        accounts.poller("another", None)
+        assert list(accounts._pollers) == [("another", None)]
+        assert claimed(("https://h", "alice")) == 1
+
+    virtual_time.run(scenario())
 
 
 def test_a_mistake_of_ours_is_seen_by_every_gate_and_hangs_none(
@@ -632,15 +649,15 @@ def test_the_log_says_where_the_task_that_polls_failed(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(background, "RESTART_AFTER", INTERVAL)
-    refresh, failures = Ledger.refresh, []
+    poll, failures = Poller._poll, []
 
-    async def fails_once(self: Any, *asked: Any) -> None:
+    async def fails_once(self: Any) -> None:
         if not failures:
             failures.append(1)
             raise KeyError(scnet.token("alice"))
-        await refresh(self, *asked)
+        await poll(self)
 
-    monkeypatch.setattr(Ledger, "refresh", fails_once)
+    monkeypatch.setattr(Poller, "_poll", fails_once)
     asyncio.run(first_event(trigger()))
     (told,) = [each.getMessage() for each in caplog.records if each.name == unexpected.__module__]
     assert f" at {__file__}:{fails_once.__code__.co_firstlineno + 3} in fails_once, called from " in told

@@ -7,8 +7,7 @@ import asyncio
 import itertools
 import json
 import random
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
@@ -17,24 +16,21 @@ import pytest
 from airflow.exceptions import AirflowException
 from airflow.providers.common.compat.sdk import DAG, AirflowFailException, AirflowSensorTimeout
 
-from airflow_provider_scnet.claims.submission import GateId, SubmissionTasks
-from airflow_provider_scnet.claims.waiting import WaitingGate, WaitingGates
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.gate.clusters import Clusters
 from airflow_provider_scnet.gate.decision import Decision, Verdict
-from airflow_provider_scnet.polling import candidates
+from airflow_provider_scnet.polling import waiting
 from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.sensors.start_and_end import _AIRFLOW_STARTS_FROM_TRIGGER
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
 from airflow_provider_scnet.triggers import runtime
 from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
-from airflow_provider_scnet.triggers.task_states import AirflowTaskStates
 from benchmarks import virtual_time
 
-from gates import INTERVAL, MODES, first_event, gate
-from observations import HEALS
+from gates import INTERVAL, MODES, claimed, first_event, gate
+from observations import HEALS, Airflow
 
 BOTH = ["west", "east"]
 
@@ -81,7 +77,7 @@ class TestWhichOpens:
     def test_but_not_for_long(self, run, west, monkeypatch):
         if run is MODES["poke"]:
             pytest.skip("a worker asks one after another")
-        monkeypatch.setattr(candidates, "FIRST_ANSWER", 0.0)
+        monkeypatch.setattr(waiting, "FIRST_ANSWER", 0.0)
         west.order(Fault(delay=3), times=None)
         assert run(gate(scnet_conn_id=BOTH))["scnet_conn_id"] == "east"
 
@@ -273,9 +269,7 @@ class TestClaims:
         async def scenario() -> None:
             event = await first_event(trigger(submits=3))
             assert event.payload["decision"]["scnet_conn_id"] == "east"
-            ledger = runtime.accounts().ledger
-            assert [ledger.claimed((each.url, "alice"), time.monotonic()).jobs for each in (west, east)] == [0, 3]
-            assert not ledger.waiting
+            assert [claimed((each.url, "alice")) for each in (west, east)] == [0, 3]
             assert {poller.gates for poller in runtime.accounts()._pollers.values()} == {0}
 
         asyncio.run(scenario())
@@ -315,18 +309,6 @@ class TestClaims:
 
         asyncio.run(scenario())
 
-    def test_a_gate_that_waits_on_several_is_one_that_claims_from_each_elsewhere(self):
-        waiting, id_ = WaitingGates(), GateId("dag", "run", "gate")
-        accounts = [("https://west", "alice"), ("https://east", "alice")]
-        for account in accounts:
-            each = WaitingGate(id_, jobs=2, ttl=180, tasks=SubmissionTasks({"submit": False}))
-            waiting.add(each)
-            waiting.ask_about(each, account, 60)
-        gates = waiting.of("dag")
-        assert gates.here["run", "gate"] == {-1}
-        assert gates.terms["gate"].jobs == 2
-        assert gates.terms["gate"].accounts == frozenset(accounts)
-
 
 class Busy:
     """Clusters of virtual time that answer late, each in its own time, and count jobs from the moment they come."""
@@ -339,10 +321,11 @@ class Busy:
     def __call__(self, scnet_conn_id: str) -> Any:
         return BusyCluster(self, scnet_conn_id)
 
-    async def submit(self, name: str) -> None:
+    async def submit(self, name: str, has_submitted: Callable[[], None]) -> None:
         await asyncio.sleep(self.chance.uniform(0, 60))
         self.jobs[name] += 1
         self.most[name] = max(self.most[name], self.jobs[name])
+        has_submitted()
         await asyncio.sleep(self.chance.uniform(0, 300))
         self.jobs[name] -= 1
 
@@ -367,27 +350,34 @@ class BusyCluster:
         return Observation(counts=JobCounts(0, queued, 0, 0, 0), account=settings.account, at=at)
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_whatever_answers_first_no_cluster_gets_more_than_it_has_room_for(seed):
+@pytest.mark.parametrize("is_known", [False, True])
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_answers_first_no_cluster_gets_more_than_it_has_room_for(seed: int, is_known: bool):
     async def scenario() -> None:
-        clusters = Busy(seed)
+        clusters, airflow = Busy(seed), Airflow()
+        airflow.takes = 0.02
         loop = asyncio.get_running_loop()
-        Accounts._by_loop[loop] = Accounts(clusters, AirflowTaskStates())
+        Accounts._by_loop[loop] = Accounts(clusters, airflow)
 
-        async def submit_behind_a_gate() -> str:
+        async def submit_behind_a_gate(index: int) -> str:
             chance = clusters.chance
             await asyncio.sleep(chance.uniform(0, 300))
             conn_ids = chance.choice([BOTH, BOTH[::-1], "west", "east"])
             asked = trigger(
                 scnet_conn_id=conn_ids, poke_interval=chance.choice([10, 60]), claim_ttl=180, timeout=None
             )
+            if is_known:
+                # A submission takes less than its claim lasts, and is counted when it comes.
+                asked.trigger_id, asked.submitted_by = index + 1, {"submit": True}
+                asked.task_instance = SimpleNamespace(dag_id="dag", run_id="run", task_id="gate", map_index=index)
+                airflow.set(index, "deferred")
             name = (await first_event(asked)).payload["decision"]["scnet_conn_id"]
-            await clusters.submit(name)
+            airflow.set(index, "success", "running")
+            await clusters.submit(name, lambda: airflow.set(index, "success", "success"))
             return name
 
-        names = await asyncio.gather(*(submit_behind_a_gate() for _ in range(100)))
+        names = await asyncio.gather(*map(submit_behind_a_gate, range(100)))
         assert set(names) == set(BOTH)
         assert max(clusters.most.values()) <= 5
-        assert not Accounts._by_loop[loop].ledger.waiting
 
     virtual_time.run(scenario())

@@ -1,592 +1,335 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a triggerer learns of gates, claims and submissions in other triggerers, and in runs of which no gate waits here."""
+"""What a process learns of claims that others have made, and what becomes of its own when others write."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
-from airflow_provider_scnet.claims import ledger as ledger_module
-from airflow_provider_scnet.claims.waiting import WaitingGate
-
-from ledger_world import ACCOUNT, COUNTED_AFTER, TTL, WITNESS, Scenario, World, gate, now, opened, scenario
+from ledger_world import COUNTED_AFTER, TTL, WITNESS, World, gate, now, opened, scenario
 
 # The claims of others
 
 
-def elsewhere(state: str | None = None, **given: Any) -> Scenario:
-    async def run(world: World) -> None:
-        world.airflow.set(gate(7), "success", submit=state)
-        world.first = world.wait(gate(0), **given)
-
-    return run
-
-
-@pytest.mark.parametrize(("state", "claimed"), [(None, 1), ("queued", 1), ("running", 1), ("skipped", 0)])
-def test_a_gate_of_the_same_run_that_passed_before_a_restart_is_a_claim_until_its_submission_has_ended(
-    state, claimed
-):
+@pytest.mark.parametrize(
+    ("state", "counted"), [(None, 1), ("queued", 1), ("running", 1), ("success", 1), ("skipped", 0)]
+)
+def test_what_opened_elsewhere_is_a_claim_until_its_submission_has_ended(state, counted):
     @scenario
     async def run(world: World) -> None:
-        await elsewhere(state)(world)
-        assert await world.after(0) == claimed
-        assert await world.after(60) == claimed
-        assert world.held(world.first) == ""
-        if claimed:
-            world.airflow.set(gate(7), "success", submit="success")
-        assert await world.after(0) == claimed
-        assert await world.after(COUNTED_AFTER + 1) == 0
+        await opened(world)
+        other = World(world.airflow)
+        world.airflow.set(gate(0), "success", submit=state)
+        assert await other.jobs(WITNESS) == counted
+        assert await other.after(COUNTED_AFTER - 1, WITNESS) == counted
+        world.airflow.set(gate(0), "success", submit="success")
+        if counted and state != "success":
+            assert await other.jobs() == 1
+            assert await other.after(COUNTED_AFTER - 1) == 1
+        if counted:
+            assert await other.after(2) == 0
 
     run()
 
 
 @scenario
-async def test_a_submission_that_had_ended_when_its_run_was_met_is_no_claim_but_the_run_waits(world: World):
-    world.airflow.set(gate(7), "success", submit="success")
-    waiting, other = world.wait(gate(0)), world.wait(gate(0, run="other"))
-    assert await world.after(0) == 0
-    met = now()
-    assert "has submitted before" in world.held(waiting, met)
-    assert "has submitted before" in world.held(waiting, met + COUNTED_AFTER - 1)
-    assert world.held(waiting, met + COUNTED_AFTER) == ""
-    assert world.held(other, met) == ""
-    # Met once, it is known from then on.
-    assert await world.after(600) == 0
-    assert world.held(waiting, now()) == ""
+async def test_of_several_processes_each_counts_what_all_have_opened(world: World):
+    worlds = [world, *(World(world.airflow) for _ in range(3))]
+    for index, each in enumerate(worlds):
+        await each.open(gate(index), jobs=index + 1)
+    for each in worlds:
+        assert await each.jobs(WITNESS) == 1 + 2 + 3 + 4
+    # None of them is told what the others ask Airflow: each follows all claims.
+    for index in range(4):
+        world.airflow.set(gate(index), "success", submit="skipped" if index else "running")
+    for each in worlds:
+        assert await each.jobs(WITNESS) == 1
 
 
 @scenario
-async def test_a_gate_that_passes_elsewhere_meanwhile_claims_and_is_noticed(world: World):
-    world.wait(gate(0))
-    assert await world.after(0) == 0
-    assert not world.ledger.opened_elsewhere_since(ACCOUNT, 0.0)
-    world.airflow.set(gate(7), "success", submit=None)
-    assert await world.after(60) == 1
-    assert world.ledger.opened_elsewhere_since(ACCOUNT, now() - 0.1)
-    # Passed and submitted between two looks: counted until the cluster does.
-    world.airflow.set(gate(8), "success", submit="success")
-    assert await world.after(60) == 2
-    assert await world.after(COUNTED_AFTER + 1) == 1
+async def test_a_process_decides_on_what_was_written_until_its_turn(world: World):
+    """Its poll has seen nothing of a gate that another opened since."""
+    other = World(world.airflow)
+    assert await other.jobs() == 0
+    await world.open(gate(0))
+    counted = []
+
+    def admit():
+        counted.append(other.ledger.totals(now()).claimed(gate(1)).jobs)
+        return ()
+
+    await other.ledger.decide(admit)
+    assert counted == [1]
 
 
 @scenario
-async def test_claims_of_others_are_followed_when_the_last_gate_of_their_run_has_left(world: World):
-    world.wait(gate(0, run="other"))
-    waiting = world.wait(gate(0))
-    world.airflow.set(gate(7), "success", submit=None)
-    assert await world.after(0) == 1
-    waiting.leave.close()
-    assert await world.after(60) == 1
-    world.airflow.set(gate(7), "success", submit="skipped")
-    assert await world.after(0) == 0
+async def test_claims_of_others_count_by_queues(world: World):
+    await world.open(gate(0), queue_name="comp", jobs=2)
+    await world.open(gate(1), queue_name="debug", jobs=3)
+    await world.open(gate(2), jobs=5)
+    for each in (world, World(world.airflow)):
+        assert (await each.poll(gate(7), "comp")).jobs == 7
+        assert (await each.poll(gate(7), "debug")).jobs == 8
+        assert (await each.poll(gate(7), "another")).jobs == 5
+        assert (await each.poll(gate(7))).jobs == 10
 
 
 @scenario
-async def test_what_passes_here_is_not_taken_for_another_triggerers(world: World):
-    await opened(world)
-    await world.after(60)
-    assert not world.ledger.opened_elsewhere_since(ACCOUNT, 0.0)
+async def test_claims_of_others_exempt_the_gates_upstream_and_those_that_the_run_before_waits_for(world: World):
+    await opened(world, upstream={"relax": False}, gates=["gate", "first"])
+    world.airflow.found["dag", "run", "relax", -1] = "running"
+    await world.open(gate(0, dag="daily"), after_past_runs=True)
+    world.airflow.set(gate(0, dag="daily"), "success", submit=None)
+    other = World(world.airflow)
+    assert await other.jobs(WITNESS) == 2
+    assert await other.jobs(gate(0, task="first")) == 1
+    assert await other.jobs(gate(0, dag="daily", run="another")) == 1
+    assert await other.jobs(gate(0, task="first", run="another")) == 2
 
 
 @scenario
-async def test_claims_of_others_count_as_the_waiting_gates_of_their_task_have_them(world: World):
-    bob = ("https://h", "bob")
-    world.airflow.set(gate(7), "success", submit=None)
-    world.wait(gate(0), jobs=2)
-    world.wait(gate(1), jobs=5, account=bob)
+async def test_a_claim_has_no_more_time_elsewhere_than_where_it_was_made(world: World):
+    await opened(world, "queued")
     await world.poll()
-    # Nobody knows which of both it asked about: it counts for each, and with the largest number.
-    assert (await world.poll()).jobs == 5
-    assert (await world.poll(bob)).jobs == 5
+    # So that its phase is written.
+    await world.open(gate(0, dag="another"), submit={}, ttl=1000)
+    await world.sleep(TTL - 10)
+    other = World(world.airflow)
+    assert await other.jobs(WITNESS) == 2
+    assert await other.after(10, WITNESS) == 1
+    assert await other.jobs(gate(1)) == 2
+    assert "does not start" in other.notes()
 
 
 @scenario
-async def test_a_gate_that_only_watches_neither_claims_nor_asks_nor_is_held(world: World):
-    world.airflow.set(gate(7), "success", submit="success")
-    waiting = world.wait(gate(0), jobs=0)
-    assert await world.after(0) == 0
-    assert world.airflow.questions == []
-    assert world.held(waiting, now()) == ""
+async def test_a_claim_written_by_a_clock_that_is_ahead_lasts_from_now_on_and_no_longer(world: World):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("airflow_provider_scnet.event_loop.clock.wall", lambda: now() + 300)
+        await world.open(gate(0), submit={})
+    other = World(world.airflow)
+    assert await other.jobs() == 1
+    assert await other.after(TTL - 1) == 1
+    assert await other.after(2) == 0
 
 
 @scenario
-async def test_until_airflow_has_answered_once_a_gate_stays_shut_but_not_for_ever(world: World):
-    world.airflow.error = RuntimeError("API_SERVER_ERROR")
-    waiting = world.wait(gate(0))
-    assert await world.after(0) == 0
-    assert "has not said yet" in world.held(waiting, now())
-    assert await world.after(TTL) == 0
-    assert world.held(waiting, now()) == ""
-
-
-@scenario
-async def test_a_claim_is_dropped_with_its_run_where_all_runs_are_listed(world: World):
-    world.wait(gate(-1, run="scheduled__2"))
-    waiting = world.wait(gate(-1, run="scheduled__1"))
-    await world.poll()
-    world.let_through(waiting)
-    world.airflow.set(gate(-1, run="scheduled__1"), "success", submit="queued")
-    assert await world.after(10) == 1
-    for task in ("gate", "submit"):
-        del world.airflow.found["dag", "scheduled__1", task, -1]
-    assert await world.after(10) == 0
-
-
-# Runs of which no gate waits here
-
-
-@scenario
-async def test_claims_of_runs_of_which_no_gate_waits_here_count_as_those_of_others(world: World):
-    world.wait(gate(-1, run="scheduled__3"))
-    world.airflow.set(gate(-1, run="scheduled__1"), "success", submit="running")
-    world.airflow.set(gate(-1, run="scheduled__0"), "success", submit="success")
-    assert await world.after(0) == 1
-    # One that came and went between two polls.
-    world.airflow.set(gate(-1, run="scheduled__4"), "success", submit="success")
-    assert await world.after(30) == 2
-    # One that comes later, and waits in another triggerer.
-    world.airflow.set(gate(-1, run="scheduled__2"), "deferred", submit=None)
-    assert await world.after(30) == 2
-    waiting = world.wait(gate(-1, run="scheduled__5"))
-    await world.poll()
-    assert not may_open(world, waiting, room=2)
-    world.airflow.set(gate(-1, run="scheduled__2"), "success", submit="scheduled")
-    world.airflow.set(gate(-1, run="scheduled__1"), "success", submit="success")
-    assert await world.after(30) == 2
-    world.airflow.set(gate(-1, run="scheduled__2"), "success", submit="skipped")
-    assert await world.after(COUNTED_AFTER + 5) == 0
-
-
-@scenario
-async def test_a_run_of_long_ago_that_is_cleared_and_waits_elsewhere_is_seen_again(world: World):
-    ours = world.wait(gate(-1, run="scheduled__2"))
-    world.airflow.set(gate(-1, run="scheduled__1"), "success", submit="success")
-    await world.poll()
-    assert may_open(world, ours, room=1)
-    world.airflow.set(gate(-1, run="scheduled__1"), "deferred", submit=None)
-    await world.after(10)
-    assert not may_open(world, ours, room=1, at=now() + 1)
-    world.airflow.set(gate(-1, run="scheduled__1"), "success", submit="running")
-    assert await world.after(10) == 1
-
-
-@scenario
-async def test_runs_that_are_over_are_not_asked_about_again(world: World):
-    for number in range(100):
-        world.airflow.set(gate(-1, run=f"scheduled__{number}"), "success", submit="success")
-    world.wait(gate(-1))
-    await world.poll()
-    world.airflow.questions.clear()
-    await world.after(60)
-    assert [runs for _, runs, _ in world.airflow.questions] == [{"run"}]
-
-
-@scenario
-async def test_after_a_restart_gates_wait_until_what_ended_before_is_counted(world: World):
-    world.airflow.set(gate(-1, run="scheduled__1"), "success", submit="success")
-    moved = world.wait(gate(-1, run="scheduled__2"), waited=40.0)
-    await world.poll()
-    assert "may not be counted yet" in world.held(moved)
-    assert world.held(moved, now() + COUNTED_AFTER) == ""
-
-
-@scenario
-async def test_a_new_gate_of_a_dag_with_a_history_does_not_wait_for_what_ended_long_ago(world: World):
-    world.airflow.set(gate(-1, run="scheduled__1"), "success", submit="success")
-    waiting = world.wait(gate(-1, run="scheduled__2"))
-    await world.poll()
-    assert world.held(waiting) == ""
-
-
-@pytest.fixture
-def many(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no DAG have so few runs that they can be listed."""
-    monkeypatch.setattr(ledger_module, "MOST_LISTED", 0)
-
-
-def test_where_there_are_too_many_runs_to_list_their_submissions_are_counted(many):
-    @scenario
-    async def run(world: World) -> None:
-        world.wait(gate(-1, run="scheduled__1"))
-        for number in range(3):
-            world.airflow.set(gate(-1, run=f"another {number}"), "success", submit="scheduled")
-        assert await world.after(0) == 3
-        assert None not in [runs for _, runs, _ in world.airflow.questions]
-        # One has started, one has ended, one has come and gone since.
-        world.airflow.set(gate(-1, run="another 0"), "success", submit="running")
-        world.airflow.set(gate(-1, run="another 1"), "success", submit="success")
-        world.airflow.set(gate(-1, run="another 3"), "success", submit="success")
-        assert await world.after(10) == 4
-        assert await world.after(COUNTED_AFTER) == 2
-        # What opens here is not counted twice.
-        waiting = world.wait(gate(-1, run="scheduled__2"))
+async def test_a_start_that_was_written_by_a_clock_that_is_ahead_was_no_later_than_now(world: World):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("airflow_provider_scnet.event_loop.clock.wall", lambda: now() + 3600)
+        await world.open(gate(0), gate(1))
+        world.airflow.set(gate(0), "success", submit="running")
+        world.airflow.set(gate(1), "success", submit="queued")
         await world.poll()
-        world.let_through(waiting)
-        world.airflow.set(gate(-1, run="scheduled__2"), "success", submit="scheduled")
-        assert await world.after(10) == 3
-
-    run()
-
-
-def test_where_there_are_too_many_runs_to_list_their_gates_get_their_share_of_the_room(many):
-    @scenario
-    async def run(world: World) -> None:
-        ours = [world.wait(gate(-1, run=f"scheduled__{number}")) for number in range(10)]
-        for number in range(30):
-            world.airflow.set(gate(-1, run=f"another {number}"), "deferred", submit=None)
-        await world.poll()
-        found = []
-        for number in range(200):
-            at = now() + number
-            found.append(sum(may_open(world, each, room=6, at=at) for each in ours))
-        # A quarter of the gates: one or two of six places, one and a half on average.
-        assert set(found) == {1, 2}
-        assert 1.3 < sum(found) / len(found) < 1.7
-
-    run()
-
-
-# Gates of the same task that wait in other triggerers
-
-
-async def asked_while(world: World, happens: Callable[[], Any]) -> None:
-    """Let something happen between a question and its answer."""
-    await asyncio.sleep(1.0)
-    world.airflow.answers.clear()
-    hearing = asyncio.ensure_future(world.ledger.refresh(ACCOUNT, now()))
-    await asyncio.sleep(0.1)
-    happens()
-    world.airflow.answers.set()
-    await hearing
-
-
-def may_open(world: World, waiting: WaitingGate, room: int, at: float | None = None) -> bool:
-    return not world.ledger.reason_to_wait(waiting, now() if at is None else at, lambda others: others < room)
+        await world.open(gate(0, dag="another"), submit={})
+    other = World(world.airflow)
+    assert await other.jobs(WITNESS) == 3
+    assert await other.after(TTL + 2, WITNESS) == 0
 
 
 @scenario
-async def test_a_gate_waits_for_those_that_come_first_and_wait_elsewhere(world: World):
-    ours = world.wait(gate(5))
-    for index in (2, 7):
-        world.airflow.set(gate(index), "deferred", submit=None)
-    await world.poll()
-    assert not may_open(world, ours, room=1)
-    assert may_open(world, ours, room=2, at=now() + 1)
-
-
-@scenario
-async def test_gates_that_arrive_while_airflow_answers_hide_none_of_those_elsewhere(world: World):
-    ours = world.wait(gate(5))
-    world.airflow.set(gate(2), "deferred", submit=None)
-    await asked_while(world, lambda: world.wait(gate(9)))
-    assert not may_open(world, ours, room=1)
-
-
-@scenario
-async def test_what_has_just_passed_here_is_no_gate_that_waits_elsewhere(world: World):
-    ours, first = world.wait(gate(5)), world.wait(gate(2))
-    await world.poll()
-    world.let_through(first)
-    # Airflow has not heard of it yet.
-    await world.poll()
-    assert may_open(world, ours, room=1)
-
-
-@scenario
-async def test_a_gate_that_passed_elsewhere_and_ends_on_a_worker_claims_already(world: World):
-    world.wait(gate(5))
-    world.airflow.set(gate(2), "deferred", submit=None)
-    assert (await world.poll()).jobs == 0
-    for state in ("scheduled", "queued", "running"):
-        world.airflow.set(gate(2), state, submit=None)
-        assert (await world.poll()).jobs == 1
-    world.airflow.set(gate(2), "success", submit="running")
-    assert (await world.poll()).jobs == 1
-    world.airflow.set(gate(2), "success", submit="success")
-    assert (await world.poll()).jobs == 1
-    assert await world.after(COUNTED_AFTER + 1) == 0
-
-
-@scenario
-async def test_a_gate_that_failed_here_and_ends_on_a_worker_claims_nothing(world: World):
-    world.wait(WITNESS, submitted_by={"another": True})
-    waiting = world.wait(gate(), submitted_by={})
-    await world.poll()
-    waiting.leave.close()
-    # Its event is under way, and Airflow still calls it deferred.
-    assert await world.after(1) == 0
-    world.airflow.set(waiting.gate, "scheduled")
-    assert await world.after(1) == 0
-    world.airflow.set(waiting.gate, "failed")
-    assert await world.after(1) == 0
-
-
-@scenario
-async def test_a_gate_that_airflow_gives_to_another_triggerer_keeps_its_place_before_those_here(world: World):
-    second = world.wait(gate(1))
-    first = WaitingGate(gate(0), jobs=1, ttl=TTL, account=ACCOUNT, tasks=second.tasks)
-    world.airflow.set(first.gate, "deferred", submit=None)
-    holding = world.hold(first)
-    await world.poll()
-    assert may_open(world, second, room=1)
-    # The gate is still deferred, and waits elsewhere.
-    holding.cancel()
-    await world.poll()
-    assert not may_open(world, second, room=1)
-    # Until it opens there, and ends on a worker: then it claims.
-    world.airflow.set(first.gate, "scheduled", submit=None)
-    assert (await world.poll()).jobs == 1
-    assert may_open(world, second, room=1)
-
-
-@scenario
-async def test_a_gate_that_failed_elsewhere_claims_nothing(world: World):
-    world.wait(gate(5))
-    world.airflow.set(gate(2), "deferred", submit=None)
-    await world.poll()
-    world.airflow.set(gate(2), "running", submit=None)
-    assert (await world.poll()).jobs == 1
-    world.airflow.set(gate(2), "failed", submit="upstream_failed")
-    assert (await world.poll()).jobs == 0
-
-
-@scenario
-async def test_a_gate_that_is_held_here_takes_nobodys_turn(world: World):
-    ours = world.wait(gate(5, run="run 2"))
-    held = world.wait(gate(1, run="run 1"))
-    world.airflow.set(gate(8, run="run 2"), "deferred", submit=None)
-    world.airflow.set(gate(0, run="run 1"), "success", submit="success")
-    await world.poll()
-    at = now()
-    assert world.held(held, at)
-    assert may_open(world, ours, room=1, at=at)
-
-
-# Gates that come, go and move
-
-
-@scenario
-async def test_a_gate_that_set_one_of_its_clusters_aside_keeps_its_place_when_it_moves(world: World):
-    second = world.wait(gate(1))
-    await world.poll()
-    other = WaitingGate(gate(0), jobs=1, ttl=TTL, account=ACCOUNT, tasks=second.tasks)
-    aside = WaitingGate(gate(0), jobs=1, ttl=TTL, account=("https://h2", "alice"), tasks=second.tasks)
-    world.airflow.set(gate(0), "deferred", submit=None)
-
-    holding = world.hold(other)
-    await world.poll()
-    with world.ledger.kept(aside):
-        pass
-    holding.cancel()
-    await world.poll()
-    assert not may_open(world, second, room=1)
-
-
-@scenario
-async def test_a_gate_that_was_marked_by_hand_and_still_waits_here_hides_none_elsewhere(world: World):
-    ours, marked = world.wait(gate(5)), world.wait(gate(6))
-    world.airflow.set(gate(2), "deferred", submit=None)
-    await world.poll()
-    assert not may_open(world, ours, room=1)
-    # Its trigger is cancelled a moment later.
-    world.airflow.set(marked.gate, "failed", submit="upstream_failed")
-    await world.poll()
-    assert not may_open(world, ours, room=1)
-
-
-@scenario
-async def test_a_gate_that_opened_elsewhere_claims_although_it_still_waits_here(world: World):
-    """A triggerer that was silent for long: its gates were given to another one, and it has not heard of that."""
-    world.wait(gate(5))
-    world.wait(gate(6))
-    await world.poll()
-    world.airflow.set(gate(6), "success", submit="queued")
-    assert (await world.poll(gate=gate(5))).jobs == 1
-
-
-@scenario
-async def test_a_gate_that_failed_here_and_is_tried_again_elsewhere_has_its_place(world: World):
-    ours, failed = world.wait(gate(5)), world.wait(gate(2))
-    await world.poll()
-    failed.leave.close()
-    world.airflow.set(gate(2), "up_for_retry", submit=None)
-    await world.after(5)
-    world.airflow.set(gate(2), "deferred", submit=None)
-    await world.after(5)
-    assert not may_open(world, ours, room=1)
-
-
-@scenario
-async def test_a_gate_that_opened_here_was_cleared_unseen_and_waits_elsewhere_has_its_place(world: World):
-    first = world.wait(gate(2))
-    await world.poll()
-    world.let_through(first)
-    # Nobody waits here, so nobody asks.
-    await asyncio.sleep(1200)
-    world.airflow.set(gate(2), "deferred", submit=None)
-    ours = world.wait(gate(5))
-    for _ in range(2):
-        assert await world.after(60, gate(5)) == 0
-    assert not may_open(world, ours, room=1)
-
-
-@scenario
-async def test_a_gate_elsewhere_that_failed_on_its_worker_and_waits_again_claims_nothing(world: World):
-    world.wait(gate(5))
-    world.wait(WITNESS, submitted_by={"another": True})
-    world.airflow.set(gate(2), "deferred", submit=None)
-    await world.poll()
-    for state in ("running", "up_for_retry", "running", "deferred"):
-        world.airflow.set(gate(2), state, submit=None)
-        await world.after(60)
-    # Submissions behind other gates of the task go on to start, which would keep a claim of one that waits alive.
-    for number in range(20):
-        world.airflow.set(gate(10 + number), "success", submit="running")
-        await world.after(60)
-        world.airflow.set(gate(10 + number), "success", submit="skipped")
-        assert (await world.poll(gate=WITNESS)).jobs == 0
-
-
-@scenario
-async def test_a_gate_elsewhere_that_was_cleared_and_waits_again_claims_nothing(world: World):
-    world.wait(gate(5))
-    world.airflow.set(gate(2), "deferred", submit=None)
-    await world.poll()
-    world.airflow.set(gate(2), "queued", submit=None)
-    await world.after(30)
-    world.airflow.set(gate(2), "deferred", submit=None)
-    await world.after(1)
-    assert await world.after(COUNTED_AFTER + 1, gate(5)) == 0
-
-
-@pytest.mark.parametrize("submit", [{"submit": "success"}, {}])
-def test_a_gate_that_was_cleared_and_opens_again_elsewhere_claims_again(submit):
-    @scenario
-    async def run(world: World) -> None:
-        ours = world.wait(gate(5), submitted_by=dict.fromkeys(submit, True))
-        world.airflow.set(gate(2), "deferred", **dict.fromkeys(submit))
-        await world.poll()
-        world.airflow.set(gate(2), "success", **submit)
-        assert await world.after(10) == 1
-        world.airflow.set(gate(2), "deferred", **dict.fromkeys(submit))
-        await world.after(10)
-        assert await world.after(2 * TTL) == 0
-        assert not may_open(world, ours, room=1)
-        # It opens and submits between two polls.
-        world.airflow.set(gate(2), "success", **submit)
-        assert await world.after(60) == 1
-        assert await world.after(TTL + 1) == 0
-
-    run()
-
-
-@scenario
-async def test_a_gate_that_was_cleared_and_ends_on_a_worker_elsewhere_claims_again(world: World):
-    world.wait(gate(5))
-    world.airflow.set(gate(2), "success", submit="success")
-    await world.poll()
-    world.airflow.set(gate(2), "deferred", submit=None)
-    assert await world.after(600) == 0
-    world.airflow.set(gate(2), "queued", submit=None)
-    assert await world.after(60) == 1
-
-
-@scenario
-async def test_a_submission_whose_upstream_somebody_mends_claims_when_it_has_run(world: World):
-    world.wait(gate(5))
-    world.airflow.set(gate(2), "deferred", submit=None)
-    await world.poll()
-    world.airflow.set(gate(2), "success", submit="upstream_failed")
-    assert await world.after(60) == 0
-    # What failed is cleared; the submission runs between two polls.
-    world.airflow.set(gate(2), "success", submit="success")
-    assert await world.after(60) == 1
-
-
-@scenario
-async def test_a_gate_that_arrives_on_an_older_observation_counts_what_opened_elsewhere_since(world: World):
-    first = world.wait(gate(0))
-    await asyncio.sleep(1)
-    at = now()
-    await world.ledger.refresh(ACCOUNT, at)
-    world.let_through(first)
-    world.airflow.set(gate(0), "success", submit="queued")
-    await asyncio.sleep(30)
-    world.airflow.set(gate(7), "success", submit="queued")
-    newcomer = world.wait(gate(1))
-    # Of 30 s ago, and young enough.
-    await world.ledger.refresh(ACCOUNT, at)
-    assert world.ledger.claimed(ACCOUNT, at, newcomer.gate).jobs == 2
-
-
-@scenario
-async def test_gates_that_come_while_others_let_gates_through_wait_until_what_ended_before_is_counted(
+async def test_a_process_that_comes_back_counts_what_ended_meanwhile_for_as_long_as_the_cluster_may_take(
     world: World,
 ):
-    # A moment ago, for all that anybody knows here.
-    world.airflow.set(gate(-1, run="scheduled__1"), "success", submit="success")
-    world.airflow.set(gate(-1, run="scheduled__2"), "success", submit="running")
-    waiting = world.wait(gate(-1, run="scheduled__3"))
+    await opened(world, "running")
     await world.poll()
-    assert "may not be counted yet" in world.held(waiting)
-    await asyncio.sleep(COUNTED_AFTER)
+    await world.open(gate(1))
+    # The process ends here. What it let through ends a moment before another one comes.
+    world.airflow.set(gate(0), "success", submit="success")
+    world.airflow.set(gate(1), "success", submit="success")
+    await asyncio.sleep(100)
+    restarted = World(world.airflow)
+    assert await restarted.jobs() == 2
+    assert await restarted.after(COUNTED_AFTER - 1) == 2
+    assert await restarted.after(2) == 0
+
+
+@scenario
+async def test_a_process_that_comes_back_does_not_count_what_had_expired_before(world: World):
+    await opened(world, "running")
     await world.poll()
-    assert world.held(waiting) == ""
+    await world.open(gate(1))
+    await asyncio.sleep(TTL + 10)
+    world.airflow.set(gate(0), "success", submit="success")
+    world.airflow.set(gate(1), "success", submit="skipped")
+    assert await World(world.airflow).jobs() == 0
 
 
-def test_claims_of_gates_that_end_on_a_worker_hide_none_of_those_that_are_only_counted(many):
+@scenario
+async def test_a_process_that_comes_back_does_not_count_what_is_written_as_ended_for_longer(world: World):
+    await opened(world, "success")
+    await world.poll()
+    await world.ledger.settle()
+    assert [row[3] for row in world.airflow.rows] == ["ended"]
+    await world.sleep(COUNTED_AFTER / 2)
+    restarted = World(world.airflow)
+    assert await restarted.jobs() == 1
+    assert await restarted.after(COUNTED_AFTER / 2) == 0
+
+
+@scenario
+async def test_a_gate_that_waits_again_after_a_restart_drops_its_claim_there_too(world: World):
+    await world.open(gate(0), gate(1), gate(2))
+    world.airflow.set(gate(2), "success", submit="running")
+    await world.sleep(5)
+    restarted = World(world.airflow)
+    # Killed before Airflow took the event; and another that passed, was cleared and deferred anew.
+    restarted.wait(gate(0), waited=60)
+    restarted.wait(gate(1), waited=1)
+    assert await restarted.jobs() == 2
+    assert await restarted.after(COUNTED_AFTER) == 1
+
+
+# Claims of one's own that are not as they were left
+
+
+@scenario
+async def test_a_claim_of_ones_own_that_somebody_deleted_counts_all_the_same_and_is_written_again(world: World):
+    await opened(world, "running")
+    del world.airflow.variables[world.airflow.claims_key]
+    # Airflow says of a Variable that it is not there also where its database is away for a moment.
+    assert await world.jobs() == 1
+    assert "a Variable that was written is not found" in world.notes()
+    assert await world.jobs() == 1
+    assert world.ledger.has_to_write
+    await world.ledger.decide(tuple)
+    assert len(world.airflow.rows) == 1
+    assert not world.ledger.has_to_write
+    assert await World(world.airflow).jobs() == 1
+
+
+SPOILT = {
+    "no JSON": lambda airflow: airflow.variables.update({airflow.claims_key: "{"}),
+    "no object": lambda airflow: airflow.variables.update({airflow.claims_key: "[1]"}),
+    "no gates": lambda airflow: airflow.edit(lambda found: found.pop("gates")),
+    "no claims": lambda airflow: airflow.edit(lambda found: found["gates"][0].pop("claims")),
+    "a shorter row": lambda airflow: airflow.edit(lambda found: found["gates"][0]["claims"][0].pop()),
+    "negative jobs": lambda airflow: airflow.edit(lambda found: found["gates"][0]["terms"].update(jobs=-5)),
+    "no terms": lambda airflow: airflow.edit(lambda found: found["gates"][0].pop("terms")),
+    "another phase": lambda airflow: airflow.edit(
+        lambda found: found["gates"][0]["claims"][0].__setitem__(3, "no such phase")
+    ),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
+def test_a_claim_of_ones_own_that_somebody_spoilt_counts_all_the_same_and_is_written_again(spoil):
     @scenario
     async def run(world: World) -> None:
-        for number in range(3):
-            world.airflow.set(gate(-1, run=f"another {number}"), "success", submit="scheduled")
-        for number in range(9):
-            world.airflow.set(gate(-1, run=f"old {number}"), "success", submit="skipped")
-        world.wait(gate(-1, run="scheduled__9"))
-        ours = [world.wait(gate(-1, run=f"scheduled__{number}")) for number in range(2)]
-        assert await world.after(0) == 3
-        for each in ours:
-            world.let_through(each)
-            world.airflow.set(each.gate, "queued", submit=None)
-        assert await world.after(10) == 5
-        assert await world.after(COUNTED_AFTER + 10) == 5
+        await opened(world, "running")
+        as_it_was = world.airflow.written
+        spoil(world.airflow)
+        assert await world.jobs() == 1
+        assert world.ledger.has_to_write
+        await world.ledger.decide(tuple)
+        # But for its phase, it is as it was.
+        as_it_was["gates"][0]["claims"][0][3:] = world.airflow.rows[0][3:]
+        assert world.airflow.written["gates"][0]["claims"] == as_it_was["gates"][0]["claims"]
+        assert world.airflow.written["gates"][0]["terms"] == as_it_was["gates"][0]["terms"]
+        assert await World(world.airflow).jobs() == 1
 
     run()
 
 
-def test_what_is_added_up_while_submissions_are_counted_is_not_kept(many):
-    @scenario
-    async def run(world: World) -> None:
-        world.wait(gate(-1, run="scheduled__1"))
-        for number in range(5):
-            world.airflow.set(gate(-1, run=f"old {number}"), "success", submit="skipped")
-        await world.poll()
-        count, at = world.airflow.count, now() + 0.01
-
-        async def slow(*given: Any) -> int:
-            number = await count(*given)
-            await asyncio.sleep(0.1)
-            # A gate that names the account differently.
-            world.ledger.claimed(ACCOUNT, at)
-            return number
-
-        world.airflow.count = slow
-        world.airflow.set(gate(-1, run="another"), "success", submit="queued")
-        await asyncio.sleep(0.02)
-        await world.ledger.refresh(ACCOUNT, at)
-        assert world.ledger.claimed(ACCOUNT, at).jobs == 1
-
-    run()
+@scenario
+async def test_claims_of_others_that_somebody_deleted_come_back_when_these_write_again(world: World):
+    await opened(world, "running")
+    other = World(world.airflow)
+    assert await other.jobs() == 1
+    world.airflow.variables[world.airflow.claims_key] = ""
+    assert await other.jobs() == 0
+    await world.poll()
+    await world.ledger.decide(tuple)
+    assert await other.jobs() == 1
 
 
-def test_after_a_restart_gates_wait_also_where_runs_are_only_counted(many):
-    @scenario
-    async def run(world: World) -> None:
-        world.airflow.set(gate(-1, run="scheduled__1"), "success", submit="success")
-        waiting = world.wait(gate(-1, run="scheduled__2"), waited=40.0)
-        await world.poll()
-        assert "may not be counted yet" in world.held(waiting)
+@scenario
+async def test_what_others_took_back_is_gone(world: World):
+    (claim,) = await world.open(gate(0))
+    other = World(world.airflow)
+    assert await other.jobs() == 1
+    # The gate did not open after all.
+    world.ledger.withdraw(claim)
+    assert await world.jobs() == 0
+    assert world.ledger.has_to_write
+    assert await other.jobs() == 1
+    await world.ledger.decide(tuple)
+    assert world.airflow.rows == []
+    assert not world.ledger.has_to_write
+    assert await other.jobs() == 0
+    # Nor does a process that knew of it write it again.
+    await other.open(gate(1))
+    assert len(world.airflow.rows) == 1
+    assert await world.jobs() == 1
 
-    run()
+
+@scenario
+async def test_a_claim_that_was_taken_back_does_not_come_back_with_a_late_message(world: World):
+    (claim,) = await world.open(gate(0))
+    written = world.airflow.variables[world.airflow.claims_key]
+    world.ledger.withdraw(claim)
+    await world.ledger.decide(tuple)
+    world.airflow.variables[world.airflow.claims_key] = written
+    assert await world.jobs() == 0
+    assert world.ledger.has_to_write
+    await world.ledger.decide(tuple)
+    assert await World(world.airflow).jobs() == 0
+
+
+# How long claims stay written
+
+
+@scenario
+async def test_a_claim_that_has_ended_stays_written_for_ten_minutes_longer_than_it_counts(world: World):
+    """Who decides on an observation that is as old as that still finds it."""
+    await opened(world, "success")
+    other = World(world.airflow)
+    await other.poll()
+    await world.poll()
+    await world.ledger.settle()
+    at = now()
+    await other.sleep(COUNTED_AFTER + 600 - 10)
+    await other.open(gate(0, dag="another"), submit={})
+    assert [row[3] for row in world.airflow.rows] == ["ended", "opening"]
+    assert World(world.airflow).ledger.is_empty
+    # Who has never heard of it finds it on an observation of that time.
+    third = World(world.airflow)
+    await third.ledger.refresh(at, {})
+    assert third.ledger.totals(at).claimed(gate(1)).jobs == 2
+    await other.sleep(20)
+    await other.open(gate(1, dag="another"), submit={})
+    assert [row[3] for row in world.airflow.rows] == ["opening", "opening"]
+
+
+@scenario
+async def test_how_submissions_ended_is_written_down_once_none_is_awaited(world: World):
+    await opened(world, "running")
+    await world.poll()
+    assert world.ledger.is_unsettled
+    before = len(world.airflow.messages)
+    await world.ledger.settle()
+    # Not before, and without asking for a turn.
+    assert len(world.airflow.messages) == before
+    world.airflow.set(gate(0), "success", submit="success")
+    await world.poll()
+    assert world.ledger.is_unsettled
+    await world.ledger.settle()
+    assert [row[3] for row in world.airflow.rows] == ["ended"]
+    assert not world.ledger.is_unsettled
+    before = len(world.airflow.messages)
+    await world.ledger.settle()
+    assert len(world.airflow.messages) == before
+
+
+@scenario
+async def test_that_it_cannot_be_written_down_how_submissions_ended_is_worth_one_try(world: World):
+    await opened(world, "success")
+    await world.poll()
+    world.airflow.failures["written"] = RuntimeError("API_SERVER_ERROR")
+    await world.ledger.settle()
+    assert not world.ledger.is_unsettled
+    world.airflow.failures.clear()
+    # It is made good when something opens.
+    await world.sleep(61)
+    await world.open(gate(1))
+    assert [row[3] for row in world.airflow.rows] == ["ended", "opening"]

@@ -121,6 +121,8 @@ def test_a_gate_and_its_submission(scnet: ScnetSimulator, run_dag):
     result, printed = run_dag(example, "scnet_gate")
     assert result["state"] == "success", printed
     assert scnet.totals("alice").submitted == 1
+    # Nobody answers there about Variables, and nobody is asked.
+    assert "Variables" not in printed
 
 
 def test_a_mapped_group_of_gates_and_submissions(scnet: ScnetSimulator, run_dag):

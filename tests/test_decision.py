@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-import time
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetConnectionError, ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.observation import Observation
-from airflow_provider_scnet.gate.claimed import Claimed
+from airflow_provider_scnet.event_loop import clock
+from airflow_provider_scnet.gate.claimed import NOTHING, Claimed
 from airflow_provider_scnet.gate.condition import ConditionError
 from airflow_provider_scnet.gate.decision import Verdict, decide
 from airflow_provider_scnet.gate.evaluator import GateEvaluator
@@ -100,7 +101,7 @@ def test_it_says_why_it_waits():
         str(decide(gate, counts(12, 7), Claimed(2)))
         == "running 12, queued 7 (+2 claimed): waiting, needs queued < 5"
     )
-    assert str(decide(gate, counts(12, 4, held=1), Claimed(2, end=time.monotonic() + 94.9))) == (
+    assert str(decide(gate, counts(12, 4, held=1), Claimed(2, end=clock.now() + 94.9))) == (
         "running 12, queued 4 (+2 claimed), held 1: waiting, needs queued < 5; "
         "only claims of gates that passed keep it shut, for 95 s at most"
     )
@@ -117,40 +118,35 @@ def look(counts_seen: JobCounts | None = None, error: ScnetError | None = None, 
     return Observation(counts=counts_seen, error=error, account=("https://h", "alice"), **more)
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def test_it_speaks_when_what_it_sees_changes_and_every_ten_minutes(caplog: pytest.LogCaptureFixture):
-    clock = Clock()
-    evaluator = GateEvaluator(Gate.of("queued < 5"), log, clock=clock)
+    evaluator = GateEvaluator(Gate.of("queued < 5"), log)
+
+    def sees(at: float, counts_seen: JobCounts | None, claimed: Claimed = NOTHING, **more: Any) -> None:
+        seen = look(counts_seen, at=at, **more)
+        evaluator.say(seen, evaluator.decide(seen, claimed))
+
     with caplog.at_level("INFO"):
-        evaluator.judge(look(counts(queued=7)))
-        for _ in range(9):
-            clock.now += 60
-            evaluator.judge(look(counts(queued=7)), claimed=Claimed(0, end=clock.now))
+        for at in range(0, int(REPEAT_AFTER), 60):
+            sees(at, counts(queued=7), Claimed(0, end=at))
         assert len(caplog.messages) == 1
-        clock.now = REPEAT_AFTER
-        evaluator.judge(look(counts(queued=7)))
+        sees(REPEAT_AFTER, counts(queued=7))
         assert len(caplog.messages) == 2
-        evaluator.judge(look(counts(queued=8)))
+        sees(REPEAT_AFTER, counts(queued=8))
         assert len(caplog.messages) == 3
-        evaluator.judge(look(counts(queued=8)), claimed=Claimed(1))
+        sees(REPEAT_AFTER, counts(queued=8), Claimed(1))
         assert caplog.messages[-1] == "running 0, queued 8 (+1 claimed): waiting, needs queued < 5"
-        evaluator.judge(look(error=ScnetConnectionError("no answer")))
+        sees(REPEAT_AFTER, None, error=ScnetConnectionError("no answer"))
         assert caplog.messages[-1] == "waiting: no answer"
-        evaluator.judge(look(counts(queued=4)))
+        sees(REPEAT_AFTER, counts(queued=4))
         assert caplog.messages[-1] == "running 0, queued 4: passes, queued < 5"
 
 
 def test_the_seconds_that_claims_have_left_are_said_but_are_no_news(caplog: pytest.LogCaptureFixture):
     evaluator = GateEvaluator(Gate.of("queued < 5"), log)
     with caplog.at_level("INFO"):
-        evaluator.judge(look(counts(queued=4)), claimed=Claimed(1, end=time.monotonic() + 100))
-        evaluator.judge(look(counts(queued=4)), claimed=Claimed(1, end=time.monotonic() + 40))
+        for left in (100, 40):
+            seen = look(counts(queued=4))
+            evaluator.say(seen, evaluator.decide(seen, Claimed(1, end=clock.now() + left)))
     assert len(caplog.messages) == 1
     assert "for 100 s at most" in caplog.text
 

@@ -37,8 +37,8 @@ from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.testing import Fault, ScnetSimulator, make_token
 from airflow_provider_scnet.triggers import runtime
+from airflow_provider_scnet.triggers.runtime import RunningAirflow
 from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
-from airflow_provider_scnet.triggers.task_states import AirflowTaskStates
 
 from gates import INTERVAL, MODES, first_event, gate
 
@@ -521,7 +521,7 @@ def look(request: pytest.FixtureRequest):
         return await hook.apoll(settings)
 
     async def share() -> Observation:
-        return await Accounts(ScnetHook, AirflowTaskStates()).observe("scnet_default", None, 0.0, newcomers=True)
+        return await Accounts(ScnetHook, RunningAirflow()).observe("scnet_default", None, 0.0, newcomers=True)
 
     ways = {
         "sync": lambda: ScnetHook().observe(),

@@ -4,60 +4,96 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import pytest
 
-from airflow_provider_scnet.claims import kept_room
-from airflow_provider_scnet.claims.kept_room import MOST_OVERTAKEN, KeptRoom
-from airflow_provider_scnet.claims.submission import Account, GateId
-from airflow_provider_scnet.claims.waiting import WaitingGate
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.gate.claimed import Claimed
 from airflow_provider_scnet.gate.decision import Verdict, decide
 from airflow_provider_scnet.gate.gate import Gate
-from benchmarks import alone
+from airflow_provider_scnet.polling import kept_room
+from airflow_provider_scnet.polling.kept_room import MOST_OVERTAKEN, KeptRoom
+from airflow_provider_scnet.polling.waiting import WaitingGate
+from benchmarks import alone, virtual_time
 from benchmarks.simulation import Overtaken, Setting, overtake
 
-ACCOUNT = ("https://h", "alice")
-POLLS = range(1, 2_000)
+from ledger_world import gate
+
+LOG = logging.getLogger(__name__)
 
 
-def waiting(since: float, jobs: int = 1, account: Account = ACCOUNT, priority: int = 0) -> WaitingGate:
-    gate = GateId("dag", "run", "big" if jobs > 1 else "small")
-    return WaitingGate(gate, jobs=jobs, ttl=180.0, account=account, since=since, priority=priority)
+def on_a_loop(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
+    """Run a test where gates can wait."""
+
+    def run() -> None:
+        async def whole() -> None:
+            await test()
+
+        virtual_time.run(whole())
+
+    run.__name__, run.__doc__ = test.__name__, test.__doc__
+    return run
 
 
-def held_at(room: KeptRoom, big: WaitingGate, small: WaitingGate, polls: Any = POLLS) -> list[int]:
-    """Let one be short and another have room at each poll, and return those at which the other waited."""
-    held = []
-    for at in polls:
-        room.note_short(big, at)
-        if room.reason_to_wait(small, at):
-            held.append(at)
-    return held
+def waiting(
+    task: str = "small", submits: int = 1, queue_name: str | None = None, priority: int = 1
+) -> WaitingGate:
+    """A gate that comes after all that have come before."""
+    asks = Gate.of("queued < 5", None, submits, queue_name)
+    return WaitingGate(asks, LOG, ["x"], id=gate(-1, task=task), priority=priority)
+
+
+def big(**given: Any) -> WaitingGate:
+    return waiting("big", 5, **given)
+
+
+class Account:
+    """
+    Polls of an account: one gate that is short, and another that has room for its job at each poll, or would.
+
+    :param short: the gates that are short at each poll
+    """
+
+    def __init__(self, *short: WaitingGate) -> None:
+        self.room = KeptRoom()
+        self.short = list(short)
+        self.all = list(short)
+
+    def poll(self, lacks: int = 1, other: WaitingGate | None = None) -> bool:
+        """Make a poll, and return whether the other gate was held."""
+        other = other or waiting()
+        held = bool(self.room.reason_to_wait(other))
+        opened = [] if held else [other]
+        self.room.learn([(each, lacks) for each in self.short], opened, [*self.all, *self.short, other])
+        return held
+
+    def polls(self, lacks: Iterable[int]) -> list[bool]:
+        return [self.poll(each) for each in lacks]
 
 
 class TestOneAmongOthers:
     """One gate with five jobs, and 120 with one job that come one after another."""
 
-    def play(self, **given: Any) -> Overtaken:
+    def play(self, every: float = 8.0, **given: Any) -> Overtaken:
         setting = Setting(1, submissions=120, limit=5, slots=4, interval=10.0, **given)
-        return overtake(setting, jobs=5, every=8.0)
+        return overtake(setting, jobs=5, every=every)
 
-    def test_it_opens_soon_and_no_slot_is_idle_for_it(self):
+    def test_it_opens_soon_and_hardly_a_slot_is_idle_for_it(self):
         found = self.play(run_for=40.0)
         assert found.after is not None
         assert found.by <= 2 * MOST_OVERTAKEN
         assert found.over_admitted == 0
-        assert found.idle < 1
+        assert found.idle < 2
 
     def test_it_would_never_open_if_no_room_were_kept(self, monkeypatch):
         monkeypatch.setattr(kept_room, "MOST_OVERTAKEN", 10**9)
         assert self.play(run_for=40.0).by == 120
 
-    def test_it_opens_too_where_its_room_takes_longer_to_come_than_room_is_kept_at_first(self):
-        found = self.play(run_for=400.0)
+    @pytest.mark.parametrize("every", [8.0, 40.0])
+    def test_it_opens_too_where_a_job_ends_at_every_third_poll_however_fast_others_come(self, every: float):
+        found = self.play(every, run_for=120.0)
         assert found.after is not None
         assert found.over_admitted == 0
 
@@ -66,8 +102,8 @@ class TestOneAmongOthers:
         with caplog.at_level(logging.INFO, alone.__name__):
             self.play(run_for=40.0)
         said = (
-            "room is kept for the 5 jobs of gate (DAG 'dag', run 'scheduled__00000'), which later gates overtook "
-            "at 10 polls: they wait until it opens, for as many polls at most"
+            "room is kept for the 5 jobs of gate (DAG 'dag', run 'scheduled__00000'), which gates behind it overtook "
+            "at 10 polls: they wait while what it lacks becomes less, and for 10 polls without"
         )
         assert caplog.messages.count(said) > 1
         assert any(
@@ -76,106 +112,177 @@ class TestOneAmongOthers:
         )
 
 
-def test_others_wait_for_it_at_no_more_than_half_of_the_polls():
-    held = held_at(KeptRoom(), waiting(1, jobs=5), waiting(2))
-    assert held[0] == MOST_OVERTAKEN + 1
-    assert all(sum(each <= at for each in held) <= at / 2 for at in POLLS)
-    # The sixth time for 32 times as long as the first time.
-    assert set(range(941, 1_261)) <= set(held)
+@on_a_loop
+async def test_room_is_kept_once_a_gate_was_overtaken_at_ten_polls():
+    account = Account(big())
+    assert account.polls([3] * MOST_OVERTAKEN) == [False] * MOST_OVERTAKEN
+    assert account.poll(3)
+    assert MOST_OVERTAKEN == 10
 
 
-def test_who_came_first_or_is_more_urgent_or_submits_nothing_or_asks_about_another_queue_does_not_wait_for_it():
-    room, big = KeptRoom(), waiting(1, jobs=5, account=(*ACCOUNT, "comp"))
-    assert held_at(room, big, waiting(2, account=(*ACCOUNT, "comp")), range(1, 13))
-    at = 12
+@on_a_loop
+async def test_a_poll_at_which_nobody_overtakes_it_does_not_count():
+    account = Account(big())
+    for _ in range(5 * MOST_OVERTAKEN):
+        account.room.learn([(account.short[0], 3)], [], account.short)
+    assert account.polls([3] * MOST_OVERTAKEN) == [False] * MOST_OVERTAKEN
+
+
+@on_a_loop
+async def test_a_poll_at_which_several_overtake_it_counts_once():
+    first = big()
+    room, others = KeptRoom(), [waiting() for _ in range(20)]
+    for _ in range(MOST_OVERTAKEN):
+        assert not any(map(room.reason_to_wait, others))
+        room.learn([(first, 3)], others, [first, *others])
+    assert all(map(room.reason_to_wait, others))
+
+
+@on_a_loop
+async def test_room_is_kept_while_what_it_lacks_becomes_less_and_for_ten_polls_without():
+    account = Account(big())
+    account.polls([100] * MOST_OVERTAKEN)
+    # It becomes less once in a while, at the last moment each time.
+    shrinks = [lacks for step in range(90, 0, -30) for lacks in [step + 1] * (MOST_OVERTAKEN - 1) + [step]]
+    assert all(account.polls([*shrinks[MOST_OVERTAKEN - 1 :]]))
+    least = shrinks[-1]
+    # That it becomes more and less again is no progress.
+    assert account.polls([least + 5, least] * 5) == [True] * MOST_OVERTAKEN
+    assert not account.poll(least)
+
+
+@on_a_loop
+async def test_where_that_was_in_vain_it_has_to_be_overtaken_twice_as_often_each_time():
+    account = Account(big())
+    held = account.polls([3] * 1000)
+    at = 0
+    for times in (10, 20, 40, 80, 160, 320):
+        # At the first of them the job of the gate that overtook it last has gone.
+        assert held[at : at + times + 11] == [False] * times + [True] * 11
+        at += times + 11
+
+
+@on_a_loop
+async def test_where_it_is_short_no_longer_room_is_kept_no_longer_than_for_one_that_does_not_come_on():
+    first = big()
+    account = Account(first)
+    account.polls([3] * MOST_OVERTAKEN)
+    account.short = []
+    assert account.polls([3] * MOST_OVERTAKEN) == [True] * MOST_OVERTAKEN
+    assert not account.poll()
+
+
+@on_a_loop
+async def test_who_is_before_it_or_asks_about_another_queue_does_not_wait_for_it():
+    earlier = waiting(queue_name="comp")
+    account = Account(big(queue_name="comp"))
+    account.polls([3] * MOST_OVERTAKEN)
+    reason = account.room.reason_to_wait
+    assert reason(waiting(queue_name="comp")) == "room is kept for big (DAG 'dag', run 'run')"
     for other in (
-        waiting(0, account=(*ACCOUNT, "comp")),
-        waiting(2, account=(*ACCOUNT, "comp"), priority=1),
-        waiting(2, account=(*ACCOUNT, "debug")),
-        waiting(2, account=("https://h", "bob")),
-        big,
+        earlier,
+        waiting(queue_name="comp", priority=2),
+        waiting(queue_name="debug"),
+        account.short[0],
     ):
-        assert room.reason_to_wait(other, at) == ""
-    # Jobs of which only the account is known may be in that queue.
-    assert room.reason_to_wait(waiting(2), at) == "room is kept for big (DAG 'dag', run 'run')"
-    assert [note.key for note in room.notes(ACCOUNT)] == ["kept room ('https://h', 'alice', 'comp')"]
-    assert room.notes(("https://h", "bob")) == []
+        assert reason(other) == ""
+    # Jobs of which only the account is known may be in that queue; it comes first who came first.
+    assert reason(waiting())
+    assert reason(waiting(queue_name="comp", priority=0))
 
 
-def test_room_is_kept_for_one_at_a_time_the_first():
-    room, first, second, small = KeptRoom(), waiting(1, jobs=5), waiting(2, jobs=4), waiting(3)
-    for at in range(1, MOST_OVERTAKEN + 2):
-        room.note_short(second, at)
-        room.note_short(first, at)
-        reason = room.reason_to_wait(small, at)
-    assert reason == "room is kept for big (DAG 'dag', run 'run')"
-    assert [note for note in room.notes(ACCOUNT) if "the 5 jobs" in note]
-    assert room.reason_to_wait(second, at)
-    room.forget(first)
-    assert room.reason_to_wait(small, at) == room.reason_to_wait(second, at) == ""
+@on_a_loop
+async def test_who_is_more_urgent_or_takes_no_room_of_it_does_not_overtake_it():
+    first = big(queue_name="comp")
+    room = KeptRoom()
+    for _ in range(5 * MOST_OVERTAKEN):
+        opened = [waiting(queue_name="comp", priority=2), waiting(queue_name="debug")]
+        room.learn([(first, 3)], opened, [first, *opened])
+    assert room.reason_to_wait(waiting(queue_name="comp")) == ""
 
 
-def test_one_that_leaves_holds_up_nobody():
-    room, big, small = KeptRoom(), waiting(1, jobs=5), waiting(2)
-    assert held_at(room, big, small, range(1, MOST_OVERTAKEN + 3))
-    room.forget(small)
-    assert room.reason_to_wait(waiting(3), MOST_OVERTAKEN + 3)
-    room.forget(big)
-    assert room.reason_to_wait(small, MOST_OVERTAKEN + 3) == ""
+@on_a_loop
+async def test_room_is_kept_for_one_at_a_time_the_first_in_order():
+    first, second = big(), waiting("another", 4)
+    account = Account(first, second)
+    account.polls([3] * MOST_OVERTAKEN)
+    assert account.room.reason_to_wait(second) == "room is kept for big (DAG 'dag', run 'run')"
+    assert len(account.room.notes()) == 1
+    assert "the 5 jobs of big" in account.room.notes()[0]
 
 
-def test_the_next_one_is_overtaken_no_oftener_and_no_less_often_than_the_last_one_was_at_first():
-    for polls in (MOST_OVERTAKEN - 1, 2 * MOST_OVERTAKEN):
-        room, big, small = KeptRoom(), waiting(1, jobs=5), waiting(3)
-        held_at(room, big, small, range(polls))
-        # The first opens, although no room is kept for it now.
-        assert room.reason_to_wait(big, polls) == ""
-        room.forget(big)
-        held = held_at(room, waiting(2, jobs=5), small, range(100, 200))
-        assert held[0] == 100 + MOST_OVERTAKEN
+@on_a_loop
+async def test_one_that_waits_no_longer_holds_up_nobody():
+    first, second = big(), waiting("another", 4)
+    account = Account(first, second)
+    account.polls([3] * (MOST_OVERTAKEN + 2))
+    first.end(None)
+    account.short = [second]
+    # At the first poll after that it is noticed.
+    account.poll()
+    assert account.room.notes() == []
+    assert account.room.reason_to_wait(waiting()) == ""
+    # The next one was overtaken as often meanwhile, or is soon.
+    assert account.polls([3] * 30).index(True) <= MOST_OVERTAKEN
 
 
-def test_one_that_leaves_after_its_connection_has_come_to_lead_elsewhere_holds_up_nobody():
-    room, big, small = KeptRoom(), waiting(1, jobs=5), waiting(2)
-    assert held_at(room, big, small, range(MOST_OVERTAKEN + 1))
-    big.account = ("https://h", "bob")
-    room.forget(big)
-    assert room.reason_to_wait(small, MOST_OVERTAKEN + 1) == ""
+@on_a_loop
+async def test_the_next_one_has_not_to_wait_for_longer_because_room_for_the_last_one_was_kept_in_vain():
+    first, second = big(), waiting("another", 4)
+    account = Account(first)
+    account.polls([3] * 200)
+    first.end(None)
+    account.short = [second]
+    held = account.polls([3] * 30)
+    assert held.index(True) <= MOST_OVERTAKEN + 1
 
 
-def test_an_older_observation_is_no_further_poll():
-    room, big, small = KeptRoom(), waiting(1, jobs=5), waiting(2)
-    polls = range(2 * MOST_OVERTAKEN)
-    held_at(room, big, small, polls[: MOST_OVERTAKEN + 1])
-    for at in polls[MOST_OVERTAKEN + 1 :]:
-        assert room.reason_to_wait(small, at)
-        assert room.reason_to_wait(small, at - 0.5)
+@on_a_loop
+async def test_two_that_are_short_by_turns_do_not_starve():
+    first, second = big(), waiting("another", 4)
+    account, held = Account(), []
+    for poll in range(10 * MOST_OVERTAKEN):
+        account.short = [(first, second)[poll % 2]]
+        held.append(account.poll(3))
+    assert any(held)
 
 
-def test_a_poll_at_which_several_overtake_counts_once():
-    room, big = KeptRoom(), waiting(1, jobs=5)
-    for at in range(1, MOST_OVERTAKEN + 1):
-        room.note_short(big, at)
-        assert not any(room.reason_to_wait(waiting(2), at) for _ in range(20))
-    room.note_short(big, at + 1)
-    assert room.reason_to_wait(waiting(2), at + 1)
+@pytest.mark.parametrize("others", [1, 3])
+def test_gates_that_can_never_open_shut_the_others_for_no_more_than_ten_polls_in_a_row(others: int):
+    """Two jobs of somebody else stay, and it asks for room for five."""
+
+    @on_a_loop
+    async def run() -> None:
+        never = [waiting(f"big{number}", 5) for number in range(others)]
+        assert decide(never[0].asks, JobCounts(queued=2, running=0)).lacks == 2
+        account = Account(*never)
+        held = account.polls([2] * 5000)
+        in_a_row = longest = 0
+        for each in held:
+            in_a_row = in_a_row + 1 if each else 0
+            longest = max(longest, in_a_row)
+        assert longest == MOST_OVERTAKEN + 1
+        assert sum(held) < 5000 / 50
+
+    run()
 
 
 @pytest.mark.parametrize(
-    ("condition", "submits", "queued", "claimed", "is_short"),
+    ("condition", "submits", "queued", "claimed", "lacks"),
     [
-        ("queued < 5", 5, 3, 0, True),
-        ("queued < 5", 5, 0, 0, False),
-        ("queued < 5", 5, 5, 0, False),
-        ("queued < 5", 1, 4, 1, False),
-        ("queued < 5", 5, 3, 1, True),
-        ("queued < 5", 5, 3, 2, False),
-        ("running + queued < 9", 4, 7, 0, True),
+        ("queued < 5", 5, 3, 0, 3),
+        ("queued < 5", 5, 0, 0, 0),
+        ("queued < 5", 5, 5, 0, 0),
+        ("queued < 5", 1, 4, 1, 0),
+        ("queued < 5", 5, 3, 1, 4),
+        ("queued < 5", 5, 1, 0, 1),
+        ("queued < 5", 5, 3, 2, 0),
+        ("running + queued < 9", 4, 7, 0, 2),
     ],
 )
 def test_a_gate_is_short_where_there_is_room_for_fewer_jobs_than_its_own(
-    condition: str, submits: int, queued: int, claimed: int, is_short: bool
+    condition: str, submits: int, queued: int, claimed: int, lacks: int
 ):
     decision = decide(Gate.of(condition, None, submits), JobCounts(queued=queued, running=0), Claimed(claimed))
-    assert decision.is_short is is_short
+    assert decision.lacks == lacks
     assert decision.verdict is (Verdict.OPEN if queued == 0 else Verdict.WAIT)

@@ -13,8 +13,8 @@ import pytest
 from airflow_provider_scnet.event_loop import log_thread
 from airflow_provider_scnet.event_loop.log_thread import ThreadedLog
 from airflow_provider_scnet.testing import ScnetSimulator
-from airflow_provider_scnet.triggers.events import ScnetJobStateEventTrigger
 from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
+from airflow_provider_scnet.triggers.watcher import ScnetJobStateEventTrigger
 
 from gates import INTERVAL, first_event
 

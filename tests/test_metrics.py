@@ -23,8 +23,8 @@ from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.polling.metrics import Whom
 from airflow_provider_scnet.testing import ScnetSimulator
 from airflow_provider_scnet.triggers import airflow_stats
+from airflow_provider_scnet.triggers.runtime import RunningAirflow
 from airflow_provider_scnet.triggers.scnet import ScnetJobStateEventTrigger, ScnetJobStateTrigger
-from airflow_provider_scnet.triggers.task_states import AirflowTaskStates
 from benchmarks import virtual_time
 
 from gates import first_event
@@ -60,7 +60,7 @@ def told(cluster: Cluster, scenario: Callable[[], Coroutine[Any, Any, None]], si
     sink = sink or Figures()
 
     async def whole() -> None:
-        Accounts._by_loop[asyncio.get_running_loop()] = Accounts(cluster, AirflowTaskStates(), sink)
+        Accounts._by_loop[asyncio.get_running_loop()] = Accounts(cluster, RunningAirflow(), sink)
         await scenario()
 
     virtual_time.run(whole())

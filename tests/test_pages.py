@@ -7,7 +7,7 @@ import ast
 import asyncio
 import inspect
 import json
-import math
+import logging
 import pydoc
 import re
 import runpy
@@ -27,20 +27,24 @@ from airflow.models.connection import Connection
 
 from airflow_provider_scnet import __main__ as command_line
 from airflow_provider_scnet import __version__
-from airflow_provider_scnet.claims.kept_room import MOST_OVERTAKEN, KeptRoom
-from airflow_provider_scnet.claims.ledger import _stalled as stalled_note
-from airflow_provider_scnet.claims.submission import GateId, Submission, SubmissionTasks, Terms
-from airflow_provider_scnet.claims.waiting import WaitingGate
+from airflow_provider_scnet.claims.ledger import Ledger, NotDecidedError
+from airflow_provider_scnet.claims.phases import Phase
+from airflow_provider_scnet.claims.record import FORMAT
+from airflow_provider_scnet.claims.terms import GateId, SubmissionTasks, Terms
 from airflow_provider_scnet.client.connection_settings import EXTRAS, ConnectionSettings
 from airflow_provider_scnet.client.error_codes import CODES, ErrorKind
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
-from airflow_provider_scnet.gate.claimed import NOTHING, Awaited, Claimed
+from airflow_provider_scnet.event_loop import clock
+from airflow_provider_scnet.gate.claimed import NOTHING
 from airflow_provider_scnet.gate.decision import decide
 from airflow_provider_scnet.gate.gate import Gate
 from airflow_provider_scnet.hooks.scnet import ScnetHook
+from airflow_provider_scnet.polling.kept_room import MOST_OVERTAKEN, KeptRoom
+from airflow_provider_scnet.polling.waiting import WaitingGate
 from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
 from airflow_provider_scnet.testing import SUBMISSION_PATH, Fault, ScnetSimulator
 from airflow_provider_scnet.testing import __main__ as simulator_command
+from benchmarks import virtual_time
 
 from pages import PAGES, PAIRS, ROOT, Block, anchors, blocks, codes, headings, inline, links, tables, tokens
 
@@ -419,43 +423,156 @@ def test_every_code_is_there_with_its_meaning_and_its_kind():
     }
 
 
-def test_a_waiting_gate_says_what_the_page_shows(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("airflow_provider_scnet.event_loop.clock.now", lambda: 1000.0)
+RUN = "scheduled__2026-11-25T00:00:00+00:00"
+ACCOUNT = ("https://host:65051", "alice")
+SUBMIT = Terms(1, 180.0, 60.0, tasks=SubmissionTasks({"submit": True}))
+
+
+class Variables:
+    """An Airflow that answers about its Variables alone."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+        self.fails: set[str] = set()
+        self.takes = 0.0
+        #: Somebody else's, whatever is written.
+        self.turn: str | None = None
+
+    async def get_variable(self, key: str) -> str | None:
+        if "read" in self.fails:
+            raise RuntimeError("API_SERVER_ERROR")
+        return (self.turn if key.startswith("scnet_turn") else None) or self.values.get(key)
+
+    async def set_variable(self, key: str, value: str, description: str) -> None:
+        if "write" in self.fails:
+            raise RuntimeError("API_SERVER_ERROR")
+        if key.startswith("scnet_claims"):
+            await asyncio.sleep(self.takes)
+        self.values[key] = value
+
+    async def states(self, *_: Any) -> dict[str, Any]:
+        raise AssertionError("nobody asks")
+
+    run_states = states
+
+
+def ledger_with(state: str, *indexes: int) -> Ledger:
+    """Return a ledger with the claims of mapped gates that have opened, whose submissions are in a state since now."""
+    ledger = Ledger(ACCOUNT, Variables())
+    for index in indexes:
+        claim = ledger.claim(GateId("nightly", RUN, "wait_for_room", index), SUBMIT)
+        states = {"wait_for_room": {index: "success"}, "submit": {index: state}}
+        claim.follow(states, None, clock.now(), clock.now())
+        ledger.keep([claim])
+    return ledger
+
+
+def test_a_waiting_gate_says_what_the_page_shows():
     gate = Gate.of("queued < 5")
 
-    def says(running: int, queued: int, claimed: Claimed = NOTHING) -> str:
+    def says(running: int, queued: int, ledger: Ledger | None = None) -> str:
+        claimed = ledger.totals(clock.now()).claimed() if ledger else NOTHING
         return str(decide(gate, JobCounts(running=running, queued=queued), claimed))
 
-    names = tuple(
-        Awaited(task, "nightly", "scheduled__2026-11-25T00:00:00+00:00") for task in ("submit[0]", "submit[3]")
-    )
-    awaited = Claimed(5, awaited=names, unended=5, end=math.inf)
-    ended = Claimed(2, ended=2, end=1041.0)
-    expected = [says(12, 7), says(4, 1, awaited), says(4, 3, ended), says(4, 4)]
-    stalled, kept, said = [block for block in blocks(EN / "many-gates.md") if block.language == "text"]
-    assert said.text.splitlines() == expected
+    async def lines() -> list[str]:
+        awaited = ledger_with("scheduled", 0, 3, 4, 5, 6)
+        said = [says(12, 7), says(4, 1, awaited)]
+        ended = ledger_with("success", 1, 2)
+        await asyncio.sleep(SUBMIT.counted_after - 41.0)
+        return [*said, says(4, 3, ended), says(4, 4)]
 
-    terms = Terms(1, 180, 60, SubmissionTasks({"submit": True}), frozenset())
-    gate_ids = [GateId("nightly", names[0].run_id, "wait_for_room", index) for index in range(4)]
-    submissions = [Submission(each, terms, 0.0, is_ours=True) for each in gate_ids]
-    for each, gate_id in zip(submissions, gate_ids, strict=True):
-        index = gate_id.map_index
-        each.follow({"wait_for_room": {index: "success"}, "submit": {index: "scheduled"}}, 1.0, 1.0)
-    assert stalled.text == f"{stalled_note(submissions)}\n"
+    *_, block = [block for block in blocks(EN / "many-gates.md") if block.language == "text"]
+    assert block.text.splitlines() == virtual_time.run(lines())
 
-    room, run = KeptRoom(), "scheduled__2026-11-25T00:00:00+00:00"
-    big, later = (
-        WaitingGate(
-            GateId("nightly", run, "gate"), jobs=jobs, ttl=180.0, account=("https://h", "alice"), since=-jobs
+
+def test_a_submission_that_does_not_start_is_told_of_as_the_page_shows():
+    async def notes() -> list[str]:
+        ledger = ledger_with("scheduled", 0, 1, 2, 3)
+        assert not ledger.notes()
+        await asyncio.sleep(SUBMIT.ttl)
+        return [str(note) for note in ledger.notes()]
+
+    block, *_ = [block for block in blocks(EN / "many-gates.md") if block.language == "text"]
+    assert block.text.splitlines() == virtual_time.run(notes())
+
+
+def test_room_is_kept_in_the_words_of_the_page():
+    async def lines() -> list[str]:
+        room, log = KeptRoom(), logging.getLogger(__name__)
+        big, later = (
+            WaitingGate(
+                Gate.of("queued < 5", None, jobs), log, ["scnet_default"], id=GateId("nightly", RUN, "gate")
+            )
+            for jobs in (5, 1)
         )
-        for jobs in (5, 1)
-    )
-    for at in range(MOST_OVERTAKEN + 1):
-        room.note_short(big, at)
-        reason = room.reason_to_wait(later, at)
-    (note,) = room.notes(("https://h", "alice"))
-    waits = decide(gate, JobCounts(running=4, queued=1), hold=reason)
-    assert kept.text.splitlines() == [str(note), str(waits)]
+        for _ in range(MOST_OVERTAKEN):
+            assert not room.notes()
+            room.learn([(big, 3)], [later], [big, later])
+        waits = decide(later.asks, JobCounts(running=4, queued=1), hold=room.reason_to_wait(later))
+        return [*map(str, room.notes()), str(waits)]
+
+    _, kept, _ = [block for block in blocks(EN / "many-gates.md") if block.language == "text"]
+    assert kept.text.splitlines() == virtual_time.run(lines())
+
+
+async def why_nothing_opens(ledger: Ledger) -> str:
+    claim = ledger.claim(GateId("nightly", RUN, "wait_for_room"), Terms(1, 180.0))
+    with pytest.raises(NotDecidedError) as told:
+        await ledger.decide(lambda: [claim])
+    return str(told.value)
+
+
+def test_claims_stand_in_the_variables_that_the_page_names():
+    airflow = Variables()
+
+    async def whole() -> None:
+        ledger = Ledger(ACCOUNT, airflow)
+        await ledger.decide(lambda: [ledger.claim(GateId("nightly", RUN, "wait_for_room"), Terms(1, 180.0))])
+
+    virtual_time.run(whole())
+    named = [codes(row[0])[0] for row in table_of(EN / "triggerers.md", "Variable")]
+    assert sorted(re.sub("[0-9a-f]{12}$", "<hash>", key) for key in airflow.values) == sorted(named)
+
+
+def test_why_nothing_opens_is_said_as_the_page_shows():
+    async def reasons() -> list[str]:
+        airflow = [Variables() for _ in range(6)]
+        lost, held, slow, unreadable, unwritable, unknown = airflow
+        lost.turn, held.turn, slow.takes = "free", "somebody-1", 0.9
+        unreadable.fails, unwritable.fails = {"read"}, {"write"}
+        ledgers = [Ledger(ACCOUNT, each) for each in airflow]
+        said = [await why_nothing_opens(ledger) for ledger in ledgers[:5]]
+        said.append(await why_nothing_opens(ledgers[4]))
+        # Where the claims of this account stand, as another version may have written them.
+        claims = next(key for key in slow.values if key.startswith("scnet_claims"))
+        unknown.values[claims] = json.dumps({"format": FORMAT + 1})
+        return [*said, await why_nothing_opens(ledgers[5])]
+
+    rows = [codes(row[0])[0] for row in table_of(EN / "triggerers.md", "the log says")]
+    assert rows == virtual_time.run(reasons())
+
+
+def test_what_goes_on_without_variables_is_said_as_the_page_shows():
+    async def notes() -> list[str]:
+        airflow = Variables()
+        airflow.fails, ledger = {"read"}, Ledger(ACCOUNT, airflow)
+        await why_nothing_opens(ledger)
+        assert not ledger.notes()
+        await asyncio.sleep(5 * 60)
+        # From now on gates open all the same.
+        await ledger.decide(tuple)
+        return [str(note) for note in ledger.notes()]
+
+    (block,) = [block for block in blocks(EN / "triggerers.md") if block.language == "text"]
+    assert block.text.splitlines() == virtual_time.run(notes())
+
+
+def test_the_phases_of_a_claim_are_all_there():
+    named = [token.content for token in inline(EN / "inside.md", "code_inline")]
+    phases = [phase.value for phase in Phase]
+    assert [name for name in named if name in phases] == phases
+    # The last row is about claims without a phase.
+    assert len(table_of(EN / "many-gates.md", "the tasks that submit")) == len(Phase) + 1
 
 
 def test_the_versions_that_the_pages_name_are_those_that_are_tested():

@@ -1,24 +1,88 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who sees an observation first among the gates that share a poll."""
+"""When a poll is due, who decides on it and in which order, and that no gate that is ended leaves a claim."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from types import SimpleNamespace
+import itertools
+import logging
+import random
+import types
+from collections.abc import Callable, Coroutine
+from datetime import datetime, timedelta, timezone
 from typing import Any
+from unittest import mock
 
 import pytest
 
-from airflow_provider_scnet.claims.waiting import WaitingGate
+from airflow_provider_scnet.claims.claim import KEPT_AFTER
+from airflow_provider_scnet.claims.ledger import Ledger
+from airflow_provider_scnet.claims.terms import GateId, SubmissionTasks, Terms
+from airflow_provider_scnet.client.errors import ErrorKind, ScnetError
+from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.event_loop import clock
+from airflow_provider_scnet.event_loop.log_thread import ThreadedLog
+from airflow_provider_scnet.gate.evaluator import GateEvaluator
+from airflow_provider_scnet.gate.gate import Gate
 from airflow_provider_scnet.polling.accounts import Accounts
-from airflow_provider_scnet.polling.waiter import Wake, first_observation
-from airflow_provider_scnet.triggers.scnet import _priority_of
-from benchmarks import virtual_time
+from airflow_provider_scnet.polling.kept_room import KeptRoom
+from airflow_provider_scnet.polling.waiting import Place, WaitingGate, Watcher
+from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
+from benchmarks import simulation, virtual_time
 
-from observations import HEALS, Cluster
+from gates import claimed, first_event
+from observations import HEALS, Airflow, Cluster
+
+ACCOUNT = ("https://h", "alice")
+INTERVAL = 60.0
+START = 1000.0
+
+
+def played(scenario: Callable[[Airflow, Cluster], Coroutine[Any, Any, Any]], *seen: Any) -> Any:
+    """Play a scenario on a triggerer of virtual time, of a cluster that shows this and that."""
+
+    async def whole() -> Any:
+        airflow, cluster = Airflow(), Cluster(*seen)
+        Accounts._by_loop[asyncio.get_running_loop()] = Accounts(cluster, airflow)
+        return await scenario(airflow, cluster)
+
+    return virtual_time.run(whole())
+
+
+class Lines(list):
+    """A gate's log."""
+
+    def info(self, message: str, *given: Any) -> None:
+        self.append(message % given)
+
+    warning = error = info
+
+
+def trigger(condition: str = "queued < 5", **given: Any) -> ScnetJobStateTrigger:
+    found = ScnetJobStateTrigger(condition=condition, submitted_by={"submit": True}, end_task=True, **given)
+    found.lines = found._log = Lines()
+    return found
+
+
+def known(airflow: Airflow, map_index: int, condition: str = "queued < 5", **given: Any) -> ScnetJobStateTrigger:
+    """Return the trigger of a gate that Airflow knows, so that its claim is written down."""
+    found = trigger(condition, **given)
+    found.trigger_id = map_index + 1
+    found.task_instance = types.SimpleNamespace(dag_id="dag", run_id="run", task_id="gate", map_index=map_index)
+    airflow.set(map_index, "deferred")
+    return found
+
+
+def wait(gate: ScnetJobStateTrigger) -> asyncio.Task[Any]:
+    return asyncio.ensure_future(first_event(gate))
+
+
+def pauses(cluster: Cluster) -> list[float]:
+    return [later - earlier for earlier, later in itertools.pairwise(cluster.times)]
+
+
+# Who decides
 
 
 @pytest.mark.parametrize(
@@ -26,44 +90,81 @@ from observations import HEALS, Cluster
     [([1, 1, 1], [0, 1, 2]), ([1, 3, 2], [1, 2, 0]), ([0, 5, 5], [1, 2, 0])],
 )
 def test_the_urgent_gates_come_first_and_then_those_that_came_first(priorities: list[int], order: list[int]):
-    async def scenario() -> list[int]:
-        accounts, seen = Accounts(Cluster(4), Airflow()), []
-        poller = accounts.poller("scnet_default", None)
-        with contextlib.ExitStack() as stack:
-            for number, priority in enumerate(priorities):
+    async def scenario(airflow: Airflow, cluster: Cluster) -> list[int]:
+        opened = []
 
-                def wake_for(observation: Any, number: int = number) -> Wake:
-                    seen.append(number)
-                    return Wake.NEWS
+        async def one(number: int, priority: int) -> None:
+            # With room for one at each look, as its claim has ended by the next.
+            await first_event(trigger(priority_weight=priority, claim_ttl=1))
+            opened.append(number)
 
-                gate = WaitingGate(None, jobs=1, ttl=180.0, priority=priority)
-                waiter = stack.enter_context(poller.waiter(60.0, None, gate, wake_for))
-            await first_observation([waiter])
-        return seen
+        await asyncio.gather(*(one(*each) for each in enumerate(priorities)))
+        return opened
 
-    assert virtual_time.run(scenario()) == order
+    assert played(scenario, 4) == order
 
 
-class Airflow:
-    """Nobody asks it about gates that it does not know."""
+def test_all_that_wait_decide_at_one_place_on_one_look():
+    async def scenario(airflow: Airflow, cluster: Cluster) -> None:
+        gates = [wait(known(airflow, index)) for index in range(50)] + [wait(trigger()) for _ in range(50)]
+        await asyncio.sleep(0.5 * INTERVAL)
+        assert [gate.done() for gate in gates] == [True] * 3 + [False] * 97
+        assert cluster.looks == 1
+        await asyncio.sleep(INTERVAL)
+        assert sum(gate.done() for gate in gates) == 3
 
-    async def states(self, *asked: Any) -> Any:
-        raise AssertionError(asked)
-
-    count = ended = states
+    played(scenario, 2)
 
 
-def test_nothing_is_shown_twice_to_a_gate_that_comes_back_for_the_next_observation():
-    async def scenario() -> list[float]:
-        accounts = Accounts(Cluster(4), Airflow())
-        poller = accounts.poller("scnet_default", None)
-        with poller.waiter(60.0, None, WaitingGate(None, jobs=1, ttl=180.0)) as waiter:
-            found = [await first_observation([waiter]) for _ in range(3)]
-        await asyncio.sleep(0)
-        return [observation.at for _, observation in found]
+def test_gates_that_have_opened_are_not_polled_for_where_the_poll_took_longer_than_an_interval():
+    async def scenario(airflow: Airflow, cluster: Cluster) -> None:
+        async def slowly(*asked: Any, apoll: Any = cluster.apoll) -> Observation:
+            seen = await apoll(*asked)
+            await asyncio.sleep(2 * INTERVAL)
+            return seen
 
-    first, second, third = virtual_time.run(scenario())
-    assert (second - first, third - second) == (60.0, 60.0)
+        cluster.apoll = slowly
+        await asyncio.gather(*(wait(trigger(submits=0)) for _ in range(3)))
+        await asyncio.sleep(10 * INTERVAL)
+        assert cluster.looks == 1
+
+    played(scenario, 0)
+
+
+def test_no_gate_decides_twice_on_a_look():
+    async def scenario(airflow: Airflow, cluster: Cluster) -> list[float]:
+        decided: list[float] = []
+
+        class Counts(GateEvaluator):
+            def decide(self, seen: Observation, *given: Any) -> Any:
+                decided.append(seen.at)
+                return super().decide(seen, *given)
+
+        poller, asks = (
+            Accounts._by_loop[asyncio.get_running_loop()].poller("scnet_default", None),
+            Gate.of("queued < 5"),
+        )
+        log = logging.getLogger("gate")
+        place = Place(WaitingGate(asks, log, ["scnet_default"]), "scnet_default", INTERVAL, Counts(asks, log))
+        poller.add(place)
+        for _ in range(4):
+            await asyncio.sleep(0.5 * INTERVAL - 1)
+            # Who comes between two looks makes the others decide on nothing anew.
+            wait(trigger("queued < 1"))
+        poller.remove(place)
+        assert decided == cluster.times
+        return decided
+
+    assert len(played(scenario, 9)) == 2
+
+
+def test_nothing_is_shown_twice_to_a_watcher():
+    async def scenario(airflow: Airflow, cluster: Cluster) -> list[float]:
+        watcher = Watcher(INTERVAL)
+        Accounts._by_loop[asyncio.get_running_loop()].poller("x", None).add(watcher)
+        return [(await watcher.next_observation()).at for _ in range(3)]
+
+    assert played(scenario, 9) == [START, START + INTERVAL, START + 2 * INTERVAL]
 
 
 def test_an_observation_has_the_time_by_which_the_gates_wait():
@@ -74,17 +175,416 @@ def test_an_observation_has_the_time_by_which_the_gates_wait():
     assert at == now
 
 
+# What fails
+
+
 @pytest.mark.parametrize(
-    ("task_instance", "priority"),
+    ("where", "what"),
     [
-        (SimpleNamespace(priority_weight=7), 7),
-        (SimpleNamespace(priority_weight=0, task=None), 0),
-        (SimpleNamespace(), 0),
-        (SimpleNamespace(task=None), 0),
-        (SimpleNamespace(task=SimpleNamespace()), 0),
-        (SimpleNamespace(task=SimpleNamespace(weight_rule=SimpleNamespace(get_weight=lambda ti: 23))), 23),
-        (SimpleNamespace(task=SimpleNamespace(weight_rule=SimpleNamespace(get_weight=lambda ti: ti.nothing))), 0),
+        (Accounts, "observe"),
+        (Ledger, "refresh"),
+        (Ledger, "notes"),
+        (Ledger, "totals"),
+        (Ledger, "claim"),
+        (Ledger, "decide"),
+        (KeptRoom, "notes"),
+        (KeptRoom, "reason_to_wait"),
     ],
+    ids=lambda each: getattr(each, "__name__", each),
 )
-def test_the_priority_is_read_from_whichever_task_instance_a_triggerer_has(task_instance: Any, priority: int):
-    assert _priority_of(task_instance) == priority
+def test_whatever_fails_in_a_poll_is_told_to_all_and_none_hangs(where: type, what: str):
+    async def scenario(airflow: Airflow, cluster: Cluster) -> None:
+        old = known(airflow, 0)
+        tasks = [wait(old)]
+        await asyncio.sleep(0.5 * INTERVAL)
+        assert cluster.looks == 1
+        # Of a shorter interval, so that there is another look.
+        new = [known(airflow, 1, poke_interval=5), trigger(poke_interval=5)]
+        tasks += map(wait, new)
+        with mock.patch.object(where, what, side_effect=ZeroDivisionError("a mistake")):
+            await asyncio.sleep(20)
+        for gate in (old, *new):
+            assert any(
+                "unexpected ZeroDivisionError: a mistake while polling SCnet" in line for line in gate.lines
+            )
+        # The first of them had a good answer before, and waits on. So do those that had one before it failed.
+        assert not tasks[0].done()
+        assert claimed(ACCOUNT) == 0
+        await asyncio.wait_for(asyncio.gather(*tasks), 5 * INTERVAL)
+        for gate, task in zip((old, *new), tasks, strict=True):
+            event = task.result()
+            if getattr(event, "xcoms", None) is None and event.payload["verdict"] != "open":
+                assert event.payload["verdict"] == "retry"
+                assert gate.lines == [event.payload["message"]]
+            else:
+                assert gate.lines[-1].endswith("passes, queued < 5")
+
+    played(scenario, 9, 0)
+
+
+# Gates that end meanwhile
+
+
+def _in_flush(stack: Any, end: Callable[[], None]) -> None:
+    async def flush(log: ThreadedLog) -> None:
+        end()
+        await asyncio.sleep(10)
+
+    stack.setattr(ThreadedLog, "flush", flush)
+
+
+def _after_flush(stack: Any, end: Callable[[], None]) -> None:
+    async def flush(log: ThreadedLog) -> None:
+        end()
+
+    stack.setattr(ThreadedLog, "flush", flush)
+
+
+def _as_it_opens(stack: Any, end: Callable[[], None]) -> None:
+    opens = WaitingGate.open
+
+    def and_end(gate: WaitingGate, *given: Any) -> bool:
+        is_open = opens(gate, *given)
+        end()
+        return is_open
+
+    stack.setattr(WaitingGate, "open", and_end)
+
+
+def _before_it_opens(stack: Any, end: Callable[[], None]) -> None:
+    opens = WaitingGate.open
+
+    def end_before(gate: WaitingGate, *given: Any) -> bool:
+        end()
+        return opens(gate, *given)
+
+    stack.setattr(WaitingGate, "open", end_before)
+
+
+def _while_it_is_written(stack: Any, end: Callable[[], None]) -> None:
+    writes = Airflow.set_variable
+
+    async def end_while(airflow: Airflow, key: str, *given: Any) -> None:
+        if key.startswith("scnet_claims_"):
+            end()
+        await writes(airflow, key, *given)
+
+    stack.setattr(Airflow, "set_variable", end_while)
+
+
+def _while_the_turn_is_waited_for(stack: Any, end: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_later(0.5, end)
+
+
+MOMENTS = [
+    _in_flush,
+    _after_flush,
+    _as_it_opens,
+    _before_it_opens,
+    _while_it_is_written,
+    _while_the_turn_is_waited_for,
+]
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=lambda each: each.__name__.strip("_"))
+def test_a_gate_that_is_cancelled_before_its_event_leaves_no_claim(
+    moment: Callable[[Any, Callable[[], None]], None],
+):
+    async def scenario(airflow: Airflow, cluster: Cluster) -> None:
+        airflow.takes = 0.01
+        # So that there are polls after that.
+        other = wait(known(airflow, 7, "queued < 1"))
+        ended = []
+        with pytest.MonkeyPatch.context() as stack:
+
+            def end() -> None:
+                ended.append(gate.cancel())
+
+            gate = wait(known(airflow, 0))
+            moment(stack, end)
+            await asyncio.sleep(0.5 * INTERVAL)
+        assert gate.cancelled()
+        assert True in ended
+        assert claimed(ACCOUNT) == 0
+        await asyncio.sleep(INTERVAL)
+        assert airflow.written() == []
+        assert not other.done()
+
+    played(scenario, 4)
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_one_of_many_that_is_cancelled_as_they_open_leaves_no_claim_and_takes_none_with_it(is_known: bool):
+    async def scenario(airflow: Airflow, cluster: Cluster) -> None:
+        gates = [wait(known(airflow, index) if is_known else trigger()) for index in range(60)]
+        opens = WaitingGate.open
+        opened = []
+
+        def and_end_others(gate: WaitingGate, *given: Any) -> bool:
+            opened.append(gate)
+            if len(opened) == 10:
+                for each in gates[5:15]:
+                    each.cancel()
+            return opens(gate, *given)
+
+        with mock.patch.object(WaitingGate, "open", and_end_others):
+            await asyncio.sleep(0.5 * INTERVAL)
+        ended = await asyncio.gather(*gates, return_exceptions=True)
+        left = sum(not isinstance(each, asyncio.CancelledError) for each in ended)
+        assert 50 <= left < 60
+        assert claimed(ACCOUNT) == left
+
+    played(scenario, {"counts": JobCounts(0, -55, 0, 0, 0)})
+
+
+def test_a_gate_whose_time_is_up_while_the_turn_is_taken_ends_with_that_and_leaves_no_claim():
+    async def scenario(airflow: Airflow, cluster: Cluster) -> None:
+        gate = known(airflow, 0)
+        gate.timeout_after = datetime.now(timezone.utc) + timedelta(seconds=0.5)
+        event = await first_event(gate)
+        assert event.payload["verdict"] == "timeout"
+        assert any(key.startswith("scnet_turn_") for key in airflow.writes)
+        assert claimed(ACCOUNT) == 0
+        await asyncio.sleep(INTERVAL)
+        assert airflow.written() == []
+
+    played(scenario, 4)
+
+
+# When a poll is due
+
+
+def test_a_gate_that_arrives_between_two_polls_uses_a_look_that_is_fresh_enough():
+    async def scenario(airflow: Airflow, cluster: Cluster) -> None:
+        wait(trigger("queued < 1", poke_interval=3600))
+        await asyncio.sleep(KEPT_AFTER / 2 - 10)
+        await first_event(trigger(poke_interval=3600))
+        assert cluster.looks == 1
+        # What has ended is known for ten minutes, of which a turn may take some: no gate decides on an older look.
+        await asyncio.sleep(20)
+        await first_event(trigger(poke_interval=3600))
+        assert cluster.times == [START, START + KEPT_AFTER / 2 + 10]
+
+    played(scenario, 2)
+
+
+def test_alone_a_triggerer_polls_at_the_interval():
+    async def scenario(airflow: Airflow, cluster: Cluster) -> None:
+        wait(known(airflow, 0, "queued < 20"))
+        wait(known(airflow, 1, "queued < 1"))
+        await asyncio.sleep(10.5 * INTERVAL)
+        assert pauses(cluster) == pytest.approx([INTERVAL] * 10)
+
+    played(scenario, 4)
+
+
+@pytest.mark.parametrize(
+    ("opened_here", "shortest", "longest"),
+    [(0, 0.75 * INTERVAL, INTERVAL), (2, INTERVAL, 1.25 * INTERVAL)],
+    ids=["who let less through is sooner", "who let more through is later"],
+)
+def test_beside_another_process_that_lets_gates_through_polls_shift_by_up_to_a_quarter_of_the_interval(
+    opened_here: int, shortest: float, longest: float
+):
+    async def scenario(airflow: Airflow, cluster: Cluster) -> list[float]:
+        await let_one_through_elsewhere(airflow, cluster)
+        await asyncio.sleep(1)
+        for index in range(opened_here):
+            wait(known(airflow, index, "queued < 20"))
+        wait(known(airflow, 9, "queued < 1"))
+        await asyncio.sleep(3.5 * INTERVAL)
+        return pauses(cluster)[:2]
+
+    found = []
+    for seed in range(10):
+        random.seed(seed)
+        found += played(scenario, 9)
+    assert all(shortest <= pause <= longest for pause in found)
+    # By how much is left to chance, so that none is always first.
+    assert max(found) - min(found) > 1
+
+
+async def let_one_through_elsewhere(airflow: Airflow, cluster: Cluster) -> None:
+    """Let another triggerer write down the claim of a gate that it lets through."""
+    airflow.set(99, "deferred")
+    ledger, _ = Accounts(cluster, airflow).shared(ACCOUNT)
+    terms = Terms(1, 180.0, tasks=SubmissionTasks({"submit": True}))
+    await ledger.decide(lambda: [ledger.claim(GateId("dag", "run", "gate", 99), terms)])
+    airflow.set(99, "success", "running")
+
+
+class Submissions:
+    """
+    Gates in front of a queue with room for one job, whose submissions end when a test says so.
+
+    The queue stays as it is: another job starts to run for each that is submitted.
+    """
+
+    counted_after = 60.0
+
+    def __init__(self, airflow: Airflow, gates: int) -> None:
+        self.airflow = airflow
+        self.opened: dict[int, float] = {}
+        self.tasks = [asyncio.ensure_future(self._one(index)) for index in range(gates)]
+
+    async def _one(self, index: int) -> None:
+        await first_event(known(self.airflow, index))
+        self.opened[index] = clock.now()
+        self.airflow.set(index, "success", "running")
+
+    def end(self, index: int) -> None:
+        self.airflow.set(index, "success", "success")
+
+    @classmethod
+    def look(cls, **more: Any) -> dict[str, Any]:
+        return {"counts": JobCounts(9, 4, 0, 0, 0), "counted_after": cls.counted_after, **more}
+
+
+async def until(at: float) -> None:
+    """Sleep until a moment of the scenario."""
+    await asyncio.sleep(START + at - clock.now())
+
+
+def test_where_claims_alone_keep_gates_shut_the_next_poll_comes_when_the_first_of_them_ends():
+    async def scenario(airflow: Airflow, cluster: Cluster) -> None:
+        submissions = Submissions(airflow, 2)
+        await until(12)
+        submissions.end(0)
+        await until(50)
+        (claim,) = _ledger()._claims.values()
+        end = claim.ends()
+        # A while after the submission ended: when Airflow was asked, every few seconds.
+        assert START + 72 <= end <= START + 80
+        await until(85)
+        assert cluster.times == pytest.approx([START, START + INTERVAL, end], abs=0.01)
+        assert cluster.times[-1] > end
+        assert set(submissions.opened) == {0, 1}
+
+    played(scenario, Submissions.look())
+
+
+def test_but_no_sooner_than_a_few_seconds_after_the_last_one():
+    async def scenario(airflow: Airflow, cluster: Cluster) -> None:
+        submissions = Submissions(airflow, 2)
+        await until(1.5)
+        submissions.end(0)
+        await until(50)
+        (claim,) = _ledger()._claims.values()
+        assert START + INTERVAL < claim.ends() < START + INTERVAL + 5
+        await until(75)
+        assert cluster.times == pytest.approx([START, START + INTERVAL, START + INTERVAL + 5])
+        assert set(submissions.opened) == {0, 1}
+
+    # It is seen to have ended a few seconds later.
+    with mock.patch.object(Submissions, "counted_after", 57.0):
+        played(scenario, Submissions.look())
+
+
+def test_and_once_an_interval_at_most():
+    async def scenario(airflow: Airflow, cluster: Cluster) -> None:
+        submissions = Submissions(airflow, 4)
+        await until(12)
+        submissions.end(0)
+        await until(65)
+        # The claim that is made at the poll that is brought forward ends long before the next one.
+        cluster.seen = [Submissions.look(counted_after=20)]
+        await until(82)
+        brought_forward = cluster.times[2]
+        assert START + 72 < brought_forward < START + 80
+        assert set(submissions.opened) == {0, 1}
+        submissions.end(1)
+        await until(100)
+        (end,) = [claim.ends() for claim in _ledger()._claims.values() if claim.gate.map_index == 1]
+        assert end < brought_forward + 0.7 * INTERVAL
+        await until(150)
+        assert cluster.times[3] == pytest.approx(brought_forward + INTERVAL)
+        assert set(submissions.opened) == {0, 1, 2}
+
+    played(scenario, Submissions.look())
+
+
+def test_nor_while_the_server_asks_for_a_pause():
+    pause = ScnetError("slow down", kind=ErrorKind.TRANSIENT, retry_after=100.0)
+
+    async def scenario(airflow: Airflow, cluster: Cluster) -> None:
+        submissions = Submissions(airflow, 2)
+        wait(trigger(queue_name="gpu"))
+        await until(12)
+        submissions.end(0)
+        await until(155)
+        assert cluster.times == pytest.approx([START, START + INTERVAL])
+        await until(170)
+        assert cluster.times[2] == pytest.approx(START + INTERVAL + 100)
+
+    # Of all together there are counts; of one queue there is none for now.
+    gpu = {"queues": {"gpu": JobCounts(9, 9, 0, 0, 0)}}
+    played(scenario, Submissions.look(**gpu), Submissions.look(queues={"gpu": pause}), Submissions.look(**gpu))
+
+
+def test_gates_that_counts_keep_shut_bring_no_poll_forward():
+    async def scenario(airflow: Airflow, cluster: Cluster) -> None:
+        submissions = Submissions(airflow, 2)
+        await until(12)
+        submissions.end(0)
+        cluster.seen = [9]
+        await until(119)
+        assert cluster.times == pytest.approx([START, START + INTERVAL])
+
+    played(scenario, Submissions.look())
+
+
+def _ledger() -> Ledger:
+    return Accounts._by_loop[asyncio.get_running_loop()].shared(ACCOUNT)[0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_with_all_defaults_and_an_empty_queue_batches_follow_at_the_pace_of_the_polls(seed: int):
+    jobs, limit, interval = 20, 5, INTERVAL
+    setting = simulation.Setting(
+        1, submissions=jobs, limit=limit, slots=40, run_for=15.0, interval=interval, counted_after=60.0
+    )
+    opened: list[float] = []
+    opens = WaitingGate.open
+
+    def at(gate: WaitingGate, *given: Any) -> bool:
+        opened.append(clock.now())
+        return opens(gate, *given)
+
+    with (
+        # All slots are empty.
+        mock.patch.object(simulation._World, "fill"),
+        mock.patch.object(WaitingGate, "open", at),
+    ):
+        simulation.play(setting, seed)
+    assert len(opened) == jobs
+    assert max(opened) - min(opened) <= 1.35 * (jobs // limit - 1) * interval
+
+
+# Several clusters
+
+
+def test_a_gate_is_never_opened_on_two_clusters_at_once_while_a_turn_is_under_way():
+    async def scenario(airflow: Airflow, cluster: Cluster) -> None:
+        clusters = {name: Cluster(0) for name in ("west", "east")}
+        for name, each in clusters.items():
+
+            async def settings(user_name: str | None = None, name: str = name) -> Any:
+                return types.SimpleNamespace(account=(f"https://{name}", "alice"))
+
+            each.aread_settings = settings
+        Accounts._by_loop[asyncio.get_running_loop()] = Accounts(clusters.get, airflow)
+        both = ["west", "east"]
+        gates = [
+            wait(known(airflow, index, scnet_conn_id=both[:: 1 - 2 * (index % 2)], submits=2))
+            for index in range(4)
+        ]
+        # A poll of each at about the same moment; a turn takes a second.
+        await asyncio.sleep(0.5)
+        assert not any(gate.done() for gate in gates)
+        await asyncio.sleep(0.5 * INTERVAL)
+        opened_on = [gate.result().xcoms["decision"]["scnet_conn_id"] for gate in gates]
+        assert opened_on == ["west", "east"] * 2
+        assert [claimed((f"https://{name}", "alice")) for name in both] == [4, 4]
+        assert airflow.written() == ["opening"] * 4
+
+    played(scenario)

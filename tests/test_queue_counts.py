@@ -6,7 +6,6 @@ from __future__ import annotations
 import ast
 import asyncio
 import random
-import time
 from typing import Any
 
 import pytest
@@ -28,10 +27,9 @@ from airflow_provider_scnet.gate.decision import Verdict, decide
 from airflow_provider_scnet.gate.gate import Gate
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
-from airflow_provider_scnet.triggers import runtime
 from airflow_provider_scnet.triggers.scnet import ScnetJobStateEventTrigger, ScnetJobStateTrigger
 
-from gates import INTERVAL, MODES, context, first_event, gate
+from gates import INTERVAL, MODES, claimed, context, first_event, gate
 
 QUEUE_NAMES_OF_ALICE = f"{QUEUE_NAMES_PATH}alice"
 
@@ -408,24 +406,12 @@ class TestClaims:
         async def scenario() -> None:
             await first_event(trigger("queued < 9", queue_name="comp", submits=2))
             await first_event(trigger("queued < 9", queue_name="gpu", submits=3))
-            ledger, now = runtime.accounts().ledger, time.monotonic()
-            account = (scnet.url, "alice")
-            assert [ledger.claimed((*account, *queue), now).jobs for queue in (["comp"], ["gpu"], ["x"], [])] == [
-                2,
-                3,
-                0,
-                5,
-            ]
+            account, queues = (scnet.url, "alice"), ("comp", "gpu", "x", None)
+            assert [claimed(account, queue) for queue in queues] == [2, 3, 0, 5]
             # Into which queue this one will submit nobody knows.
             await first_event(trigger("queued < 20", submits=4))
-            now = time.monotonic()
-            assert [ledger.claimed((*account, *queue), now).jobs for queue in (["comp"], ["gpu"], ["x"], [])] == [
-                6,
-                7,
-                4,
-                9,
-            ]
-            assert ledger.claimed((scnet.url, "bob", "comp"), now).jobs == 0
+            assert [claimed(account, queue) for queue in queues] == [6, 7, 4, 9]
+            assert claimed((scnet.url, "bob"), "comp") == 0
 
         asyncio.run(scenario())
 

@@ -27,6 +27,7 @@ from airflow.triggers.base import TaskSuccessEvent
 from airflow_provider_scnet.client.errors import ScnetError
 from airflow_provider_scnet.gate.condition import ConditionError
 from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
+from airflow_provider_scnet.sensors.start_and_end import _AIRFLOW_STARTS_FROM_TRIGGER
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
 from airflow_provider_scnet.triggers import runtime
 from airflow_provider_scnet.triggers import scnet as triggers_scnet
@@ -256,8 +257,8 @@ def test_a_gate_that_times_out_says_what_it_saw_last(scnet: ScnetSimulator):
     async def scenario() -> Any:
         waiting = asyncio.ensure_future(first_event(trigger))
         await asyncio.to_thread(scnet.wait_for_requests, 2)
-        (seat,) = runtime.accounts().poller("scnet_default", None)._waiters
-        seat.time_is_up()
+        (place,) = runtime.accounts().poller("scnet_default", None)._waiting
+        place.gate.end(None)
         return await waiting
 
     assert asyncio.run(scenario()).payload == {
@@ -835,10 +836,11 @@ def test_without_an_engine_a_gate_ends_through_its_own_method(scnet: ScnetSimula
 
 
 class Slept(list):
-    """The moments, in the loop's time, that were to be slept until."""
+    """The moments, in the loop's time, that were to be slept until; a pause of nothing is none."""
 
     async def __call__(self, seconds: float) -> None:
-        self.append(asyncio.get_running_loop().time() + seconds)
+        if seconds > 0:
+            self.append(asyncio.get_running_loop().time() + seconds)
 
 
 @pytest.fixture
@@ -891,3 +893,40 @@ def test_no_secret_is_in_a_trigger(scnet: ScnetSimulator):
 
 def test_our_errors_are_plain_exceptions():
     assert not issubclass(ScnetError, AirflowException)
+
+
+# Who comes first
+
+
+@pytest.mark.parametrize("weight_rule", ["downstream", "upstream", "absolute"])
+@pytest.mark.parametrize("is_mapped", [False, True])
+def test_the_priority_of_a_gate_is_the_one_its_author_gave_whatever_stands_around_it(
+    weight_rule: str, is_mapped: bool
+):
+    given = {"condition": "queued < 5", "priority_weight": 3, "weight_rule": weight_rule}
+    with dag():
+        sensor: Any = (
+            ScnetJobStateSensor.partial(task_id="gate", **given).expand(user_name=["alice", "bob"])
+            if is_mapped
+            else gate(**given)
+        )
+        before, behind = (BaseOperator(task_id=name, priority_weight=100) for name in ("before", "behind"))
+        before >> sensor >> behind
+    waiting = sensor.unmap({"user_name": "bob"}) if is_mapped else sensor
+    assert deferred(waiting)[0].priority_weight == 3
+
+
+def test_a_gate_whose_author_gave_no_priority_has_the_one_of_every_task():
+    with dag():
+        sensor = gate()
+        sensor >> [BaseOperator(task_id=f"behind_{number}") for number in range(50)]
+    assert deferred(sensor)[0].priority_weight == 1
+
+
+@pytest.mark.skipif(not _AIRFLOW_STARTS_FROM_TRIGGER, reason="Airflow before 3.3 starts each gate on a worker")
+def test_a_gate_that_starts_without_a_worker_has_its_authors_priority_too():
+    with dag():
+        sensor = gate(priority_weight=3)
+        sensor >> BaseOperator(task_id="behind", priority_weight=100)
+    assert sensor.start_from_trigger
+    assert sensor.start_trigger_args.trigger_kwargs["priority_weight"] == 3

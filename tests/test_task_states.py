@@ -19,28 +19,23 @@ needs_supervisor = pytest.mark.skipif(IS_2, reason="Airflow 2's triggers ask the
 
 
 class Supervisor:
-    """Answers as Airflow's API does, from the states of instances by run, task and map index."""
+    """Answers as Airflow's API does, from the states of instances by run, task and map index, and those of runs."""
 
-    def __init__(self, states: dict[tuple[str, str, int], str | None]) -> None:
+    def __init__(self, states: dict[tuple[str, str, int], str | None], runs: dict[str, str] | None = None) -> None:
         self.states = states
+        self.runs = runs or {}
         self.asked: list[Any] = []
-        self.ended_runs: set[str] = set()
 
     async def asend(self, question: Any) -> Any:
-        from airflow.sdk.execution_time.comms import DRCount, GetDRCount, GetTICount, TaskStatesResult, TICount
+        from airflow.sdk.execution_time.comms import DRCount, GetDRCount, TaskStatesResult
 
         self.asked.append(question)
         if isinstance(question, GetDRCount):
-            assert question.states == ["success", "failed"]
-            return DRCount(count=len(self.ended_runs & set(question.run_ids)))
-        if isinstance(question, GetTICount):
-            found = [
-                state or "null" for (_, task_id, _), state in self.states.items() if task_id in question.task_ids
-            ]
-            return TICount(count=sum(question.states is None or state in question.states for state in found))
+            assert question.dag_id == "dag"
+            return DRCount(count=sum(self.runs.get(run_id) in question.states for run_id in question.run_ids))
         found: dict[str, dict[str, str | None]] = {}
         for (run_id, task_id, map_index), state in self.states.items():
-            if (question.run_ids is None or run_id in question.run_ids) and task_id in question.task_ids:
+            if run_id in question.run_ids and task_id in question.task_ids:
                 key = task_id if map_index < 0 else f"{task_id}_{map_index}"
                 found.setdefault(run_id, {})[key] = state
         return TaskStatesResult(task_states=found)
@@ -51,7 +46,7 @@ def answer(supervisor: Any, question: Any) -> Any:
         return asyncio.run(question)
 
 
-def ask(supervisor: Any, run_ids: set[str] | None, task_ids: set[str]) -> Any:
+def ask(supervisor: Any, run_ids: set[str], task_ids: set[str]) -> Any:
     return flat(answer(supervisor, AirflowTaskStates().states("dag", run_ids, task_ids)))
 
 
@@ -100,32 +95,38 @@ def test_many_runs_are_asked_about_in_questions_that_fit_into_an_address():
 
 
 @needs_supervisor
-def test_all_runs_are_listed_in_one_question():
-    states = {(f"run {number}", "gate", -1): "deferred" for number in range(500)}
-    supervisor = Supervisor(states)
-    assert ask(supervisor, None, {"gate"}) == states
-    assert len(supervisor.asked) == 1
-
-
-@needs_supervisor
-def test_instances_are_counted_over_all_runs():
-    supervisor = Supervisor(
-        {("run 1", "gate", -1): "success", ("run 1", "submit", -1): None, ("run 2", "submit", 3): "running"}
-    )
-    airflow = AirflowTaskStates()
-    assert answer(supervisor, airflow.count("dag", {"gate", "submit"})) == 3
-    assert answer(supervisor, airflow.count("dag", {"submit"}, [None, "scheduled"])) == 1
-    assert answer(supervisor, airflow.count("dag", {"submit"}, ["success"])) == 0
-
-
-@needs_supervisor
-def test_runs_that_have_ended_are_told_apart_by_few_questions():
+def test_runs_that_wait_or_have_ended_are_told_apart_by_few_questions():
     supervisor = Supervisor({})
     runs = {f"run {number}" for number in range(50)}
-    assert answer(supervisor, AirflowTaskStates().ended("dag", runs)) == set()
-    assert len(supervisor.asked) == 1
-    supervisor.ended_runs = {"run 7", "run 11", "another"}
-    assert answer(supervisor, AirflowTaskStates().ended("dag", runs)) == {"run 7", "run 11"}
+    assert answer(supervisor, AirflowTaskStates().run_states("dag", runs)) == {}
+    assert len(supervisor.asked) == 2
+    supervisor.runs = {
+        "run 1": "running",
+        "run 7": "success",
+        "run 9": "queued",
+        "run 11": "failed",
+        "b": "failed",
+    }
+    found = answer(supervisor, AirflowTaskStates().run_states("dag", runs))
+    assert found == {"run 7": "ended", "run 9": "queued", "run 11": "ended"}
+
+
+@needs_supervisor
+def test_the_states_of_many_runs_are_asked_for_in_questions_that_fit_into_an_address():
+    names = [f"scheduled__2026-11-24T00:00:00.{run:06}+00:00" for run in range(500)]
+    supervisor = Supervisor({}, dict.fromkeys(names[-1:], "queued"))
+    assert answer(supervisor, AirflowTaskStates().run_states("dag", names)) == {names[-1]: "queued"}
+    asked = [question.run_ids for question in supervisor.asked]
+    assert all(sum(map(len, runs)) <= module._MOST_CHARACTERS for runs in asked)
+    # Those of a chunk that has none are not asked about one by one.
+    assert len(asked) < 150
+
+
+@needs_supervisor
+def test_of_no_runs_nothing_is_asked():
+    supervisor = Supervisor({})
+    assert answer(supervisor, AirflowTaskStates().run_states("dag", set())) == {}
+    assert supervisor.asked == []
 
 
 @needs_supervisor
@@ -151,18 +152,22 @@ def test_airflow_2_is_asked_in_its_database(airflow_db):
     with DAG("asked_about", schedule=None, start_date=datetime(2024, 1, 1, tzinfo=timezone.utc)):
         tasks = [BaseOperator(task_id=name) for name in ("gate", "submit", "other")]
     with create_session() as session:
-        moment = datetime(2024, 1, 1, tzinfo=timezone.utc)
-        session.add(DagRun("asked_about", "run", execution_date=moment, run_type="manual"))
+        for number, state in enumerate(("running", "queued", "success", "failed")):
+            moment = datetime(2024, 1, 1 + number, tzinfo=timezone.utc)
+            session.add(
+                DagRun("asked_about", f"run_{number}", execution_date=moment, run_type="manual", state=state)
+            )
         session.flush()
         for task in tasks:
             for map_index in (-1, 0, 1):
-                session.add(TaskInstance(task, run_id="run", map_index=map_index, state="success"))
+                session.add(TaskInstance(task, run_id="run_0", map_index=map_index, state="success"))
                 session.flush()
     airflow, tasks = AirflowTaskStates(), {"gate", "submit", "unknown"}
-    found = {("run", task, index): "success" for task in ("gate", "submit") for index in (-1, 0, 1)}
-    for runs in ({"run", "gone"}, None):
-        assert flat(asyncio.run(airflow.states("asked_about", runs, tasks))) == found
-    assert asyncio.run(airflow.count("asked_about", tasks)) == 6
-    assert asyncio.run(airflow.count("asked_about", tasks, ["success"])) == 6
-    assert asyncio.run(airflow.count("asked_about", tasks, [None, "running"])) == 0
-    assert asyncio.run(airflow.ended("asked_about", {"run", "gone"})) == set()
+    found = {("run_0", task, index): "success" for task in ("gate", "submit") for index in (-1, 0, 1)}
+    assert flat(asyncio.run(airflow.states("asked_about", {"run_0", "gone"}, tasks))) == found
+    runs = {"gone", *(f"run_{number}" for number in range(4))}
+    assert asyncio.run(airflow.run_states("asked_about", runs)) == {
+        "run_1": "queued",
+        "run_2": "ended",
+        "run_3": "ended",
+    }

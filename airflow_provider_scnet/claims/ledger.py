@@ -1,373 +1,333 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The ledger of claims: who opened, and what became of the submissions behind.
-
-Airflow's own states of the tasks that submit are the ledger; what stands here is one triggerer's memory of it, and
-how it asks.
-"""
+"""The ledger of one account: what gates have claimed, in this process's memory and where all processes read it."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import hashlib
+import itertools
+import json
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Protocol
+import uuid
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Protocol
 
-from airflow_provider_scnet.claims.book import DagBook
-from airflow_provider_scnet.claims.kept_room import KeptRoom
-from airflow_provider_scnet.claims.peers import Peers
-from airflow_provider_scnet.claims.submission import (
-    PENDING,
-    RULES,
-    UNFINISHED,
-    Account,
-    GateId,
-    Instances,
-    Phase,
-    Scope,
-    Submission,
-)
+from airflow_provider_scnet.claims import record
+from airflow_provider_scnet.claims.claim import Claim
+from airflow_provider_scnet.claims.follower import FOLLOW_EVERY, Follower, TaskStates
+from airflow_provider_scnet.claims.phases import Phase, Scope
+from airflow_provider_scnet.claims.store import Store, StoreError, Variables
+from airflow_provider_scnet.claims.terms import GateId, Terms
 from airflow_provider_scnet.claims.totals import Totals
-from airflow_provider_scnet.claims.waiting import WaitingGate, WaitingGates
-from airflow_provider_scnet.client.unexpected import unexpected
+from airflow_provider_scnet.claims.turn import LONGEST_SECTION, Section, Turn, TurnNotFreeError
 from airflow_provider_scnet.event_loop import clock
-from airflow_provider_scnet.event_loop.background import BackgroundTask
-from airflow_provider_scnet.event_loop.shielded_call import ShieldedCall
-from airflow_provider_scnet.gate.claimed import Claimed
-from airflow_provider_scnet.gate.note import Note
+from airflow_provider_scnet.gate.reporter import Note
 
-#: Seconds between two questions while a claim of this event loop waits for the end of a submission.
-FOLLOW_EVERY = 5.0
-#: Where an answer takes long, the pause is so many times as long, so that a thousand submissions take no more of a
-#: triggerer than a hundred; and the longest pause, in seconds.
-PAUSE_PER_ANSWER, LONGEST_PAUSE = 100, 60.0
-#: Seconds that Airflow may take to answer. The first question of a triggerer's life was seen to take more than 8.
-LONGEST_ANSWER = 30.0
-#: Seconds after which a DAG is forgotten about which nobody asked.
-FORGET_AFTER = 3600.0
-#: Task instances that are listed at once: about two seconds of the supervisor's time. More are only counted,
-#: unless the runs that matter have half as many.
-MOST_LISTED = 10_000
-
-#: Why a gate waits that is not among the first.
-AFTER_OTHERS = "gates that wait in other triggerers come first"
+#: How often a process tries to decide at one poll: its turn may be lost to another, or take too long.
+MOST_TRIES = 3
+#: Seconds within which the ends of claims bring one poll: gates that open together submit one after another.
+TOGETHER = 2 * FOLLOW_EVERY
+#: Characters of JSON that take a thread of their own: a thousand claims, a few milliseconds.
+LONG_TEXT = 100_000
+#: Seconds for which claims are remembered that were written too late, or taken back: a late message brings them.
+_REMEMBERED = 3600.0
 
 
-class TaskStates(Protocol):
-    """How to ask Airflow about the tasks of a DAG."""
+class Airflow(TaskStates, Variables, Protocol):
+    """How to ask Airflow, and to write into it."""
 
-    async def states(
-        self, dag_id: str, run_ids: Collection[str] | None, task_ids: Collection[str]
-    ) -> Mapping[str, Instances]:
-        """Return the states of all instances of some tasks in some runs, or in all, by run."""
 
-    async def count(
-        self, dag_id: str, task_ids: Collection[str], states: Collection[str | None] | None = None
-    ) -> int:
-        """Return how many instances of some tasks there are in all runs, in some states or in any."""
-
-    async def ended(self, dag_id: str, run_ids: Collection[str]) -> Collection[str]:
-        """Return those of some runs that have ended."""
+class NotDecidedError(Exception):
+    """Nothing may open now; its text says why."""
 
 
 class Ledger:
     """
-    What one event loop knows of the submissions behind gates, and of what they claim.
+    The claims on one account.
 
-    A gate that opens here is followed until its submission has ended. Those that opened elsewhere (in another
-    triggerer, or here before a restart) show in Airflow's states: run by run, as long as Airflow can list the runs
-    of the DAG in a moment; else as numbers.
+    A claim is written down before its gate opens, in one's turn, so that whoever decides after that counts it. A
+    claim of one's own that is missing there counts all the same, and is written again.
 
-    :param airflow: how to ask Airflow
+    :param account: the resolved endpoint and user
+    :param airflow: how to ask Airflow, and to write into it
     """
 
-    def __init__(self, airflow: TaskStates) -> None:
-        self._airflow = airflow
-        #: The gates that wait here.
-        self.waiting = WaitingGates()
-        #: The room that is kept for those with several jobs.
-        self.kept_room = KeptRoom()
-        self._peers = Peers()
-        self._books: dict[str, DagBook] = {}
-        # Claims of gates that Airflow does not know.
-        self._untracked: list[Submission] = []
-        # By DAG, and by whether only what is urgent is asked about.
-        self._calls: dict[tuple[str, bool], ShieldedCall[None]] = {}
-        # By DAG: when it may be listed again.
-        self._list_at: dict[str, float] = {}
-        # The youngest observation of each account through each connection: gates that arrive decide on it as well.
-        self._observed: dict[tuple[Account, str], float] = {}
-        self._totals: dict[tuple[Account, float], Totals] = {}
-        self._following = BackgroundTask(self._follow, lambda: bool(self.waiting), unexpected)
+    def __init__(self, account: tuple[str, ...], airflow: Airflow) -> None:
+        digest = hashlib.sha256("\n".join(account[:2]).encode()).hexdigest()[:12]
+        about = f"SCnet, user {account[1]} at {account[0]}. May be deleted when no gate waits."
+        self._key, self._description = f"scnet_claims_{digest}", f"What gates have claimed: {about}"
+        self._name = uuid.uuid4().hex[:8]
+        self._ids = (f"{self._name}-{number}" for number in itertools.count(1))
+        self._store = Store(airflow)
+        self._turn = Turn(self._store, f"scnet_turn_{digest}", f"Whose turn it is to decide: {about}", self._name)
+        self._one_at_a_time = asyncio.Lock()
+        self._follower = Follower(airflow)
+        self._claims: dict[str, Claim] = {}
+        self._starts: dict[tuple[str, str], float] = {}
+        # Claims of nobody that may be written, and since when.
+        self._void: dict[str, float] = {}
+        # What is written, in which phase each claim is there, and when it was read.
+        self._text = ""
+        self._written: dict[str, str] = {}
+        self._read_at = -math.inf
+        self._trouble = ""
 
-    @contextlib.contextmanager
-    def kept(self, waiting: WaitingGate) -> Iterator[None]:
-        """
-        Keep a gate in mind for as long as it waits.
-
-        :param waiting: the gate
-        """
-        if waiting.gate and (book := self._books.get(waiting.gate.dag_id)):
-            book.returns(waiting.gate)
-            self._totals.clear()
-        self.waiting.add(waiting)
-        self._following.start()
-        try:
-            yield
-            # Not where it was cancelled: it may wait, and open, in another triggerer.
-            if waiting.gate and (book := self._books.get(waiting.gate.dag_id)):
-                book.leaves(waiting.gate)
-        finally:
-            self.waiting.remove(waiting)
-            self.kept_room.forget(waiting)
-
-    def reserve(self, waiting: WaitingGate) -> None:
-        """
-        Claim what the submission behind a gate will submit.
-
-        :param waiting: the gate, its account known
-        """
-        if not waiting.jobs or waiting.account is None:
-            return
-        if waiting.gate is None:
-            submission = Submission(GateId("", "", ""), waiting.terms(), clock.now(), is_ours=True)
-            self._untracked.append(submission)
-        else:
-            submission = self._book(waiting.gate.dag_id).reserve(waiting)
-        for (account, _), totals in self._totals.items():
-            if submission.terms.claims_from(account):
-                totals.add(submission, Scope.EVERYBODY)
-        self._following.start()
-
-    def claimed(self, account: Account, at: float, gate: GateId | None = None) -> Claimed:
-        """
-        Return what is to be counted on top of an observation; equal for as long as it is the same.
-
-        :param account: the account
-        :param at: when the observation was made, by the event loop's clock
-        :param gate: the gate that asks; None: one that Airflow does not know
-        """
-        totals = self._totals.get((account, at))
-        if totals is None:
-            totals = self._totals[account, at] = Totals(at)
-            for book in self._books.values():
-                for submission in book.submissions():
-                    if submission.terms.claims_from(account):
-                        totals.add(submission, book.scope(submission, at))
-            for submission in self._untracked:
-                if submission.terms.claims_from(account):
-                    totals.add(submission, submission.scope(at))
-        return totals.claimed(gate)
-
-    def reason_to_wait(self, waiting: WaitingGate, at: float, opens: Callable[[int], bool]) -> str:
-        """
-        Say why a gate must not open on an observation although its condition holds; empty where it may.
-
-        :param waiting: the gate
-        :param at: when the observation was made, by the event loop's clock
-        :param opens: tells whether it would open after so many others
-        """
-        if waiting.gate is None:
-            return ""
-        book = self._book(waiting.gate.dag_id)
-        if held := book.held(waiting, at):
-            return held
-
-        def competing() -> Iterator[GateId]:
-            for each in self.waiting.competing_with(waiting):
-                if each.gate and not book.held(each, at):
-                    yield each.gate
-
-        if not self._peers.may_open(waiting, at, competing, opens):
-            return AFTER_OTHERS
-        return self.kept_room.reason_to_wait(waiting, at)
-
-    def opened_elsewhere_since(self, account: Account, at: float) -> bool:
-        """
-        Tell whether a gate of an account was seen to have opened in another triggerer.
-
-        :param account: the account
-        :param at: since when, by the event loop's clock
-        """
-        return any(book.opened_elsewhere > at and book.claims_from(account) for book in self._books.values())
-
-    def notes(self, account: Account) -> tuple[Note, ...]:
-        """
-        Return what a reader of a gate's log should know: of claims that Airflow does nothing about.
-
-        :param account: the account
-        """
+    def claim(self, gate: GateId | None, terms: Terms) -> Claim:
+        """Make a claim, which counts once it is kept."""
         now = clock.now()
-        stalled: dict[tuple[str, str, Phase], list[Submission]] = {}
-        for book in self._books.values():
-            for each in book.open():
-                is_stalled = RULES[each.phase].hint and book.scope(each, now) < Scope.EVERYBODY
-                if is_stalled and each.terms.claims_from(account):
-                    stalled.setdefault((*each.gate.task, each.phase), []).append(each)
-        notes = [Note(_stalled(each), key=str(kind)) for kind, each in stalled.items()]
-        notes += self.kept_room.notes(account)
-        notes += [
-            Note(book.trouble, key="trouble")
-            for book in self._books.values()
-            if book.trouble and book.claims_from(account)
+        return Claim(next(self._ids), gate, terms, clock.wall(), now, now, self._starts)
+
+    def keep(self, claims: Iterable[Claim]) -> None:
+        """Count claims from now on. Those of gates that Airflow does not know need not be decided in a turn."""
+        for claim in claims:
+            self._claims[claim.id] = claim
+            self._void.pop(claim.id, None)
+
+    def withdraw(self, claim: Claim) -> None:
+        """Take back the claim of a gate that did not open after all."""
+        self._claims.pop(claim.id, None)
+        self._void[claim.id] = clock.now()
+
+    def totals(self, at: float, queue_name: str | None = None) -> Totals:
+        """Return what gates that ask about a queue count on top of an observation that was made at some moment."""
+        return Totals(self._claims.values(), at, queue_name)
+
+    def next_end(self, at: float, queues: Collection[str | None]) -> float:
+        """
+        Return when claims free room: the first of them has ended, and those that end soon after it.
+
+        :param at: when the observation was made on which they weigh
+        :param queues: the queues that gates ask about
+        """
+        ends = [
+            each.ends(scope)
+            for each in self._claims.values()
+            if (scope := each.scope(at)) and any(map(each.terms.claims_from, queues))
         ]
-        if how := self._following.take_failure():
-            notes.append(Note(f"the task that follows submissions {how}, and was started again"))
-        return tuple(notes)
+        soon = min(ends, default=math.inf) + TOGETHER
+        return max((end for end in ends if end <= soon), default=math.inf)
 
-    # How Airflow is asked
+    # What this process knows
 
-    async def refresh(self, account: Account, at: float, scnet_conn_id: str = "") -> None:
+    async def refresh(self, at: float, waiting: Mapping[GateId, tuple[float, float]]) -> None:
         """
-        Ask Airflow about all that matters to an account, as far as it answers in time.
+        Learn what others have claimed, and what became of it.
 
-        :param account: the account
-        :param at: when the observation was made, by the event loop's clock: what was heard since then is not asked
-            again
-        :param scnet_conn_id: the connection through which it was made
+        :param at: when the observation was made on which gates decide; what was heard since is not asked again
+        :param waiting: the gates that wait here; for each since when, and when it was deferred, by the wall clock
         """
-        for dag_id in self.waiting.dags:
-            book = self._book(dag_id)
-            book.last_used = clock.now()
-            for task_id, terms in self.waiting.of(dag_id).terms.items():
-                book.terms.setdefault(task_id, terms)
-        self._observed[account, scnet_conn_id] = at
-        for book in self._books.values():
-            book.observed_at = min(self._observed.values())
-        # Gates that arrive decide on an older observation. What opened elsewhere since then is not in it.
         since = max(at, clock.now() - FOLLOW_EVERY)
-        due = [
-            book
-            for book in self._books.values()
-            if book.claims_from(account) and (book.heard < since or book.has_unmet)
-        ]
-        if due:
-            await asyncio.gather(*(self._ask(book) for book in due))
-        self._forget(at)
+        if self._read_at < since:
+            try:
+                async with self._one_at_a_time:
+                    await self._read()
+            except (StoreError, record.UnknownFormatError) as error:
+                self._trouble = f"{error}; nothing opens that has to claim"
+        for claim in self._claims.values():
+            began_at, deferred_at = waiting.get(claim.gate, (-math.inf, 0.0)) if claim.gate else (-math.inf, 0.0)
+            if claim.opened_at < began_at and not claim.is_closed:
+                claim.waits_again(deferred_at, clock.now())
+        if self._follower.heard < since:
+            await self.follow(at)
 
-    async def _ask(self, book: DagBook, urgent_alone: bool = False) -> None:
-        """Ask about a DAG, unless a question of the same kind that was put after this one is being answered."""
-        now, kind = clock.now(), (book.dag_id, urgent_alone)
-        try:
-            while True:
-                call = self._calls.get(kind)
-                if call is None or call.is_over:
-                    question = self._urgent(book) if urgent_alone else self._survey(book)
-                    call = self._calls[kind] = ShieldedCall(question, LONGEST_ANSWER)
-                await call.result()
-                if call.started_at >= now:
-                    break
-        except Exception as error:  # whatever it is, gates stay as shut as they were
-            book.trouble = (
-                f"Airflow does not say what became of submissions ({unexpected(error)}): "
-                "gates stay as shut as they were, and claims of which nothing is heard expire"
-            )
-            return
-        book.trouble = ""
-        if not urgent_alone:
-            book.heard = now
+    async def follow(self, at: float) -> None:
+        """Ask Airflow what became of claims, where the oldest observation in use was made at some moment."""
+        await self._follower.ask([claim for claim in self._claims.values() if claim.is_followed(at)])
 
-    async def _survey(self, book: DagBook) -> None:
-        """Ask about all of a DAG that matters."""
-        dag_id, asked_of = book.dag_id, self.waiting.of(book.dag_id)
-        tasks = book.tasks
-        total = await self._airflow.count(dag_id, tasks)
-        unfinished = await self._airflow.count(dag_id, tasks, UNFINISHED)
+    @property
+    def follow_due(self) -> float:
+        """When to ask again; infinite where nobody waits for the end of a submission."""
+        return self._follower.due if any(map(_is_awaited, self._claims.values())) else math.inf
 
-        def is_all() -> bool:
-            return total == book.instances and unfinished <= book.unfinished
-
-        known = sum(run.instances for run in book.runs.values())
-        runs: Collection[str] | None = book.runs.keys() | asked_of.runs.keys()
-        asked_at = clock.now()
-        if (
-            not is_all()
-            and total <= max(MOST_LISTED, 2 * known)
-            and asked_at >= self._list_at.get(dag_id, -math.inf)
-        ):
-            runs = None
-        states = await self._airflow.states(dag_id, runs, tasks)
-        if runs is None:
-            self._list_at[dag_id] = clock.now() + PAUSE_PER_ANSWER * (clock.now() - asked_at)
-        await book.apply(states, runs, tasks, asked_at, asked_of)
-        if runs is None or is_all():
-            book.forget_unseen()
-        else:
-            await self._count_unseen(book)
-        self._totals.clear()
-        if stateless := {each.gate.run_id for each in book.open() if each.phase is Phase.NOT_SCHEDULED}:
-            book.end_runs(await self._airflow.ended(dag_id, stateless))
-            self._totals.clear()
-
-    async def _count_unseen(self, book: DagBook) -> None:
-        for task_id, terms in list(book.terms.items()):
-            # Where several tasks submit for one gate, they start together: count the first.
-            submit = list(terms.tasks.submit)[:1]
-            numbers = [
-                await self._airflow.count(book.dag_id, tasks, states) if tasks else 0
-                for tasks, states in (
-                    ([task_id], ["deferred"]),
-                    ([task_id], ["success"]),
-                    (submit, PENDING),
-                    (submit, ["running", "deferred"]),
-                )
-            ]
-            book.count_unseen(task_id, *numbers)
-
-    async def _urgent(self, book: DagBook) -> None:
-        """Ask about the submissions alone that somebody waits for."""
-        urgent = list(book.urgent())
-        runs = {each.gate.run_id for each in urgent}
-        tasks = {task for each in urgent for task in (each.gate.task_id, *each.terms.tasks.ids)}
-        if runs:
-            asked_at, asked_of = clock.now(), self.waiting.of(book.dag_id)
-            states = await self._airflow.states(book.dag_id, runs, tasks)
-            await book.apply(states, runs, tasks, asked_at, asked_of)
-            self._totals.clear()
-
-    async def _follow(self) -> None:
-        """Notice the ends of our submissions soon, while somebody waits for room."""
-        took = 0.0
-        while self.waiting and (books := self._urgent_books()):
-            await asyncio.sleep(min(max(FOLLOW_EVERY, PAUSE_PER_ANSWER * took), LONGEST_PAUSE))
-            if self.waiting:
-                began = clock.now()
-                await asyncio.gather(*(self._ask(book, urgent_alone=True) for book in books))
-                took = clock.now() - began
-
-    def _urgent_books(self) -> list[DagBook]:
-        return [book for book in self._books.values() if any(book.urgent())]
-
-    # What is kept
-
-    def _book(self, dag_id: str) -> DagBook:
-        if dag_id not in self._books:
-            self._books[dag_id] = DagBook(dag_id, self.waiting, self._peers)
-        return self._books[dag_id]
-
-    def _forget(self, at: float) -> None:
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is claimed."""
         now = clock.now()
-        self._totals = {key: totals for key, totals in self._totals.items() if totals.at >= at}
-        self._calls = {kind: call for kind, call in self._calls.items() if not call.is_over}
-        self._observed = {
-            key: seen for key, seen in self._observed.items() if seen > now - FORGET_AFTER or seen == at
+        return all(each.is_forgotten(now) for each in self._claims.values())
+
+    def lead(self, within: float) -> float:
+        """
+        Return how much more this process let through than others: from -1, nothing, over 0 to 1, twice the mean.
+
+        :param within: seconds that count
+        """
+        opened, since = Counter({self._name: 0}), clock.wall() - within
+        opened.update(
+            each.id.partition("-")[0] for each in self._claims.values() if each.gate and each.opened_at > since
+        )
+        mean = sum(opened.values()) / len(opened)
+        return min(max(opened[self._name] / mean - 1.0, -1.0), 1.0) if mean else 0.0
+
+    @property
+    def has_to_write(self) -> bool:
+        """Whether what is written lacks a claim that counts, or holds one of nobody."""
+        now = clock.now()
+        return not self._void.keys().isdisjoint(self._written) or any(
+            each.id not in self._written and each.scope(now) for each in self._mine()
+        )
+
+    @property
+    def is_unsettled(self) -> bool:
+        """Whether a claim of this process has not ended, or it is not written down how it did."""
+        return self.has_to_write or any(
+            _is_awaited(each) or self._written.get(each.id) != each.phase for each in self._mine()
+        )
+
+    def _mine(self) -> list[Claim]:
+        """Return the claims of this process that have to be written down."""
+        now = clock.now()
+        return [
+            each
+            for each in self._claims.values()
+            if each.gate and each.id.startswith(self._name) and not each.is_forgotten(now)
+        ]
+
+    # What is written
+
+    async def decide(self, admit: Callable[[], Collection[Claim]]) -> None:
+        """
+        Let gates decide in this process's turn, and keep what they claim.
+
+        :param admit: lets gates decide on what is claimed, and returns the claims of those that open
+        :raises NotDecidedError: where none of them may open
+        """
+        async with self._one_at_a_time:
+            why = ""
+            try:
+                for _ in range(MOST_TRIES):
+                    section = await self._turn.take()
+                    if section is None:
+                        why = "other triggerers decide at the same moment"
+                    elif await self._decide_in(section, admit):
+                        return
+                    else:
+                        took = f"it took Airflow {section.seconds:.1f} s to read and write what is claimed"
+                        why = f"{took}, which must not take more than {LONGEST_SECTION:g} s"
+            except TurnNotFreeError:
+                why = "another triggerer decides, or died while it did"
+            except StoreError as error:
+                if self._store.is_given_up:
+                    self.keep(admit())
+                    return
+                why = str(error)
+            except record.UnknownFormatError as error:
+                why = str(error)
+            raise NotDecidedError(why)
+
+    async def _decide_in(self, section: Section, admit: Callable[[], Collection[Claim]]) -> bool:
+        claims: Collection[Claim] = ()
+        try:
+            await self._read()
+            claims = admit()
+            if claims or self.is_unsettled:
+                self._void.update({each.id: clock.now() for each in claims})
+                await self._write(claims)
+                if not section.is_in_time:
+                    return False
+                self.keep(claims)
+            return True
+        finally:
+            try:
+                await self._turn.give_back(section)
+            except BaseException:
+                # Nobody is told that they open.
+                for claim in claims:
+                    self.withdraw(claim)
+                raise
+
+    async def settle(self) -> None:
+        """
+        Write down how this process's claims have ended, once they have, while no gate waits here.
+
+        Whoever comes next, or to another process, would have to take what ended long ago for what ended just now.
+        """
+        if not any(map(_is_awaited, self._mine())) and self.is_unsettled:
+            try:
+                await self.decide(tuple)
+            except NotDecidedError:
+                # It is not worth more than that. What is written is read again before anything opens.
+                self._written = {id_: phase for id_, phase in self._written.items() if id_ not in self._void}
+                self._written |= {each.id: each.phase for each in self._mine()}
+
+    async def _read(self) -> None:
+        text = await self._store.get(self._key) or ""
+        if text != self._text:
+            found = await _in_thread(record.loads, text) if len(text) > LONG_TEXT else record.loads(text)
+            self._note_written(found)
+            for claim in record.from_json(found, self._void, self._starts):
+                known = self._claims.setdefault(claim.id, claim)
+                if claim.is_closed and not known.is_closed:
+                    # Its gate waits again in another process, which alone can tell what that means.
+                    known.close(claim.phase, clock.now())
+            self._text = text
+        self._read_at, self._trouble = clock.now(), ""
+
+    async def _write(self, claims: Iterable[Claim]) -> None:
+        now = clock.now()
+        found = record.to_json(each for each in (*self._claims.values(), *claims) if not each.is_forgotten(now))
+        text = await _in_thread(json.dumps, found) if len(self._text) > LONG_TEXT else json.dumps(found)
+        # Until the answer nobody knows what is written.
+        self._text = "?"
+        await self._store.set(self._key, text, self._description)
+        self._text = text
+        self._note_written(found)
+        self._void = {id_: at for id_, at in self._void.items() if now < at + _REMEMBERED}
+
+    def _note_written(self, found: dict[str, Any]) -> None:
+        self._written, mine = record.phases(found), {each.id for each in self._mine()}
+        # What others have taken back is gone. What is mine counts, whatever became of it there.
+        self._claims = {
+            id_: each
+            for id_, each in self._claims.items()
+            if id_ in self._written or id_ in mine or (each.gate is None and not each.is_forgotten(clock.now()))
         }
-        self._untracked = [each for each in self._untracked if each.expires > min(self._observed.values())]
-        self._peers.forget(now - FORGET_AFTER)
-        for dag_id, book in list(self._books.items()):
-            book.drop_what_is_over()
-            if dag_id not in self.waiting.dags and book.last_used <= now - FORGET_AFTER:
-                book.close()
-                del self._books[dag_id]
+
+    # What people are told
+
+    def notes(self) -> list[Note]:
+        """Return what a reader of a gate's log should know."""
+        now = clock.now()
+        stalled: dict[tuple[str, str, Phase], list[Claim]] = {}
+        for each in self._claims.values():
+            if each.gate and each.is_unended and each.row.hint and each.scope(now) < Scope.EVERYBODY:
+                stalled.setdefault((*each.gate.task, each.phase), []).append(each)
+        notes = [Note(_stalled(each), key=str(kind)) for kind, each in stalled.items()]
+        if self._trouble:
+            notes.append(Note(self._trouble, key="variables"))
+        if self._store.is_given_up:
+            notes.append(
+                Note(
+                    "Airflow's Variables cannot be used: gates go by what this triggerer alone has let through, "
+                    "so that several triggerers may submit more than the condition allows",
+                    key="given up",
+                )
+            )
+        if trouble := self._follower.trouble:
+            so = "gates stay as shut as they were, and claims of which nothing is heard expire"
+            notes.append(
+                Note(f"Airflow does not say what became of submissions ({trouble}): {so}", key="follower")
+            )
+        return notes
 
 
-def _stalled(submissions: list[Submission]) -> str:
-    first = submissions[0]
-    more = f" (and {len(submissions) - 1} more)" if len(submissions) > 1 else ""
-    task = first.awaited.task if first.awaited else first.gate.task_id
-    return (
-        f"the submission {task} of DAG '{first.gate.dag_id}', run '{first.gate.run_id}'{more} does not start "
-        f"(state: {first.state or 'none'}); its claim keeps no gates of other tasks shut any longer: "
-        f"{RULES[first.phase].hint}"
+def _is_awaited(claim: Claim) -> bool:
+    """Tell whether the end of a submission would be news to everybody."""
+    return claim.is_unended and claim.scope(clock.now()) is Scope.EVERYBODY
+
+
+def _stalled(claims: list[Claim]) -> str:
+    first, more = claims[0], f" (and {len(claims) - 1} more)" if len(claims) > 1 else ""
+    task = (
+        f"{first.awaited.task} of DAG '{first.awaited.dag_id}', run '{first.awaited.run_id}'"
+        if first.awaited
+        else str(first.gate)
     )
+    return (
+        f"the submission {task}{more} does not start (state: {first.state or 'none'}); its claim keeps no gates "
+        f"of other tasks shut any longer: {first.row.hint}"
+    )
+
+
+async def _in_thread(function: Callable[[Any], Any], given: Any) -> Any:
+    return await asyncio.get_running_loop().run_in_executor(None, function, given)

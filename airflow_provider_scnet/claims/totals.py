@@ -1,121 +1,86 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all claims on one account come to, for each gate that asks."""
+"""What all claims on an account, or on one queue of it, come to for each gate that asks."""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
+import math
+from collections import defaultdict
 from collections.abc import Iterable
 
-from airflow_provider_scnet.claims.submission import GateId, Phase, Scope, Submission, SubmissionTasks
+from airflow_provider_scnet.claims.claim import Claim
+from airflow_provider_scnet.claims.phases import Scope
+from airflow_provider_scnet.claims.terms import GateId
 from airflow_provider_scnet.gate.claimed import NOTHING, Claimed
 
-#: How many awaited submissions a message names.
-_MOST_NAMED = 2
-
-
-def claim_of(submission: Submission) -> Claimed:
-    """
-    Return what one submission claims.
-
-    :param submission: the submission
-    """
-    awaited = submission.awaited if submission.is_open else None
-    return Claimed(
-        jobs=submission.terms.jobs,
-        awaited=(awaited,) if awaited else (),
-        unended=int(awaited is not None),
-        ended=int(submission.phase is Phase.FINISHED),
-        end=submission.expires,
-    )
-
-
-def plus(a: Claimed, b: Claimed) -> Claimed:
-    """
-    Add up.
-
-    :param a: what is claimed
-    :param b: what is claimed besides
-    """
-    awaited = a.awaited if len(a.awaited) >= _MOST_NAMED else (*a.awaited, *b.awaited)[:_MOST_NAMED]
-    return Claimed(a.jobs + b.jobs, awaited, a.unended + b.unended, a.ended + b.ended, max(a.end, b.end))
+# Whose gates: DAG, run (None: all of them) and task.
+_Gates = tuple[str, "str | None", str]
 
 
 class Totals:
     """
-    The claims on one account as they weigh on one observation.
+    Claims as they weigh on one observation.
 
+    :param claims: all that are known
     :param at: when the observation was made, by the event loop's clock
+    :param queue_name: the queue that gates ask about; None: all of them together
     """
 
-    def __init__(self, at: float) -> None:
-        self.at = at
+    def __init__(self, claims: Iterable[Claim], at: float, queue_name: str | None = None) -> None:
+        self._queue_name = queue_name
         self._everybody = NOTHING
-        # Those that Airflow does not start, by their gates' task. Only gates of that task count them.
-        self._own: dict[tuple[str, str], list[Submission]] = {}
-        # Those without a state that may wait for a gate, by DAG. Gates that they wait for do not count them.
-        self._stateless: dict[str, list[Submission]] = {}
-        self._sums: dict[object, Claimed] = {}
-        self._by_gate: dict[object, Claimed] = {}
+        # What Airflow does not start: only gates of the same task count it.
+        self._own: defaultdict[tuple[str, str], Claimed] = defaultdict(lambda: NOTHING)
+        # What gates do not count because its submission waits for them.
+        self._exempt: defaultdict[_Gates, Claimed] = defaultdict(lambda: NOTHING)
+        # Gates that count the same get the same object, for as long as it is the same.
+        self._known: dict[_Gates, Claimed] = {}
+        for claim in claims:
+            self.add(claim, claim.scope(at))
 
-    def add(self, submission: Submission, scope: Scope) -> None:
-        """
-        Count a submission's jobs.
-
-        :param submission: the submission
-        :param scope: who counts them
-        """
-        if not submission.terms.jobs or scope is Scope.NOBODY:
+    def add(self, claim: Claim, scope: Scope = Scope.EVERYBODY) -> None:
+        """Count a claim, for whom it concerns."""
+        if scope is Scope.NOBODY or not claim.terms.jobs or not claim.terms.claims_from(self._queue_name):
             return
-        self._by_gate.clear()
-        gate = submission.gate
-        if scope is Scope.OWN_TASK:
-            self._own.setdefault(gate.task, []).append(submission)
-            self._sums.clear()
-            return
-        self._everybody = plus(self._everybody, claim_of(submission))
-        tasks = submission.terms.tasks
-        is_stateless = submission.phase in (Phase.WAITS_UPSTREAM, Phase.NOT_SCHEDULED)
-        if is_stateless and (tasks.gates or tasks.after_past_runs):
-            self._stateless.setdefault(gate.dag_id, []).append(submission)
+        self._known.clear()
+        part, gate, tasks = _part(claim, scope), claim.gate, claim.terms.tasks
+        if scope is Scope.EVERYBODY:
+            self._everybody = self._everybody.plus(part)
+        elif gate:
+            self._own[gate.task] = self._own[gate.task].plus(part)
+        if gate and claim.row.exempts_upstream:
+            exempt: set[_Gates] = {(gate.dag_id, gate.run_id, task_id) for task_id in tasks.gates}
+            if tasks.after_past_runs:
+                exempt -= {(gate.dag_id, gate.run_id, gate.task_id)}
+                exempt |= {(gate.dag_id, None, gate.task_id)}
+            for gates in exempt:
+                # Gates of other tasks have not counted what only its own task does.
+                if scope is Scope.EVERYBODY or gates[2] == gate.task_id:
+                    self._exempt[gates] = self._exempt[gates].plus(part)
 
-    def claimed(self, gate: GateId | None) -> Claimed:
-        """
-        Return what a gate counts on top of the observation.
-
-        :param gate: the gate; None where Airflow does not know it
-        """
-        if gate is None or not (self._own or self._stateless):
+    def claimed(self, gate: GateId | None = None) -> Claimed:
+        """Return what a gate counts on top of the observation; None stands for one that Airflow does not know."""
+        if gate is None or not (self._own or self._exempt):
             return self._everybody
-        own = self._own.get(gate.task, ())
-        waits_for_it = [each for each in self._stateless.get(gate.dag_id, ()) if _needs(each, gate)]
-        if not own and not waits_for_it:
-            return self._everybody
-        tasks = own[0].terms.tasks if own else SubmissionTasks()
-        is_alike = not waits_for_it and not tasks.after_past_runs and gate.task_id not in tasks.gates
-        key = (gate.task, None if is_alike else gate.run_id)
-        if key not in self._by_gate:
-            if key not in self._sums:
-                counted = (claim_of(each) for each in own if not _needs(each, gate))
-                self._sums[key] = functools.reduce(plus, counted, NOTHING)
-            self._by_gate[key] = plus(_without(self._everybody, waits_for_it), self._sums[key])
-        return self._by_gate[key]
+        in_run: _Gates = gate.dag_id, gate.run_id, gate.task_id
+        in_all: _Gates = gate.dag_id, None, gate.task_id
+        name = in_run if in_run in self._exempt else in_all
+        if name not in self._known:
+            claimed = self._everybody
+            if gate.task in self._own:
+                claimed = claimed.plus(self._own[gate.task])
+            for gates in {name, in_all} & self._exempt.keys():
+                claimed = claimed.without(self._exempt[gates])
+            self._known[name] = claimed
+        return self._known[name]
 
 
-def _needs(submission: Submission, gate: GateId) -> bool:
-    """Tell whether a submission of the same DAG cannot start before a gate has opened."""
-    tasks, its_gate = submission.terms.tasks, submission.gate
-    if its_gate.run_id == gate.run_id:
-        return gate.task_id in tasks.gates
-    return tasks.after_past_runs and its_gate.task_id == gate.task_id and gate.order < its_gate.order
-
-
-def _without(claimed: Claimed, submissions: Iterable[Submission]) -> Claimed:
-    taken = [claim_of(each) for each in submissions]
-    names = {name for each in taken for name in each.awaited}
-    return dataclasses.replace(
-        claimed,
-        jobs=claimed.jobs - sum(each.jobs for each in taken),
-        awaited=tuple(name for name in claimed.awaited if name not in names),
-        unended=claimed.unended - sum(each.unended for each in taken),
+def _part(claim: Claim, scope: Scope) -> Claimed:
+    is_awaited = claim.is_unended and claim.awaited is not None
+    is_certain = claim.row.may_have_submitted or not claim.is_unended
+    return Claimed(
+        claim.terms.jobs,
+        (claim.awaited,) if is_awaited and claim.awaited else (),
+        unended=int(is_awaited),
+        ended=int(claim.row.is_last),
+        end=claim.ends(scope) if is_certain else math.inf,
     )

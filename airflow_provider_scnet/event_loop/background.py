@@ -32,12 +32,11 @@ class BackgroundTask:
         self._is_needed = is_needed
         self._on_error = on_error
         self._task: asyncio.Task[None] | None = None
-        #: How it ended last where that was not by itself.
-        self.failure = ""
+        self._failure = ""
 
     def start(self) -> None:
-        """Make sure that it runs."""
-        if self._task is None or self._task.done():
+        """Make sure that it runs, if it is needed."""
+        if self._is_needed() and (self._task is None or self._task.done()):
             # An empty context: neither it nor its end is logged in the name of the gate that happened to start it.
             context = contextvars.Context()
             self._task = context.run(asyncio.ensure_future, self._run())
@@ -45,19 +44,13 @@ class BackgroundTask:
 
     def take_failure(self) -> str:
         """Return how it ended last where that was not by itself, and is not reported yet; else nothing."""
-        how, self.failure = self.failure, ""
+        how, self._failure = self._failure, ""
         return how
 
     def _end(self, task: asyncio.Task[None]) -> None:
-        how = ""
-        if task.cancelled():
-            how = "was ended from outside"
-        elif error := task.exception():
+        how = "was ended from outside" if task.cancelled() else ""
+        if not how and (error := task.exception()):
             how = f"failed ({self._on_error(error)})"
         if how and self._is_needed():
-            self.failure = how
-            task.get_loop().call_later(RESTART_AFTER, self._restart)
-
-    def _restart(self) -> None:
-        if self._is_needed():
-            self.start()
+            self._failure = how
+            task.get_loop().call_later(RESTART_AFTER, self.start)

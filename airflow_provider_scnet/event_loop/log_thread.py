@@ -18,7 +18,7 @@ LONGEST_FLUSH = 5.0
 
 class ThreadedLog:
     """
-    A log whose lines are written in a thread, in their order and in the context of who wrote them.
+    A log whose lines are written in a thread, in their order and in the context in which it was made.
 
     From Airflow 3.0 on, a triggerer's lines go to its supervisor, which reads none while it hands many triggers
     over, and these are taken on the event loop. Where the loop itself waits until a line is read, both wait for
@@ -29,6 +29,8 @@ class ThreadedLog:
 
     def __init__(self, log: Any) -> None:
         self._log = log
+        # By it Airflow knows whose lines they are, whoever has something to say of the gate.
+        self._context = contextvars.copy_context()
         self._last: Future[None] | None = None
 
     def info(self, message: str, /, *args: Any) -> None:
@@ -50,7 +52,7 @@ class ThreadedLog:
             await asyncio.wait([asyncio.wrap_future(self._last)], timeout=LONGEST_FLUSH)
 
     def _put(self, write: Callable[..., Any], *line: Any) -> None:
-        self._last = executor.submit(contextvars.copy_context().run, _write, write, *line)
+        self._last = executor.submit(self._context.run, _write, write, *line)
 
 
 def _write(write: Callable[..., Any], *line: Any) -> None:

@@ -40,10 +40,18 @@ class ShieldedCall(Generic[T]):
 
         :raises TimeoutError: where it takes too long
         """
+        await self.finished()
+        return self._task.result()
+
+    async def finished(self) -> None:
+        """
+        Wait for its end, whatever that is.
+
+        :raises TimeoutError: where it takes too long
+        """
         await asyncio.wait([self._task], timeout=self._timeout)
         if not self._task.done():
             raise TimeoutError(f"no answer within {self._timeout:g} s")
-        return self._task.result()
 
     @property
     def is_over(self) -> bool:

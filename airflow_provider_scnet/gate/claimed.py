@@ -9,6 +9,9 @@ import math
 
 from airflow_provider_scnet.event_loop import clock
 
+#: How many awaited submissions a message names.
+_MOST_NAMED = 2
+
 
 @dataclasses.dataclass(frozen=True)
 class Awaited:
@@ -34,7 +37,7 @@ class Claimed:
     :param awaited: the first of the submissions that have not ended
     :param unended: how many submissions have not ended
     :param ended: how many have, whose jobs the cluster may not count yet
-    :param end: when the last of the claims has expired, by :mod:`~airflow_provider_scnet.event_loop.clock`, in
+    :param end: when the last of the claims has ended, by :mod:`~airflow_provider_scnet.event_loop.clock`, in
         seconds; infinite where that depends on a submission
     """
 
@@ -42,11 +45,39 @@ class Claimed:
     awaited: tuple[Awaited, ...] = ()
     unended: int = 0
     ended: int = 0
-    end: float = 0.0
+    end: float = -math.inf
+
+    def plus(self, more: Claimed) -> Claimed:
+        """
+        Add up.
+
+        :param more: what is claimed besides
+        """
+        return Claimed(
+            self.jobs + more.jobs,
+            self.awaited if len(self.awaited) >= _MOST_NAMED else (*self.awaited, *more.awaited)[:_MOST_NAMED],
+            self.unended + more.unended,
+            self.ended + more.ended,
+            max(self.end, more.end),
+        )
+
+    def without(self, part: Claimed) -> Claimed:
+        """
+        Leave a part out. When claims end is said of all of them.
+
+        :param part: what does not count
+        """
+        return dataclasses.replace(
+            self,
+            jobs=self.jobs - part.jobs,
+            awaited=tuple(each for each in self.awaited if each not in part.awaited),
+            unended=self.unended - part.unended,
+            ended=self.ended - part.ended,
+        )
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds until all have expired; None where nobody can tell."""
+        """Seconds until all have ended; None where nobody can tell."""
         return None if self.end == math.inf else max(0.0, self.end - clock.now())
 
     def __str__(self) -> str:

@@ -22,7 +22,8 @@ class Clusters:
     """
 
     def __init__(self, conn_ids: Iterable[str]) -> None:
-        self._decisions: dict[str, Decision | None] = dict.fromkeys(conn_ids)
+        #: What a gate of each cluster alone would decide; None: there is no news of it yet.
+        self.decisions: dict[str, Decision | None] = dict.fromkeys(conn_ids)
 
     def outcome(self, conn_id: str, decision: Decision) -> Decision:
         """
@@ -31,16 +32,16 @@ class Clusters:
         :param conn_id: the connection of which there is news
         :param decision: what a gate of this connection alone would decide
         """
-        self._decisions[conn_id] = decision
-        if len(self._decisions) == 1:
+        self.decisions[conn_id] = decision
+        if len(self.decisions) == 1:
             return decision
         if decision.verdict is Verdict.OPEN:
             return dataclasses.replace(decision, reason=f"{conn_id}: {decision.reason}")
         reasons = []
-        for each_id, each in self._decisions.items():
+        for each_id, each in self.decisions.items():
             if each is None or each.verdict is Verdict.WAIT:
                 return Decision(Verdict.WAIT, f"{each_id}: waiting")
             reasons.append(f"{each_id}: {each}")
-        verdicts = {each.verdict for each in self._decisions.values() if each}
+        verdicts = {each.verdict for each in self.decisions.values() if each}
         worst = Verdict.RETRY if Verdict.RETRY in verdicts else Verdict.FAIL
         return Decision(worst, "; ".join(reasons), trouble=True)

@@ -191,21 +191,8 @@ class Condition:
         :raises ScnetResponseError: where a state that it mentions was not reported
         """
         counts.require(self.states)
-        return all(_holds(self._root, view) for view in views(counts, jobs))
-
-
-def views(counts: JobCounts, *additions: int) -> Iterator[JobCounts]:
-    """
-    Yield the counts as reported, and for each number of jobs with them added to ``queued``, and to ``running``.
-
-    :param counts: what the cluster reported
-    :param additions: how many jobs to add
-    """
-    yield counts
-    for jobs in additions:
-        if jobs:
-            yield counts.plus(queued=jobs)
-            yield counts.plus(running=jobs)
+        views = (counts, counts.plus(queued=jobs), counts.plus(running=jobs)) if jobs else (counts,)
+        return all(_holds(self._root, view) for view in views)
 
 
 def _parse(text: str) -> ast.expr:

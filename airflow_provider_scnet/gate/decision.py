@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import enum
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.gate.claimed import NOTHING, Claimed
-from airflow_provider_scnet.gate.condition import Condition, views
+from airflow_provider_scnet.gate.condition import Condition
 from airflow_provider_scnet.gate.gate import Gate
 
 
@@ -34,14 +35,14 @@ class Decision:
     :param reason: why, as a person reads it
     :param trouble: whether it rests on an error or a doubt rather than on counts
     :param shut_by: the claims that alone keep it shut, or None
-    :param is_short: whether there is room for one of the gate's jobs, and not for all
+    :param lacks: for how many of the gate's jobs there is no room, where there is some for the others; else 0
     """
 
     verdict: Verdict
     reason: str
     trouble: bool = False
     shut_by: Claimed | None = dataclasses.field(default=None, compare=False)
-    is_short: bool = dataclasses.field(default=False, compare=False)
+    lacks: int = dataclasses.field(default=0, compare=False)
 
     def __str__(self) -> str:
         if self.shut_by is None:
@@ -83,38 +84,28 @@ def decide(gate: Gate, counts: JobCounts, claimed: Claimed = NOTHING, hold: str 
     if shut_by:
         seen = listed(counts, gate.states, str(claimed), gate.queue_name)
     reason = f"{seen}: waiting, needs {unmet}" + (f" with room for {gate.submits}" if own else "")
-    is_short = own > 0 and not any(map(gate.condition.unmet, views(counts, claimed.jobs)))
-    return Decision(Verdict.WAIT, reason, shut_by=shut_by, is_short=is_short)
+    return Decision(Verdict.WAIT, reason, shut_by=shut_by, lacks=_lacking(gate, counts, claimed.jobs))
 
 
-class SharedDecisions:
+def views(counts: JobCounts, *additions: int) -> Iterator[JobCounts]:
     """
-    Decides for all gates that ask the same; once, where they see the same.
+    Yield the counts as reported, and for each number of jobs with them added to ``queued``, and to ``running``.
 
-    :param gate: what their authors ask
+    :param counts: what the cluster reported
+    :param additions: how many jobs to add
     """
+    yield counts
+    for jobs in additions:
+        if jobs:
+            yield counts.plus(queued=jobs)
+            yield counts.plus(running=jobs)
 
-    def __init__(self, gate: Gate) -> None:
-        self.gate = gate
-        self._counts: JobCounts | None = None
-        self._claimed: Claimed | None = None
-        self._decisions: dict[str, Decision] = {}
 
-    def decide(self, counts: JobCounts, claimed: Claimed = NOTHING, hold: str = "") -> Decision:
-        """
-        Decide as :func:`decide` does.
-
-        :param counts: what the cluster reported
-        :param claimed: jobs of other gates that opened, to be counted on top
-        :param hold: why it must not open yet, whatever the counts
-        :raises ScnetResponseError: where a state that the gate needs was not reported
-        """
-        if self._counts is not counts or self._claimed is not claimed:
-            self._counts, self._claimed, self._decisions = counts, claimed, {}
-        decision = self._decisions.get(hold)
-        if decision is None:
-            decision = self._decisions[hold] = decide(self.gate, counts, claimed, hold)
-        return decision
+def _lacking(gate: Gate, counts: JobCounts, claimed: int) -> int:
+    fitting = bisect.bisect_left(
+        range(1, gate.submits), True, key=lambda jobs: not gate.condition.room_on(counts, jobs - 1 + claimed)
+    )
+    return gate.submits - fitting if fitting else 0
 
 
 def listed(counts: JobCounts, states: Collection[str], claimed: str = "", queue_name: str | None = None) -> str:

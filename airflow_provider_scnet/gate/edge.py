@@ -76,8 +76,8 @@ class EdgeEvaluator:
         :param observation: what was seen
         """
         decision = self._decide(observation)
-        self._reporter.note(observation.notes)
-        self._reporter.report(decision)
+        self._reporter.note(observation.notes, observation.at)
+        self._reporter.report(decision, observation.at)
         return decision
 
     def _decide(self, observation: Observation) -> Decision:

@@ -8,11 +8,14 @@ from collections.abc import Callable
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.observation import Observation
-from airflow_provider_scnet.event_loop.clock import now
+from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.gate.claimed import NOTHING, Claimed
-from airflow_provider_scnet.gate.decision import Decision, SharedDecisions, Verdict
+from airflow_provider_scnet.gate.decision import Decision, Verdict, decide
 from airflow_provider_scnet.gate.gate import Gate
 from airflow_provider_scnet.gate.reporter import Log, Reporter
+
+#: Decides as :func:`.decide` does.
+Decide = Callable[[Gate, JobCounts, Claimed, str], Decision]
 
 
 class GateEvaluator:
@@ -24,8 +27,6 @@ class GateEvaluator:
     :param answered: whether an earlier process of the same wait had a good answer
     :param silent_fail: whether to wait on, too, where the try would fail: Airflow's parameter for sensors
     :param wait_for: seconds after which the gate's time is up; None where that is not known, or was said already
-    :param clock: seconds that never jump
-    :param decisions: those of this gate and others that ask the same; default: its own
     :param name: the cluster that it decides on, where the gate has several
     """
 
@@ -37,42 +38,35 @@ class GateEvaluator:
         answered: bool = False,
         silent_fail: bool = False,
         wait_for: float | None = None,
-        clock: Callable[[], float] = now,
-        decisions: SharedDecisions | None = None,
         name: str = "",
     ):
         self.gate = gate
         self.answered = answered
         self.silent_fail = silent_fail
-        self.clock = clock
-        self._decisions = decisions or SharedDecisions(gate)
-        self._end = None if wait_for is None else clock() + wait_for
-        self._reporter = Reporter(log, clock, name)
+        self._end = None if wait_for is None else clock.now() + wait_for
+        self._reporter = Reporter(log, name)
 
     @property
     def last(self) -> Decision | None:
         """The decision that was said last."""
         return self._reporter.last
 
-    def judge(self, observation: Observation, claimed: Claimed = NOTHING, hold: str = "") -> Decision:
-        """
-        Decide on an observation, and log what is new.
-
-        :param observation: what was seen
-        :param claimed: jobs of other gates that opened, to be counted on top
-        :param hold: why it must not open yet, whatever the counts
-        """
-        decision = self.decide(observation, claimed, hold)
+    def judge(self, observation: Observation) -> Decision:
+        """Decide on an observation alone, and log what is new."""
+        decision = self.decide(observation)
         self.say(observation, decision)
         return decision
 
-    def decide(self, observation: Observation, claimed: Claimed = NOTHING, hold: str = "") -> Decision:
+    def decide(
+        self, observation: Observation, claimed: Claimed = NOTHING, hold: str = "", decide: Decide = decide
+    ) -> Decision:
         """
         Decide on an observation.
 
         :param observation: what was seen
         :param claimed: jobs of other gates that opened, to be counted on top
         :param hold: why it must not open yet, whatever the counts
+        :param decide: decides on counts; whoever asks for many gates may remember what was decided
         """
         if observation.error:
             return self._bear(observation.error)
@@ -82,38 +76,21 @@ class GateEvaluator:
                 counts.require(self.gate.states)
                 decision = Decision(Verdict.WAIT, f"waiting: {observation.doubt}", trouble=True)
             else:
-                decision = self._decisions.decide(counts, claimed, hold)
+                decision = decide(self.gate, counts, claimed, hold)
         except ScnetError as error:
             error.where = observation.where
             return self._bear(error)
         self.answered = True
         return decision
 
-    def has_news(self, observation: Observation, decision: Decision) -> bool:
-        """
-        Tell whether a decision is not to wait, or there is anything to say.
-
-        :param observation: what was seen
-        :param decision: what was decided on it
-        """
-        if decision.verdict is not Verdict.WAIT:
-            return True
-        return self._reporter.has_news(decision, self._notes(observation, decision), observation.at)
-
-    def say(self, observation: Observation, decision: Decision) -> None:
-        """
-        Log what is new.
-
-        :param observation: what was seen
-        :param decision: what was decided on it
-        """
-        self._reporter.note(self._notes(observation, decision))
-        self._reporter.report(decision)
-
-    def _notes(self, observation: Observation, decision: Decision) -> tuple[str, ...]:
+    def say(self, observation: Observation, decision: Decision) -> bool:
+        """Log what is new, and return whether the decision was."""
+        notes = observation.notes
         if decision.verdict is Verdict.WAIT and self._end is not None and observation.token_ends:
-            return observation.notes + observation.ends_within(self._end - self.clock())
-        return observation.notes
+            notes += observation.ends_within(self._end - observation.at)
+        if notes:
+            self._reporter.note(notes, observation.at)
+        return self._reporter.report(decision, observation.at)
 
     def _bear(self, error: ScnetError) -> Decision:
         """Wait out what heals, fail at once on what does not."""

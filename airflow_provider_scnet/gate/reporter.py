@@ -3,15 +3,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Iterable
 from typing import Any, Protocol
 
-from airflow_provider_scnet.event_loop.clock import now
 from airflow_provider_scnet.gate.decision import Decision
-from airflow_provider_scnet.gate.note import Note
 
 #: Seconds after which a gate that sees nothing new says again why it waits.
 REPEAT_AFTER = 600.0
+
+
+class Note(str):
+    """
+    What the reader of a log should know, said once and not at each poll.
+
+    :param text: the sentence
+    :param key: what it is about, where the words vary from poll to poll; default: the sentence itself
+    """
+
+    key: str
+
+    def __new__(cls, text: str, key: str = "") -> Note:
+        """Make a note."""
+        note = super().__new__(cls, text)
+        note.key = key or text
+        return note
 
 
 class Log(Protocol):
@@ -26,16 +41,14 @@ class Log(Protocol):
 
 class Reporter:
     """
-    Says what is new, and once in a while what is not.
+    Says what is new, and once in a while what is not. Times are those of observations, in seconds.
 
     :param log: where it is said
-    :param clock: seconds that never jump
     :param name: who says it, where others use the log as well; empty where it is one's own
     """
 
-    def __init__(self, log: Log, clock: Callable[[], float] = now, name: str = ""):
+    def __init__(self, log: Log, name: str = ""):
         self._log = log
-        self._clock = clock
         self._name = f"{name}: " if name else ""
         self._said_at = 0.0
         # What was said of each subject, and when.
@@ -43,49 +56,20 @@ class Reporter:
         #: The decision that was said last.
         self.last: Decision | None = None
 
-    def has_news(self, decision: Decision, notes: Collection[str], at: float) -> bool:
-        """
-        Tell whether there is anything to say.
-
-        :param decision: the decision
-        :param notes: what a reader should know once
-        :param at: a moment not long ago, such as that of the observation
-        """
-        if decision is not self.last and decision != self.last:
-            return True
-        if notes and any(self._is_news(note, at) for note in notes):
-            return True
-        # The clock is dear where thousands ask: it is only read where it may say that it is time.
-        return at - self._said_at >= REPEAT_AFTER / 2 and self._clock() - self._said_at >= REPEAT_AFTER
-
-    def note(self, notes: Iterable[str]) -> None:
-        """
-        Say what a reader should know once; where its words change, not more often than the gate repeats itself.
-
-        :param notes: each of them
-        """
+    def note(self, notes: Iterable[str], at: float) -> None:
+        """Say what a reader should know once; where its words change, no oftener than the gate repeats itself."""
         for note in notes:
-            at = self._clock()
-            if self._is_news(note, at):
-                self._noted[_subject(note)] = note, at
+            subject = note.key if isinstance(note, Note) else note
+            said = self._noted.get(subject)
+            if said is None or (note != said[0] and at - said[1] >= REPEAT_AFTER):
+                self._noted[subject] = note, at
                 self._log.warning("%s%s", self._name, note)
 
-    def report(self, decision: Decision) -> None:
-        """
-        Say a decision where it is another than the last one, or that is long ago.
-
-        :param decision: the decision
-        """
-        at = self._clock()
-        if decision != self.last or at - self._said_at >= REPEAT_AFTER:
-            self.last, self._said_at = decision, at
-            say = self._log.warning if decision.trouble else self._log.info
-            say("%s%s", self._name, decision)
-
-    def _is_news(self, note: str, at: float) -> bool:
-        said = self._noted.get(_subject(note))
-        return said is None or (note != said[0] and at - said[1] >= REPEAT_AFTER)
-
-
-def _subject(note: str) -> str:
-    return note.key if isinstance(note, Note) else note
+    def report(self, decision: Decision, at: float) -> bool:
+        """Say a decision that differs from the last one, or where that is long ago; return whether it was said."""
+        if (decision is self.last or decision == self.last) and at - self._said_at < REPEAT_AFTER:
+            return False
+        self.last, self._said_at = decision, at
+        say = self._log.warning if decision.trouble else self._log.info
+        say("%s%s", self._name, decision)
+        return True

@@ -4,17 +4,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, ClassVar, Protocol
 
-from airflow_provider_scnet.claims.ledger import FORGET_AFTER, Ledger, TaskStates
-from airflow_provider_scnet.claims.submission import Account
+from airflow_provider_scnet.claims.ledger import Airflow, Ledger
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
 from airflow_provider_scnet.client.errors import ScnetConnectionError, ScnetError
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.event_loop import clock
-from airflow_provider_scnet.event_loop.pacing import Pacer
 from airflow_provider_scnet.event_loop.shielded_call import ShieldedCall
+from airflow_provider_scnet.polling.kept_room import KeptRoom
 from airflow_provider_scnet.polling.metrics import Metrics, Sink, Whom
 from airflow_provider_scnet.polling.poller import Poller
 
@@ -23,6 +22,8 @@ LONGEST_READ = 30.0
 #: Seconds after which a gate that has just arrived no longer trusts a failure that would fail it: somebody may
 #: have mended the account, and cleared the gate.
 MENDED_AFTER = 5.0
+#: Seconds after which an account is forgotten about which nobody asks.
+FORGET_AFTER = 3600.0
 
 
 class Source(Protocol):
@@ -43,40 +44,31 @@ class Accounts:
     What one event loop, and so one triggerer, knows of all accounts that its gates ask about.
 
     However many gates ask about an account through a connection, one request an interval is made for all of them,
-    and room is given out once. Another triggerer polls for itself; what opened there shows in Airflow's states of
-    its tasks.
+    and room is given out once. Another triggerer polls for itself; what was claimed there is written down.
 
     :param source: returns how one asks SCnet through a connection, by the connection's id
-    :param airflow: how one asks Airflow about tasks
+    :param airflow: how one asks Airflow, and writes into it
     :param sink: where metrics go; None: nowhere
     """
 
     # Tasks and locks of asyncio belong to one loop: a second asyncio.run must not meet those of the first.
     _by_loop: ClassVar[dict[asyncio.AbstractEventLoop, Accounts]] = {}
 
-    def __init__(self, source: Callable[[str], Source], airflow: TaskStates, sink: Sink | None = None) -> None:
+    def __init__(self, source: Callable[[str], Source], airflow: Airflow, sink: Sink | None = None) -> None:
         self._source = source
+        self._airflow = airflow
         #: What is sent of polls and gates.
         self.metrics = Metrics(sink)
-        #: What becomes of the submissions behind gates that opened.
-        self.ledger = Ledger(airflow)
-        #: How work for many gates is spread.
-        self.pacer = Pacer()
+        self._shared: dict[tuple[str, ...], tuple[Ledger, KeptRoom]] = {}
         self._readings: dict[tuple[str, str | None], ShieldedCall[ConnectionSettings]] = {}
         self._pollers: dict[tuple[str, str | None], Poller] = {}
         self._last: dict[tuple[str, ...], _LastObservation] = {}
 
     @classmethod
     def of_running_loop(
-        cls, source: Callable[[str], Source], airflow: TaskStates, sink: Sink | None = None
+        cls, source: Callable[[str], Source], airflow: Airflow, sink: Sink | None = None
     ) -> Accounts:
-        """
-        Return the accounts of the running event loop.
-
-        :param source: returns how one asks SCnet through a connection, by the connection's id
-        :param airflow: how one asks Airflow about tasks
-        :param sink: where metrics go; None: nowhere
-        """
+        """Return the accounts of the running event loop, made of these where it has none."""
         loop = asyncio.get_running_loop()
         if loop not in cls._by_loop:
             cls._by_loop = {known: accounts for known, accounts in cls._by_loop.items() if not known.is_closed()}
@@ -84,17 +76,18 @@ class Accounts:
         return cls._by_loop[loop]
 
     def poller(self, scnet_conn_id: str, user_name: str | None) -> Poller:
-        """
-        Return the poller that all gates with this connection and user name share.
-
-        :param scnet_conn_id: the connection's id
-        :param user_name: the cluster user as the gate names it; None: the connection's own
-        """
+        """Return the poller that all gates with this connection and user name (None: its own user) share."""
         self._forget()
         name = (scnet_conn_id, user_name)
         if name not in self._pollers:
             self._pollers[name] = Poller(self, scnet_conn_id, user_name)
         return self._pollers[name]
+
+    def shared(self, account: tuple[str, ...]) -> tuple[Ledger, KeptRoom]:
+        """Return what all gates of an account share, through whichever connection: claims, and the room kept."""
+        if account not in self._shared:
+            self._shared[account] = Ledger(account, self._airflow), KeptRoom()
+        return self._shared[account]
 
     async def observe(
         self,
@@ -133,43 +126,37 @@ class Accounts:
                 or not all(map(last.observation.has, queues))
             ):
                 began = clock.now()
-                asked = sorted({*queues, *self._queues(scnet_conn_id, settings.account)})
+                its_pollers = self._pollers_of(scnet_conn_id, settings.account)
+                asked = sorted(set(queues).union(*(poller.queues for poller in its_pollers)))
                 last.observation = await source.apoll(settings, asked)
                 last.settings = settings
                 whom = Whom(scnet_conn_id, settings.account[1])
                 self.metrics.polled(whom, last.observation, clock.now() - began, asked)
             return last.observation
 
-    def _queues(self, scnet_conn_id: str, account: Account) -> Iterator[str]:
-        """Yield the queues that gates and watchers of an account ask about."""
-        for poller in self._pollers_of(scnet_conn_id, account):
-            yield from poller.queues
-
-    def _pollers_of(self, scnet_conn_id: str, account: Account) -> Iterator[Poller]:
-        for (conn_id, _), poller in self._pollers.items():
-            if conn_id == scnet_conn_id and poller.account == account:
-                yield poller
-
-    def report_gates(self, scnet_conn_id: str, account: Account, at: float, opened: int) -> None:
+    def report_gates(self, scnet_conn_id: str, account: tuple[str, ...], at: float, opened: int) -> None:
         """
         Send metrics of what gates made of an observation.
 
         :param scnet_conn_id: the connection's id
         :param account: the account that the gates ask about
         :param at: when the observation was made, by the event loop's clock
-        :param opened: how many gates have opened since this was sent last
+        :param opened: how many gates have opened on it
         """
         waiting = sum(poller.gates for poller in self._pollers_of(scnet_conn_id, account))
         # Where nobody waits nobody polls: what is sent last stands until somebody comes.
-        claimed = self.ledger.claimed(account, at).jobs if waiting else 0
+        claimed = self.shared(account)[0].totals(at).claimed().jobs if waiting else 0
         self.metrics.gates_decided(Whom(scnet_conn_id, account[1]), waiting, opened, claimed)
 
-    async def _read(self, source: Source, scnet_conn_id: str, user_name: str | None) -> ConnectionSettings:
-        """
-        Read the connection, for as long as it is worth waiting for.
+    def _pollers_of(self, scnet_conn_id: str, account: tuple[str, ...]) -> list[Poller]:
+        return [
+            poller
+            for (conn_id, _), poller in self._pollers.items()
+            if conn_id == scnet_conn_id and poller.account == account
+        ]
 
-        A call that takes longer is found again at the next poll, and then left alone.
-        """
+    async def _read(self, source: Source, scnet_conn_id: str, user_name: str | None) -> ConnectionSettings:
+        """Read the connection. A call that takes too long is found again at the next poll, and then left alone."""
         name = (scnet_conn_id, user_name)
         reading = self._readings.get(name)
         if reading is None or reading.is_over:
@@ -177,11 +164,15 @@ class Accounts:
         try:
             return await reading.result()
         except TimeoutError:
-            raise _not_read(scnet_conn_id) from None
+            error = ScnetConnectionError(f"Airflow did not hand it out within {LONGEST_READ:.0f} s")
+            error.where = f"connection '{scnet_conn_id}'"
+            raise error from None
 
     def _forget(self) -> None:
         since = clock.now() - FORGET_AFTER
         self._pollers = {k: poller for k, poller in self._pollers.items() if not poller.is_idle(since)}
+        accounts = {poller.account for poller in self._pollers.values()}
+        self._shared = {k: v for k, v in self._shared.items() if k in accounts or not v[0].is_empty}
         # What was read holds the token.
         self._readings = {k: reading for k, reading in self._readings.items() if not reading.is_over}
         self._last = {
@@ -206,9 +197,3 @@ class _LastObservation:
             max_age = min(max_age, MENDED_AFTER)
         # The sum by which a poller knows when a poll is due: by a difference, rounded otherwise, it may not be.
         return clock.now() >= self.observation.at + max(max_age, self.observation.pause)
-
-
-def _not_read(scnet_conn_id: str) -> ScnetError:
-    error = ScnetConnectionError(f"Airflow did not hand it out within {LONGEST_READ:.0f} s")
-    error.where = f"connection '{scnet_conn_id}'"
-    return error

@@ -1,76 +1,119 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether one gate opens on an observation, given all claims; and its own claim where it does."""
+"""Which gates open on one observation: all that see it decide, in order, and each that opens claims."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+from airflow_provider_scnet.claims.claim import Claim
 from airflow_provider_scnet.claims.ledger import Ledger
-from airflow_provider_scnet.claims.waiting import WaitingGate
+from airflow_provider_scnet.claims.totals import Totals
+from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.gate.claimed import NOTHING, Claimed
 from airflow_provider_scnet.gate.decision import Decision, Verdict, decide
-from airflow_provider_scnet.gate.evaluator import GateEvaluator
-from airflow_provider_scnet.polling.waiter import Wake
+from airflow_provider_scnet.gate.gate import Gate
+from airflow_provider_scnet.polling.kept_room import KeptRoom
+from airflow_provider_scnet.polling.waiting import Place, WaitingGate
 
 
 class Admission:
     """
-    Lets one gate through: its evaluator decides on observations and on the claims of all others.
+    The gates of one poller, and what they decide on one observation.
 
-    :param ledger: the claims
-    :param evaluator: the gate's evaluator
-    :param waiting: the gate
+    :param places: the gates that see it, the first in order first
+    :param observation: what was seen
+    :param ledger: what is claimed on the account; None where nobody knows which account that is
+    :param kept_room: the room that is kept there
     """
 
-    def __init__(self, ledger: Ledger, evaluator: GateEvaluator, waiting: WaitingGate) -> None:
+    def __init__(
+        self,
+        places: Collection[Place],
+        observation: Observation,
+        ledger: Ledger | None = None,
+        kept_room: KeptRoom | None = None,
+    ) -> None:
+        #: The gates that see it.
+        self.places = places
+        self._observation = observation
         self._ledger = ledger
-        self._evaluator = evaluator
-        self._waiting = waiting
+        self._kept_room = kept_room
+        self._begin()
 
-    def wake_for(self, observation: Observation) -> Wake:
+    def _begin(self) -> None:
+        #: Those that open: each with what it opens on, its decision, the jobs claimed by others, and its claim.
+        self.openings: list[tuple[Place, Observation, Decision, int, Claim | None]] = []
+        #: The others, and what each decided on what.
+        self.decisions: list[tuple[Place, Observation, Decision]] = []
+        #: Those with room for some of their jobs, and how many they lack.
+        self.short: list[tuple[WaitingGate, int]] = []
+        #: The queues in which claims alone keep gates shut.
+        self.shut_by_claims: set[str | None] = set()
+        self._totals: dict[str | None, Totals] = {}
+        # What was decided for gates that ask the same; with what was claimed, so that no other gets its identity.
+        self._decided: dict[tuple[int, int, str], tuple[Claimed, Decision]] = {}
+
+    @property
+    def claims(self) -> list[Claim]:
+        """The claims of those that open."""
+        return [claim for *_, claim in self.openings if claim]
+
+    def admit(self, hold: str = "") -> Collection[Claim]:
         """
-        Tell what an observation is to the gate.
+        Let all decide, without an ``await``, and return the claims of those that open.
 
-        :param observation: the observation
+        :param hold: why no gate may open now whose claim others have to know of
         """
-        decision, _ = self._decide(observation)
-        if decision.verdict is Verdict.OPEN and self._waiting.jobs:
-            return Wake.ROOM
-        return Wake.NEWS if self._evaluator.has_news(observation, decision) else Wake.NOTHING
+        self._begin()
+        for place in self.places:
+            gate = place.gate
+            if gate.opens_on == place.conn_id:
+                gate.opens_on = None
+            if gate.has_ended:
+                continue
+            seen = self._observation.of(place.queue_name)
+            claimed = self._claimed(gate, seen.at)
+            decision = place.evaluator.decide(seen, claimed, "", self._decide)
+            if decision.verdict is Verdict.OPEN:
+                reason = gate.reason_to_wait(place.conn_id)
+                if gate.asks.submits and self._kept_room:
+                    reason = reason or (hold if gate.id else "") or self._kept_room.reason_to_wait(gate)
+                if not reason:
+                    # Not on another of its clusters meanwhile.
+                    claim = self._claim(gate, seen.counted_after)
+                    gate.opens_on = place.conn_id
+                    self.openings.append((place, seen, decision, claimed.jobs, claim))
+                    continue
+                decision = place.evaluator.decide(seen, claimed, reason, self._decide)
+            elif decision.shut_by:
+                self.shut_by_claims.add(place.queue_name)
+            if decision.lacks:
+                self.short.append((gate, decision.lacks))
+            self.decisions.append((place, seen, decision))
+        return self.claims
 
-    def judge(self, observation: Observation) -> tuple[Decision, Claimed]:
-        """
-        Decide on an observation, say what is new, and claim room where the gate opens: without an ``await``.
+    def _claimed(self, gate: WaitingGate, at: float) -> Claimed:
+        if self._ledger is None:
+            return NOTHING
+        queue = gate.asks.queue_name
+        if queue not in self._totals:
+            self._totals[queue] = self._ledger.totals(at, queue)
+            for claim in self.claims:
+                self._totals[queue].add(claim)
+        return self._totals[queue].claimed(gate.id)
 
-        :param observation: the observation
-        :return: the decision, and what others have claimed
-        """
-        decision, claimed = self._decide(observation)
-        self._evaluator.say(observation, decision)
-        if decision.verdict is Verdict.OPEN:
-            self._waiting.account, self._waiting.counted_after = observation.account, observation.counted_after
-            self._ledger.reserve(self._waiting)
-        return decision, claimed
+    def _claim(self, gate: WaitingGate, counted_after: float) -> Claim | None:
+        if not gate.asks.submits or self._ledger is None:
+            return None
+        claim = self._ledger.claim(gate.id, gate.terms(counted_after))
+        for totals in self._totals.values():
+            totals.add(claim)
+        return claim
 
-    def _decide(self, observation: Observation) -> tuple[Decision, Claimed]:
-        claimed = (
-            self._ledger.claimed(observation.account, observation.at, self._waiting.gate)
-            if observation.account
-            else NOTHING
-        )
-        decision = self._evaluator.decide(observation, claimed)
-        if decision.is_short:
-            self._ledger.kept_room.note_short(self._waiting, observation.at)
-        if decision.verdict is Verdict.OPEN and (reason := self._reason_to_wait(observation, claimed)):
-            decision = self._evaluator.decide(observation, claimed, reason)
-        return decision, claimed
-
-    def _reason_to_wait(self, observation: Observation, claimed: Claimed) -> str:
-        gate, counts = self._evaluator.gate, observation.counts
-        if not gate.submits or counts is None:
-            return ""
-
-        def opens(others: int) -> bool:
-            more = Claimed(claimed.jobs + others * gate.submits)
-            return decide(gate, counts, more).verdict is Verdict.OPEN
-
-        return self._ledger.reason_to_wait(self._waiting, observation.at, opens)
+    def _decide(self, gate: Gate, counts: JobCounts, claimed: Claimed, hold: str) -> Decision:
+        """Decide once for all that ask the same and count the same."""
+        name = id(gate), id(claimed), hold
+        if name not in self._decided:
+            self._decided[name] = claimed, decide(gate, counts, claimed, hold)
+        return self._decided[name][1]

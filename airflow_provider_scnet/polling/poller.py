@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One connection and user, polled for all gates that name them."""
+"""One connection and user, polled for all gates that name them; who opens is decided here."""
 
 from __future__ import annotations
 
@@ -7,231 +7,259 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
+import math
 import random
-import weakref
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from airflow_provider_scnet.claims.ledger import Ledger
-from airflow_provider_scnet.claims.submission import Account
-from airflow_provider_scnet.claims.waiting import WaitingGate
+from airflow_provider_scnet.claims.claim import KEPT_AFTER
+from airflow_provider_scnet.claims.follower import FOLLOW_EVERY
+from airflow_provider_scnet.claims.ledger import TOGETHER, Ledger, NotDecidedError
 from airflow_provider_scnet.client.errors import ScnetError
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.client.unexpected import unexpected
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.background import BackgroundTask
-from airflow_provider_scnet.event_loop.pacing import Pacer
-from airflow_provider_scnet.gate.decision import SharedDecisions
-from airflow_provider_scnet.gate.gate import Gate
-from airflow_provider_scnet.gate.note import Note
-from airflow_provider_scnet.polling.metrics import Metrics, Whom
-from airflow_provider_scnet.polling.waiter import Waiter, Wake
+from airflow_provider_scnet.event_loop.breather import Breather
+from airflow_provider_scnet.gate.decision import Decision
+from airflow_provider_scnet.polling.admission import Admission
+from airflow_provider_scnet.polling.metrics import Whom
+from airflow_provider_scnet.polling.waiting import SHORTEST_INTERVAL, Place, Watcher
 
-#: Seconds between two polls at the least, whatever interval a gate asks for.
-SHORTEST_INTERVAL = 0.1
+if TYPE_CHECKING:
+    from airflow_provider_scnet.polling.accounts import Accounts
 
-
-class Observer(Protocol):
-    """Observes accounts for all pollers, and holds what they share."""
-
-    pacer: Pacer
-    metrics: Metrics
-    ledger: Ledger
-
-    async def observe(
-        self,
-        scnet_conn_id: str,
-        user_name: str | None,
-        max_age: float,
-        newcomers: bool = False,
-        queues: Collection[str] = (),
-    ) -> Observation:
-        """Return an observation that is young enough."""
-
-    def report_gates(self, scnet_conn_id: str, account: Account, at: float, opened: int) -> None:
-        """Send metrics of what gates made of an observation."""
+# Seconds by which an observation is surely made after the end of a claim, however the sum is rounded.
+_PAST = 0.001
+# How many intervals are lately.
+_LATELY = 3
 
 
-def _show(waiters: list[Waiter], observation: Observation) -> Iterator[Callable[[], int]]:
-    """Yield the steps that show an observation. Each lets go of its waiter, so that not all are freed at once."""
-    waiters.reverse()
-    while waiters:
-        yield functools.partial(waiters.pop().show, observation)
+def _nothing() -> None:
+    """Stand for the withdrawal of no claim."""
 
 
 class Poller:
     """
     One connection and user, polled for every gate of this event loop that names them.
 
-    A background task polls when the last observation has grown too old for one of the gates, and shows what it
-    saw to all of them: the urgent first, then in the order of their arrival. It outlives any single gate and ends
-    with the last one. Gates that reach the same account by another name share its requests and its claims, but
-    have an order of their own.
+    A background task polls when the last observation has grown too old for one of the gates, lets all decide on
+    what it saw, the urgent first, then in the order of their arrival, and wakes those whose wait has ended. It
+    outlives any single gate and ends with the last one. Gates that reach the same account by another name share
+    its requests and its claims, but have an order of their own.
 
-    :param observer: who makes the requests
+    :param accounts: who makes the requests, and holds what all pollers share
     :param scnet_conn_id: the connection's id
     :param user_name: the cluster user as the gates name it; None: the connection's own
     """
 
-    def __init__(self, observer: Observer, scnet_conn_id: str, user_name: str | None) -> None:
-        self._observer = observer
+    def __init__(self, accounts: Accounts, scnet_conn_id: str, user_name: str | None) -> None:
+        self._accounts = accounts
         self._name = (scnet_conn_id, user_name)
-        self._waiters: dict[Waiter, None] = {}
-        self._newcomers: set[Waiter] = set()
-        self._intervals: Counter[float] = Counter()
-        #: How many ask about which queue.
-        self.queues: Counter[str] = Counter()
-        self._decisions: weakref.WeakValueDictionary[Gate, SharedDecisions] = weakref.WeakValueDictionary()
+        self._waiting: dict[Place | Watcher, None] = {}
+        self._newcomers: set[Place | Watcher] = set()
         self._changed = asyncio.Event()
-        self._polling = BackgroundTask(
-            self._keep_polling, lambda: not all(waiter.is_leaving for waiter in self._waiters), unexpected
-        )
-        self._delay = 0.0
-        self._opened = 0
-        self.last: Observation | None = None
+        self._polling = BackgroundTask(self._keep_polling, lambda: bool(self._waiting), unexpected)
+        self._ledger: Ledger | None = None
+        self._last: Observation | None = None
+        # The queues in which claims alone keep gates shut, and when the end of claims last brought a poll forward.
+        self._shut_by_claims: set[str | None] = set()
+        self._brought_forward_at = -math.inf
+        # By which share of the interval the next poll comes later, so that no triggerer is always first.
+        self._shift = 0.0
         #: The account that it is about, as far as that was known at any poll.
-        self.account: Account | None = None
-        #: How many gates wait, watchers not among them.
-        self.gates = 0
+        self.account: tuple[str, ...] | None = None
 
-    def decisions(self, gate: Gate) -> SharedDecisions:
-        """
-        Return the decisions that all gates share that ask the same here.
+    @property
+    def gates(self) -> int:
+        """How many gates wait."""
+        return sum(not place.gate.has_ended for place in self._places())
 
-        :param gate: what they ask
-        """
-        return self._decisions.setdefault(gate, SharedDecisions(gate))
+    @property
+    def queues(self) -> set[str]:
+        """The queues that somebody asks about."""
+        return {each.queue_name for each in self._waiting if each.queue_name is not None}
 
-    @contextlib.contextmanager
-    def waiter(
-        self,
-        interval: float,
-        wait_for: float | None = None,
-        waiting: WaitingGate | None = None,
-        wake_for: Callable[[Observation], Wake] | None = None,
-        queue_name: str | None = None,
-    ) -> Iterator[Waiter]:
-        """
-        Wait behind all gates that are here already.
-
-        :param interval: seconds after which an observation is too old for this gate
-        :param wait_for: seconds after which the gate's time is up; None: never
-        :param waiting: the gate; None for a watcher, which claims nothing and does not count as a gate
-        :param wake_for: tells what an observation is to it; default: each is news
-        :param queue_name: the queue that it asks about; None: all of them together
-        """
-        waiter = Waiter(self._start, self._observer.pacer, waiting, wake_for, queue_name)
-        interval = max(interval, SHORTEST_INTERVAL)
-        timer = None
-        if wait_for is not None:
-            timer = asyncio.get_running_loop().call_later(max(wait_for, 0.0), waiter.time_is_up)
-        self._waiters[waiter] = None
-        self._newcomers.add(waiter)
-        self._intervals[interval] += 1
-        if queue_name is not None:
-            self.queues[queue_name] += 1
-        self.gates += waiting is not None
-        try:
-            with self._observer.ledger.kept(waiting) if waiting else contextlib.nullcontext():
-                yield waiter
-        finally:
-            waiter.has_left = True
-            del self._waiters[waiter]
-            self._newcomers.discard(waiter)
-            # So that nothing is left of what nobody asks for.
-            self._intervals -= Counter([interval])
-            if queue_name is not None:
-                self.queues -= Counter([queue_name])
-            self.gates -= waiting is not None
-            self._opened += waiter.has_opened
-            self._changed.set()
-            if timer:
-                timer.cancel()
-
-    def is_idle(self, since: float) -> bool:
-        """
-        Tell whether nobody waits, and nobody has for a while.
-
-        :param since: the while's beginning, by the event loop's clock
-        """
-        return not self._waiters and (self.last is None or self.last.at <= since)
-
-    def _start(self) -> None:
+    def add(self, who: Place | Watcher) -> None:
+        """Let a gate wait behind all that are here already, or somebody watch."""
+        self._waiting[who] = None
+        self._newcomers.add(who)
+        if isinstance(who, Place):
+            who.gate.on_first_news.append(functools.partial(self._decide_again, who))
         self._changed.set()
         self._polling.start()
 
+    def remove(self, who: Place | Watcher) -> None:
+        """Let a gate, or a watcher, wait here no longer; it may have left already."""
+        self._waiting.pop(who, None)
+        self._newcomers.discard(who)
+        if not self._waiting:
+            self._changed.set()
+
+    def _decide_again(self, place: Place) -> None:
+        """Let a gate decide anew on the last observation: another cluster that comes first has answered."""
+        if place in self._waiting:
+            place.seen_at = -math.inf
+            self._newcomers.add(place)
+            self._changed.set()
+
+    def is_idle(self, since: float) -> bool:
+        """Tell whether nobody waits, and nobody has since some moment."""
+        return not self._waiting and self._last is not None and self._last.at <= since
+
+    def _places(self) -> list[Place]:
+        return [each for each in self._waiting if isinstance(each, Place)]
+
+    # When it polls
+
     async def _keep_polling(self) -> None:
-        while self._waiters:
+        while self._waiting or (self._ledger and self._ledger.is_unsettled):
             self._changed.clear()
-            interval = min(self._intervals)
-            wait = self._due(interval) - clock.now()
-            if wait > 0:
+            poll_due, follow_due = self._poll_due(), self._ledger.follow_due if self._ledger else math.inf
+            if (wait := min(poll_due, follow_due) - clock.now()) > 0:
                 with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), wait)
-                continue
-            observation = await self._poll(interval)
-            # Who comes while Airflow is asked, or asks about a queue that nobody asked about before, has its turn
-            # right after.
-            waiters = sorted(
-                (each for each in self._waiters if observation.has(each.queue_name)),
-                key=lambda each: -each.waiting.priority if each.waiting else 0,
-            )
-            self._delay = await self._refresh_claims(observation, waiters, interval)
-            self.last = dataclasses.replace(
-                observation, notes=(*observation.notes, *self._notes(observation.account))
-            )
-            self.account = observation.account or self.account
-            self._newcomers.difference_update(waiters)
-            self._observer.pacer.put(_show(waiters, self.last))
-            del waiters
-            # The gates decide before the next poll, even where this one took longer than an interval.
-            await self._observer.pacer.join()
-            self._report()
-        self._report()
+                    await asyncio.wait_for(self._changed.wait(), min(wait, KEPT_AFTER))
+            elif poll_due <= clock.now():
+                await self._poll()
+            elif self._ledger:
+                await self._ledger.follow(self._last.at if self._last else clock.now())
+            if not self._waiting:
+                self._report()
+                if self._ledger:
+                    await self._ledger.settle()
 
-    def _notes(self, account: Account | None) -> Iterator[Note]:
-        if how := self._polling.take_failure():
-            yield Note(f"the task that polls for all gates of this connection {how}, and was started again")
-        if account:
-            yield from self._observer.ledger.notes(account)
-
-    def _report(self) -> None:
-        if self.last and self.account:
-            opened, self._opened = self._opened, 0
-            self._observer.report_gates(self._name[0], self.account, self.last.at, opened)
-
-    def _due(self, interval: float) -> float:
+    def _poll_due(self) -> float:
+        if not self._waiting:
+            return math.inf
         # For a gate that has just arrived the connection is read at once; whether it comes to a request is another
         # matter.
-        if self.last is None or self._newcomers:
-            return 0.0
-        return self.last.at + max(interval, self.last.pause) + self._delay
+        return self._last.at + self._interval() if self._last and not self._newcomers else -math.inf
 
-    async def _refresh_claims(self, observation: Observation, waiters: list[Waiter], interval: float) -> float:
-        """
-        Ask Airflow what became of the submissions that matter to an observation.
+    def _interval(self, is_early: bool = True) -> float:
+        """Return the seconds after which the last observation is too old: perhaps early, for claims that end."""
+        least = max(min((each.interval for each in self._waiting), default=0.0), SHORTEST_INTERVAL)
+        interval = least * (1.0 + self._shift)
+        if self._last is None or self._last.pause or not (is_early and self._shut_by_claims and self._ledger):
+            return max(interval, self._last.pause if self._last else 0.0)
+        # Where claims alone keep gates shut, there is nothing new to see before they end.
+        end = self._ledger.next_end(self._last.at, self._shut_by_claims)
+        if end < self._brought_forward_at + least:
+            return interval
+        # Who let more through than others leaves them a chance.
+        end += _PAST + max(0.0, 4 * self._shift) * TOGETHER
+        return min(interval, max(end - self._last.at, FOLLOW_EVERY))
 
-        :return: seconds by which the next poll is put off
-        """
-        if observation.account is None:
-            return 0.0
-        ledger = self._observer.ledger
-        for waiter in waiters:
-            if waiter.waiting and not waiter.has_left:
-                account = observation.of(waiter.queue_name).account or observation.account
-                ledger.waiting.ask_about(waiter.waiting, account, observation.counted_after)
-        await ledger.refresh(observation.account, observation.at, self._name[0])
-        if not ledger.opened_elsewhere_since(observation.account, (self.last or observation).at):
-            return 0.0
-        # Another triggerer lets gates through as well. Two that poll in the same second can both give out the same
-        # room; let them not stay in step.
-        return random.uniform(0.0, interval / 4)  # noqa: S311
+    # What it does
 
-    async def _poll(self, interval: float) -> Observation:
+    async def _poll(self) -> None:
+        """Poll, and let all decide; whatever fails is told to them."""
+        interval, newcomers = self._interval(), bool(self._newcomers)
+        is_early = not newcomers and interval < self._interval(is_early=False)
         try:
-            return await self._observer.observe(*self._name, interval, bool(self._newcomers), set(self.queues))
-        except Exception as error:  # whatever it is, it must not end the waiting of everybody
-            observation = Observation(error=ScnetError(f"{unexpected(error)} while polling SCnet"))
-            self._observer.metrics.polled(Whom(*self._name), observation)
-            return observation
+            # No gate decides on what may be older, by the end of its turn, than claims are known that have ended.
+            age = min(interval, KEPT_AFTER / 2)
+            seen = await self._accounts.observe(*self._name, age, newcomers, self.queues)
+            if how := self._polling.take_failure():
+                note = f"the task that polls for all gates of this connection {how}, and was started again"
+                seen = dataclasses.replace(seen, notes=(*seen.notes, note))
+            seen, admission = await self._admit(seen)
+        except Exception as error:  # it must not end the waiting of everybody
+            seen = Observation(error=ScnetError(f"{unexpected(error)} while polling SCnet"))
+            self._accounts.metrics.polled(Whom(*self._name), seen)
+            admission = Admission(self._in_order(seen), seen)
+            admission.admit()
+        # Who comes between two polls decides on the last observation, on which others have decided.
+        is_same = self._last is not None and self._last.at == seen.at
+        self._shut_by_claims = admission.shut_by_claims | (self._shut_by_claims if is_same else set())
+        self._last, self.account = seen, seen.account or self.account
+        if is_early:
+            self._brought_forward_at = seen.at
+        lead = self._ledger.lead(_LATELY * self._interval(is_early=False)) if self._ledger else 0.0
+        self._shift = 0.25 * lead * random.uniform(0.5, 1.0)  # noqa: S311
+        shown = [each for each in self._waiting if isinstance(each, Watcher) and seen.has(each.queue_name)]
+        # Who came meanwhile has its turn right after.
+        self._newcomers.difference_update(admission.places, shown)
+        for watcher in shown:
+            watcher.show(seen)
+        opened = await self._open(admission)
+        await self._tell(admission)
+        self._report(opened)
+
+    def _report(self, opened: int = 0) -> None:
+        if self.account and self._last:
+            self._accounts.report_gates(self._name[0], self.account, self._last.at, opened)
+
+    def _in_order(self, seen: Observation) -> list[Place]:
+        """Return the gates that have not decided on an observation, in their order."""
+        places = (each for each in self._places() if each.seen_at != seen.at and seen.has(each.queue_name))
+        return sorted(places, key=lambda place: place.gate.order)
+
+    async def _admit(self, seen: Observation) -> tuple[Observation, Admission]:
+        """Let the gates decide, in this process's turn where others have to know of it."""
+        places = self._places()
+        if seen.account is None or not places:
+            admission = Admission(self._in_order(seen), seen)
+            admission.admit()
+            return seen, admission
+        # At once: who forgets accounts that nobody asks about knows those of pollers.
+        self.account = seen.account
+        ledger, kept_room = self._accounts.shared(seen.account)
+        self._ledger = ledger
+        # Gates that Airflow does not know, as in dag.test(), share nothing with other processes.
+        waiting = {place.gate.id: place.gate.since for place in places if place.gate.id}
+        if waiting:
+            await ledger.refresh(seen.at, waiting)
+        seen = dataclasses.replace(seen, notes=(*seen.notes, *ledger.notes(), *kept_room.notes()))
+        admission = Admission(self._in_order(seen), seen, ledger, kept_room)
+        claims = admission.admit()
+        if ledger.has_to_write or any(claim.gate for claim in claims):
+            try:
+                await ledger.decide(admission.admit)
+            except NotDecidedError as why:
+                ledger.keep(admission.admit(hold=str(why)))
+        else:
+            ledger.keep(claims)
+        opened, decided = (
+            [place.gate for place, *_ in admission.openings],
+            [place.gate for place in admission.places],
+        )
+        kept_room.learn(admission.short, opened, decided)
+        return seen, admission
+
+    async def _open(self, admission: Admission) -> int:
+        """Let gates open, with breaks, since each has work to do when it ends; return how many have."""
+        breather, opened, left, ledger = Breather(), 0, admission.openings, self._ledger
+        left.reverse()
+        try:
+            while left:
+                place, seen, decision, claimed, claim = left.pop()
+                self._say(place, seen, decision)
+                withdraw = functools.partial(ledger.withdraw, claim) if ledger and claim else _nothing
+                opened += place.gate.open(place.conn_id, seen, decision, claimed, withdraw)
+                self.remove(place)
+                if breather.is_due(work=1):
+                    await breather.take()
+        finally:
+            # Where this is ended from outside, those that are left do not open.
+            for *_, claim in left:
+                if ledger and claim:
+                    ledger.withdraw(claim)
+        return opened
+
+    async def _tell(self, admission: Admission) -> None:
+        """Let the other gates say what is new, with breaks."""
+        breather = Breather()
+        for place, seen, decision in admission.decisions:
+            place.seen_at = seen.at
+            is_news = self._say(place, seen, decision)
+            if is_news and place.gate.decided(place.conn_id, decision):
+                self.remove(place)
+            if breather.is_due(work=is_news):
+                await breather.take()
+        admission.decisions.clear()
+
+    def _say(self, place: Place, seen: Observation, decision: Decision) -> bool:
+        try:
+            return place.evaluator.say(seen, decision)
+        except Exception as error:  # it ends the gate that it is about, and no other
+            place.gate.fail(error)
+            return True

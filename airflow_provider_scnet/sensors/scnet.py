@@ -217,6 +217,8 @@ class ScnetJobStateSensor(BaseSensorOperator):
             "submits": gate.submits,
             "claim_ttl": self.claim_ttl,
             **(self._submission_tasks() if gate.submits else {}),
+            # The author's own, not the sum that Airflow makes of it: a large DAG must not come before a small one.
+            "priority_weight": self.priority_weight,
             "poke_interval": self.poke_interval,
             "timeout": self._limit() if self.timeout < _FOREVER else None,
             "silent_fail": self.silent_fail,

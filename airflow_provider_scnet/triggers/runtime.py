@@ -6,6 +6,11 @@ from __future__ import annotations
 from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.triggers.airflow_stats import AirflowStats
 from airflow_provider_scnet.triggers.task_states import AirflowTaskStates
+from airflow_provider_scnet.triggers.variables import AirflowVariables
+
+
+class RunningAirflow(AirflowTaskStates, AirflowVariables):
+    """The Airflow around a trigger."""
 
 
 def accounts() -> Accounts:
@@ -13,4 +18,4 @@ def accounts() -> Accounts:
     # Not before something waits: a DAG file that names a trigger is parsed again and again, and asks nobody.
     from airflow_provider_scnet.hooks.scnet import ScnetHook
 
-    return Accounts.of_running_loop(ScnetHook, AirflowTaskStates(), AirflowStats())
+    return Accounts.of_running_loop(ScnetHook, RunningAirflow(), AirflowStats())

@@ -2,7 +2,7 @@
 """
 The gate's wait in the triggerer.
 
-Users know the watcher of an asset by this module as well; it lives in :mod:`.events`.
+Users know the watcher of an asset by this module as well; it lives in :mod:`.watcher`.
 """
 
 from __future__ import annotations
@@ -15,17 +15,15 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
-from airflow_provider_scnet.claims.submission import GateId, SubmissionTasks
-from airflow_provider_scnet.claims.waiting import WaitingGate
+from airflow_provider_scnet.claims.terms import GateId, SubmissionTasks
 from airflow_provider_scnet.event_loop.log_thread import ThreadedLog
-from airflow_provider_scnet.gate.decision import Verdict, record
+from airflow_provider_scnet.gate.decision import Verdict
 from airflow_provider_scnet.gate.evaluator import GateEvaluator
 from airflow_provider_scnet.gate.gate import Gate
 from airflow_provider_scnet.gate.reporter import Log
-from airflow_provider_scnet.polling.admission import Admission
-from airflow_provider_scnet.polling.candidates import Candidate, outcome_of
+from airflow_provider_scnet.polling.waiting import Place, WaitingGate
 from airflow_provider_scnet.triggers import runtime
-from airflow_provider_scnet.triggers.events import ScnetJobStateEventTrigger
+from airflow_provider_scnet.triggers.watcher import ScnetJobStateEventTrigger
 
 __all__ = ["ScnetJobStateEventTrigger", "ScnetJobStateTrigger"]
 
@@ -43,10 +41,9 @@ class ScnetJobStateTrigger(BaseTrigger):
     Waits until a cluster user's job counts meet a condition, and claims room for the jobs that follow.
 
     All triggers of one triggerer that watch the same account through the same connection share one request an
-    interval. Room is given out by ``priority_weight``, then in the order of arrival, and claimed until the cluster
-    had time to count what was submitted; of gates that open in another triggerer, Airflow's states of the tasks
-    behind them tell. Where gates of a task wait in several triggerers, those of the oldest runs come first, by the
-    dates in the run ids, and within a run those with the lowest map indexes.
+    interval. Room is given out by the author's ``priority_weight``, then in the order of arrival, and claimed
+    until the cluster had time to count what was submitted. Claims are written down in Airflow's Variables before a
+    gate opens, where other triggerers read them; which triggerer comes first is left to chance.
 
     :param condition: the state of the queue to wait for
     :param fail_when: what fails the gate for good
@@ -62,6 +59,7 @@ class ScnetJobStateTrigger(BaseTrigger):
     :param upstream: ids of the tasks right before these; for each, likewise, which instance
     :param gates_upstream: ids of the gates that stand before these, directly or not
     :param after_past_runs: whether the tasks that submit wait for those of the run before
+    :param priority_weight: the task's, as its author gave it
     :param poke_interval: seconds after which an observation is too old
     :param timeout: seconds that the whole wait may last; None: without an end
     :param silent_fail: whether to wait on, too, where the try would fail
@@ -83,6 +81,7 @@ class ScnetJobStateTrigger(BaseTrigger):
         upstream: dict[str, bool] | None = None,
         gates_upstream: list[str] | None = None,
         after_past_runs: bool = False,
+        priority_weight: int = 1,
         poke_interval: float = 60.0,
         timeout: float | None = None,
         silent_fail: bool = False,
@@ -102,6 +101,7 @@ class ScnetJobStateTrigger(BaseTrigger):
         self.upstream = upstream or {}
         self.gates_upstream = gates_upstream or []
         self.after_past_runs = after_past_runs
+        self.priority_weight = priority_weight
         self.poke_interval = poke_interval
         self.timeout = timeout
         self.silent_fail = silent_fail
@@ -124,6 +124,7 @@ class ScnetJobStateTrigger(BaseTrigger):
                 "upstream": self.upstream,
                 "gates_upstream": self.gates_upstream,
                 "after_past_runs": self.after_past_runs,
+                "priority_weight": self.priority_weight,
                 "poke_interval": self.poke_interval,
                 "timeout": self.timeout,
                 "silent_fail": self.silent_fail,
@@ -141,44 +142,59 @@ class ScnetJobStateTrigger(BaseTrigger):
         ends_here = self.end_task and in_triggerer
         if not ends_here:
             await asyncio.sleep(settled_at - loop.time())
-        log = ThreadedLog(self.log)
-        event = await self._wait(log)
-        # Airflow closes the gate's log with the event.
-        await log.flush()
-        if ends_here and event["verdict"] == Verdict.OPEN.value:
-            yield TaskSuccessEvent(xcoms={"decision": event["decision"]} if self.push_decision else None)
-            return
-        await asyncio.sleep(settled_at - loop.time())
-        yield TriggerEvent(event)  # type: ignore[no-untyped-call]
-
-    async def _wait(self, log: Log) -> dict[str, Any]:
+        log, waiting = ThreadedLog(self.log), None
         try:
-            gate = Gate.of(self.condition, self.fail_when, self.submits, self.queue_name)
-        except ValueError as error:
-            return {"verdict": Verdict.FAIL.value, "message": str(error)}
+            try:
+                waiting = self._waiting_gate(log)
+            except ValueError as error:
+                event: dict[str, Any] = {"verdict": Verdict.FAIL.value, "message": str(error)}
+            else:
+                event = await self._wait(waiting, log)
+            # Airflow closes the gate's log with the event.
+            await log.flush()
+            ends_here = ends_here and event["verdict"] == Verdict.OPEN.value
+            await asyncio.sleep(0.0 if ends_here else settled_at - loop.time())
+        except BaseException:
+            # Airflow takes no event from here any more.
+            if waiting:
+                waiting.withdraw()
+            raise
+        if ends_here:
+            yield TaskSuccessEvent(xcoms={"decision": event["decision"]} if self.push_decision else None)
+        else:
+            yield TriggerEvent(event)  # type: ignore[no-untyped-call]
+
+    async def _wait(self, waiting: WaitingGate, log: Log) -> dict[str, Any]:
         left = self._seconds_left()
-        waited = max(0.0, self.timeout - left) if self.timeout is not None and left is not None else 0.0
-        with contextlib.ExitStack() as stack:
-            candidates = [
-                self._candidate(conn_id, gate, waited, left, log, stack.enter_context(contextlib.ExitStack()))
-                for conn_id in self._conn_ids
-            ]
-            if outcome := await outcome_of(candidates, log):
-                decision, opened = outcome.decision, outcome.candidate
-                event: dict[str, Any] = {"verdict": decision.verdict.value, "message": str(decision)}
-                if decision.verdict is Verdict.OPEN:
-                    opened.waiter.has_opened = True
-                    event["decision"] = record(
-                        gate,
-                        outcome.observation,
-                        scnet_conn_id=opened.scnet_conn_id,
-                        claimed=outcome.claimed.jobs,
-                    )
-                return event
+        pollers = {conn_id: runtime.accounts().poller(conn_id, self.user_name) for conn_id in self._conn_ids}
+        evaluators = {
+            conn_id: GateEvaluator(
+                waiting.asks,
+                log,
+                # A triggerer that was restarted, or took the gate over, has not seen what it saw before.
+                answered=self._waited() > FIRST_POLL,
+                silent_fail=self.silent_fail,
+                wait_for=left,
+                name=conn_id if len(pollers) > 1 else "",
+            )
+            for conn_id in pollers
+        }
+        with contextlib.ExitStack() as leave:
+            if left is not None:
+                timer = asyncio.get_running_loop().call_later(max(left, 0.0), waiting.end, None)
+                leave.callback(timer.cancel)
+            for conn_id, poller in pollers.items():
+                place = Place(waiting, conn_id, self.poke_interval, evaluators[conn_id])
+                poller.add(place)
+                leave.callback(poller.remove, place)
+            outcome = await waiting.outcome()
+        if outcome:
+            decision, record = outcome
+            return {"verdict": decision.verdict.value, "message": str(decision), "decision": record}
         seen = "; ".join(
-            f"{each.scnet_conn_id}: {each.evaluator.last}" if len(candidates) > 1 else str(each.evaluator.last)
-            for each in candidates
-            if each.evaluator.last
+            f"{conn_id}: {each.last}" if len(evaluators) > 1 else str(each.last)
+            for conn_id, each in evaluators.items()
+            if each.last
         )
         return {"verdict": Verdict.TIMEOUT.value, "message": f"last seen: {seen}" if seen else ""}
 
@@ -186,52 +202,31 @@ class ScnetJobStateTrigger(BaseTrigger):
     def _conn_ids(self) -> list[str]:
         return [self.scnet_conn_id] if isinstance(self.scnet_conn_id, str) else self.scnet_conn_id
 
-    def _candidate(
-        self,
-        conn_id: str,
-        gate: Gate,
-        waited: float,
-        left: float | None,
-        log: Log,
-        stack: contextlib.ExitStack,
-    ) -> Candidate:
-        accounts = runtime.accounts()
-        poller, waiting = accounts.poller(conn_id, self.user_name), self._waiting_gate(gate, waited)
-        evaluator = GateEvaluator(
-            gate,
-            log,
-            # A triggerer that was restarted, or took the gate over, has not seen what it saw before.
-            answered=waited > FIRST_POLL,
-            silent_fail=self.silent_fail,
-            wait_for=left,
-            decisions=poller.decisions(gate),
-            name=conn_id if len(self._conn_ids) > 1 else "",
-        )
-        admission = Admission(accounts.ledger, evaluator, waiting)
-        waiter = stack.enter_context(
-            poller.waiter(self.poke_interval, left, waiting, admission.wake_for, gate.queue_name)
-        )
-        return Candidate(conn_id, evaluator, admission, waiter, stack.close)
-
-    def _waiting_gate(self, gate: Gate, waited: float) -> WaitingGate:
-        task_instance, gate_id, tasks, priority = self.task_instance, None, SubmissionTasks(), 0
+    def _waiting_gate(self, log: Log) -> WaitingGate:
+        gate = Gate.of(self.condition, self.fail_when, self.submits, self.queue_name)
+        task_instance, gate_id, tasks = self.task_instance, None, None
         # No triggerer runs it in dag.test(), and nobody answers there.
         if self.trigger_id is not None and task_instance is not None:
             map_index = -1 if task_instance.map_index is None else task_instance.map_index
             gate_id = GateId(task_instance.dag_id, task_instance.run_id, task_instance.task_id, map_index)
-            priority = _priority_of(task_instance)
             tasks = SubmissionTasks(
-                self.submitted_by, self.upstream, frozenset(self.gates_upstream), self.after_past_runs
+                self.submitted_by, self.upstream, tuple(self.gates_upstream), self.after_past_runs
             )
         return WaitingGate(
-            gate_id,
-            jobs=gate.submits,
+            gate,
+            log,
+            self._conn_ids,
+            id=gate_id,
             ttl=self.claim_ttl,
             tasks=tasks,
-            asks=gate,
-            waited=waited,
-            priority=priority,
+            priority=self.priority_weight,
+            waited=self._waited(),
         )
+
+    def _waited(self) -> float:
+        """Return the seconds for which it had waited before this triggerer took it, as far as Airflow tells."""
+        left = self._seconds_left()
+        return 0.0 if self.timeout is None or left is None else max(0.0, self.timeout - left)
 
     def _seconds_left(self) -> float | None:
         """Return the seconds until the deferral times out, as the triggerer knows it; None where it does not."""
@@ -242,13 +237,3 @@ class ScnetJobStateTrigger(BaseTrigger):
         if end.tzinfo is None:
             end = end.replace(tzinfo=timezone.utc)
         return (end - datetime.now(timezone.utc)).total_seconds()
-
-
-def _priority_of(task_instance: Any) -> int:
-    """Return a priority weight as Airflow computes it; 0 where it does not tell."""
-    weight = getattr(task_instance, "priority_weight", None)
-    if weight is None and (task := getattr(task_instance, "task", None)):
-        # What 3.3's scheduler defers comes with its task, and without the number.
-        with contextlib.suppress(Exception):  # a rule of somebody's own may need more than there is
-            weight = task.weight_rule.get_weight(task_instance)
-    return weight if isinstance(weight, int) else 0

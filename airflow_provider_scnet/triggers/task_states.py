@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, TypeVar
 
 from airflow import __version__ as airflow_version
 
-from airflow_provider_scnet.event_loop.pacing import Breather
+from airflow_provider_scnet.event_loop.breather import Breather
 
 #: States by run id, task id and map index (-1 where the task is not mapped).
 States = dict[str, dict[str, dict[int, "str | None"]]]
@@ -19,7 +20,7 @@ States = dict[str, dict[str, dict[int, "str | None"]]]
 # before them have room for 8,000.
 _MOST_CHARACTERS = 4000
 
-_ENDED = ["success", "failed"]
+_RUN_STATES = {"queued": ["queued"], "ended": ["success", "failed"]}
 
 T = TypeVar("T")
 
@@ -31,89 +32,73 @@ class AirflowTaskStates:
     None of these calls may be cancelled: Airflow up to 3.2.1 would read the answer as that to its next question.
     """
 
-    async def states(self, dag_id: str, run_ids: Collection[str] | None, task_ids: Collection[str]) -> States:
+    async def states(self, dag_id: str, run_ids: Collection[str], task_ids: Collection[str]) -> States:
         """
         Return the states of all instances of some tasks in some runs; what does not exist is left out.
 
         :param dag_id: the DAG
-        :param run_ids: its runs; None: all of them
+        :param run_ids: its runs
         :param task_ids: its tasks
         """
-        if _HAS_DATABASE:
-            return await _in_database(lambda session: _states(session, dag_id, run_ids, task_ids))
+        if HAS_DATABASE:
+            return await in_database(lambda session: _states(session, dag_id, run_ids, task_ids))
         states: States = {}
         # One after another: the supervisor answers so, beside its heartbeat.
-        for runs in [None] if run_ids is None else _chunks(sorted(run_ids)):
+        for runs in _chunks(sorted(run_ids)):
             for tasks in _unambiguous(sorted(task_ids)):
                 await _add_states(states, dag_id, runs, tasks)
         return states
 
-    async def count(
-        self, dag_id: str, task_ids: Collection[str], states: Collection[str | None] | None = None
-    ) -> int:
+    async def run_states(self, dag_id: str, run_ids: Collection[str]) -> dict[str, str]:
         """
-        Return how many instances of some tasks there are, in all runs.
-
-        :param dag_id: the DAG
-        :param task_ids: its tasks
-        :param states: the states in which they count, None for those without; default: any
-        """
-        if _HAS_DATABASE:
-            return await _in_database(lambda session: _count(session, dag_id, task_ids, states))
-        from airflow.sdk.execution_time.comms import GetTICount, TICount
-
-        named = None if states is None else ["null" if state is None else state for state in states]
-        question = GetTICount(dag_id=dag_id, task_ids=sorted(task_ids), states=named)
-        return (await _answer(question, TICount)).count
-
-    async def ended(self, dag_id: str, run_ids: Collection[str]) -> set[str]:
-        """
-        Return those of some runs that have ended, whatever states their tasks have.
+        Return "queued" or "ended" for those of some runs that are, whatever states their tasks have.
 
         :param dag_id: the DAG
         :param run_ids: its runs
         """
-        if _HAS_DATABASE:
-            return await _in_database(lambda session: _ended(session, dag_id, run_ids))
+        if HAS_DATABASE:
+            return await in_database(lambda session: _run_states(session, dag_id, run_ids))
         from airflow.sdk.execution_time.comms import DRCount, GetDRCount
 
-        found: set[str] = set()
-        for runs in _chunks(sorted(run_ids)):
-            if not (await _answer(GetDRCount(dag_id=dag_id, run_ids=runs, states=_ENDED), DRCount)).count:
+        found: dict[str, str] = {}
+        for (name, states), runs in itertools.product(_RUN_STATES.items(), _chunks(sorted(run_ids))):
+            # Most often there is none, which one question tells.
+            question = GetDRCount(dag_id=dag_id, run_ids=runs, states=states)
+            if not (await answer(question, DRCount)).count:
                 continue
             for run_id in runs:
-                question = GetDRCount(dag_id=dag_id, run_ids=[run_id], states=_ENDED)
-                if (await _answer(question, DRCount)).count:
-                    found.add(run_id)
+                question = GetDRCount(dag_id=dag_id, run_ids=[run_id], states=states)
+                if (await answer(question, DRCount)).count:
+                    found[run_id] = name
         return found
 
 
-async def _answer(question: Any, kind: type[T]) -> T:
+async def answer(question: Any, kind: type[T] | tuple[type[Any], ...]) -> T:
     """
     Ask the triggerer's supervisor.
 
     :param question: one of Airflow's messages
-    :param kind: the message that answers it
+    :param kind: the message that answers it, or several that may
     :raises RuntimeError: where the answer is another, such as that of an API that is away
     """
     from airflow.sdk.execution_time import task_runner
     from airflow.sdk.execution_time.comms import ErrorResponse
 
-    answer = await task_runner.SUPERVISOR_COMMS.asend(question)
-    if not isinstance(answer, kind):
-        raise RuntimeError(answer.error.value if isinstance(answer, ErrorResponse) else type(answer).__name__)
-    return answer
+    found: Any = await task_runner.SUPERVISOR_COMMS.asend(question)
+    if not isinstance(found, kind):
+        raise RuntimeError(found.error.value if isinstance(found, ErrorResponse) else type(found).__name__)
+    return found  # type: ignore[no-any-return]
 
 
-async def _add_states(states: States, dag_id: str, run_ids: Sequence[str] | None, task_ids: Sequence[str]) -> None:
+async def _add_states(states: States, dag_id: str, run_ids: Sequence[str], task_ids: Sequence[str]) -> None:
     from airflow.sdk.execution_time.comms import GetTaskStates, TaskStatesResult
 
-    runs = None if run_ids is None else list(run_ids)
-    answer = await _answer(GetTaskStates(dag_id=dag_id, run_ids=runs, task_ids=list(task_ids)), TaskStatesResult)
+    question = GetTaskStates(dag_id=dag_id, run_ids=list(run_ids), task_ids=list(task_ids))
+    found = await answer(question, TaskStatesResult)
     breather = Breather()
-    for run_id, by_name in answer.task_states.items():
+    for run_id, by_name in found.task_states.items():
         for name, state in by_name.items():
-            if breather.is_due:
+            if breather.is_due():
                 await breather.take()
             task_id, map_index = _instance(name, task_ids)
             states.setdefault(run_id, {}).setdefault(task_id, {})[map_index] = state
@@ -152,10 +137,11 @@ def _chunks(run_ids: Sequence[str]) -> Iterator[list[str]]:
 
 # Airflow 2's triggers may use its database, in a thread.
 
-_HAS_DATABASE = airflow_version.startswith("2.")
+HAS_DATABASE = airflow_version.startswith("2.")
 
 
-async def _in_database(ask: Callable[[Any], T]) -> T:
+async def in_database(ask: Callable[[Any], T]) -> T:
+    """Ask Airflow's database, in a thread; the session is the argument."""
     from airflow.utils.session import create_session
 
     def run() -> T:
@@ -165,35 +151,21 @@ async def _in_database(ask: Callable[[Any], T]) -> T:
     return await asyncio.to_thread(run)
 
 
-def _states(session: Any, dag_id: str, run_ids: Collection[str] | None, task_ids: Collection[str]) -> States:
+def _states(session: Any, dag_id: str, run_ids: Collection[str], task_ids: Collection[str]) -> States:
     from airflow.models.taskinstance import TaskInstance
 
     rows = session.query(
         TaskInstance.run_id, TaskInstance.task_id, TaskInstance.map_index, TaskInstance.state
-    ).filter(TaskInstance.dag_id == dag_id, TaskInstance.task_id.in_(task_ids))
-    if run_ids is not None:
-        rows = rows.filter(TaskInstance.run_id.in_(run_ids))
+    ).filter(TaskInstance.dag_id == dag_id, TaskInstance.task_id.in_(task_ids), TaskInstance.run_id.in_(run_ids))
     states: States = {}
     for row in rows:
         states.setdefault(row.run_id, {}).setdefault(row.task_id, {})[row.map_index] = row.state
     return states
 
 
-def _count(session: Any, dag_id: str, task_ids: Collection[str], states: Collection[str | None] | None) -> int:
-    from airflow.models.taskinstance import TaskInstance
-    from sqlalchemy import or_
-
-    rows = session.query(TaskInstance).filter(TaskInstance.dag_id == dag_id, TaskInstance.task_id.in_(task_ids))
-    if states is not None:
-        is_named = TaskInstance.state.in_([state for state in states if state is not None])
-        rows = rows.filter(or_(is_named, TaskInstance.state.is_(None)) if None in states else is_named)
-    return int(rows.count())
-
-
-def _ended(session: Any, dag_id: str, run_ids: Collection[str]) -> set[str]:
+def _run_states(session: Any, dag_id: str, run_ids: Collection[str]) -> dict[str, str]:
     from airflow.models.dagrun import DagRun
 
-    rows = session.query(DagRun.run_id).filter(
-        DagRun.dag_id == dag_id, DagRun.run_id.in_(run_ids), DagRun.state.in_(_ENDED)
-    )
-    return {row.run_id for row in rows}
+    rows = session.query(DagRun.run_id, DagRun.state).filter(DagRun.dag_id == dag_id, DagRun.run_id.in_(run_ids))
+    names = {state: name for name, states in _RUN_STATES.items() for state in states}
+    return {row.run_id: names[row.state] for row in rows if row.state in names}

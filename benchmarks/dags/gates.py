@@ -119,6 +119,11 @@ with DAG(
 ):
     scnet_gate(submits=1) >> submit()
 
+# The same, one in each of as many DAGs.
+for number in range(TASKS if os.environ.get("BENCH_DAGS") else 0):
+    with new(f"admission_dags_{number:04}"):
+        scnet_gate(submits=1) >> submit()
+
 with new("admission_http"):
 
     @task_group

@@ -19,13 +19,13 @@ from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.gate.reporter import REPEAT_AFTER
 from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.testing import ScnetSimulator
-from airflow_provider_scnet.triggers import events, runtime
 from airflow_provider_scnet.triggers import scnet as triggers
+from airflow_provider_scnet.triggers import watcher as watchers
+from airflow_provider_scnet.triggers.runtime import RunningAirflow
 from airflow_provider_scnet.triggers.scnet import ScnetJobStateEventTrigger, ScnetJobStateTrigger
-from airflow_provider_scnet.triggers.task_states import AirflowTaskStates
 from benchmarks import virtual_time
 
-from gates import INTERVAL, first_event
+from gates import INTERVAL, claimed, first_event
 from observations import HEALS, Cluster
 
 MINUTE = 60.0
@@ -60,7 +60,7 @@ class Store:
 async def first_looks(trigger: ScnetJobStateEventTrigger, cluster: Cluster, looks: int) -> list[int]:
     """Return the numbers of the looks, from 1, on which a watcher fires."""
     loop = asyncio.get_running_loop()
-    Accounts._by_loop[loop] = Accounts(cluster, AirflowTaskStates())
+    Accounts._by_loop[loop] = Accounts(cluster, RunningAirflow())
     fired = []
 
     async def watch() -> None:
@@ -189,7 +189,7 @@ def test_a_watcher_that_dies_before_its_event_is_stored_fires_again_rather_than_
     async def die() -> None:
         trigger = watcher()
         trigger.asset_state_store = store
-        Accounts._by_loop[asyncio.get_running_loop()] = Accounts(Cluster(9, 4), AirflowTaskStates())
+        Accounts._by_loop[asyncio.get_running_loop()] = Accounts(Cluster(9, 4), RunningAirflow())
         run = trigger.run()
         await anext(run)
         await run.aclose()
@@ -374,11 +374,10 @@ def test_over_http_it_brings_what_it_saw_and_no_claim_keeps_it_from_firing(scnet
     async def scenario() -> dict[str, Any]:
         fired = asyncio.ensure_future(first_event(watcher(poke_interval=INTERVAL)))
         await first_event(ScnetJobStateTrigger(condition="queued == 9", poke_interval=INTERVAL))
-        accounts = runtime.accounts()
-        assert accounts.ledger.claimed((scnet.url, "alice"), clock.now()).jobs == 1
+        assert claimed((scnet.url, "alice")) == 1
         scnet.set_counts("alice", running=1, queued=4)
         payload = (await fired).payload
-        assert accounts.ledger.claimed((scnet.url, "alice"), clock.now()).jobs == 1
+        assert claimed((scnet.url, "alice")) == 1
         return payload
 
     payload = asyncio.run(scenario())
@@ -405,7 +404,7 @@ def test_an_event_is_stored_before_the_watcher_forgets_that_it_was_armed():
     timed.values = store.values
     assert fires([9, 4, 4], timed) == [2]
     armed, disarmed = times
-    assert disarmed - armed >= MINUTE + events.STORED_AFTER - 1
+    assert disarmed - armed >= MINUTE + watchers.STORED_AFTER - 1
 
 
 def test_parsing_a_dag_with_a_watcher_brings_neither_the_hook_nor_what_it_asks_with_along():

@@ -19,6 +19,7 @@ from airflow_provider_scnet.gate.decision import Verdict, observed
 from airflow_provider_scnet.gate.edge import Edge, EdgeEvaluator
 from airflow_provider_scnet.gate.names import named, named_queue
 from airflow_provider_scnet.gate.reporter import REPEAT_AFTER, Reporter
+from airflow_provider_scnet.polling.waiting import Watcher
 from airflow_provider_scnet.triggers import runtime
 
 if TYPE_CHECKING:
@@ -108,8 +109,11 @@ class ScnetJobStateEventTrigger(BaseEventTrigger):
         reporter = Reporter(log, name=f"watcher of '{self.condition}' ({self.scnet_conn_id})")
         evaluator, memory = EdgeEvaluator(edge, reporter), self._memory()
         poller = runtime.accounts().poller(self.scnet_conn_id, self.user_name)
-        with poller.waiter(self.poke_interval, queue_name=self.queue_name) as waiter:
-            while observation := await waiter.next_observation():
+        watcher = Watcher(self.poke_interval, self.queue_name)
+        poller.add(watcher)
+        try:
+            while True:
+                observation = await watcher.next_observation()
                 if memory and not memory.is_read:
                     evaluator.armed = await memory.read()
                 if memory is None or memory.is_read:
@@ -124,8 +128,10 @@ class ScnetJobStateEventTrigger(BaseEventTrigger):
                     if memory and evaluator.armed is not None:
                         await memory.write(evaluator.armed)
                 if memory and memory.trouble:
-                    reporter.note([memory.trouble])
+                    reporter.note([memory.trouble], observation.at)
                     await log.flush()
+        finally:
+            poller.remove(watcher)
 
     def _checked(self) -> Edge:
         """

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One claim: the jobs behind a gate that opened, and how far their submission is by Airflow's states of tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, MutableMapping
+
+from airflow_provider_scnet.claims.phases import LONGEST_PHASE, TABLE, Phase, Row, Scope
+from airflow_provider_scnet.claims.terms import GateId, Instances, Terms
+from airflow_provider_scnet.gate.claimed import Awaited
+
+#: Seconds for which a claim stays written once it counts for nobody: who decides on an observation that is as old
+#: as that still finds it.
+KEPT_AFTER = 600.0
+
+_HAS_RUN = ("success", "failed")
+_ENDED = (*_HAS_RUN, "skipped", "upstream_failed", "removed")
+# A task instance that waits for a slot, a worker or its next try.
+_PENDING = ("scheduled", "queued", "up_for_retry", "restarting")
+
+
+@dataclasses.dataclass(eq=False)
+class Claim:
+    """
+    What one gate that opened has claimed. Times are seconds by the event loop's clock, where nothing else is said.
+
+    :param id: its name, of which there is no other
+    :param gate: the gate; None where Airflow does not know it, as in ``dag.test()``
+    :param terms: what it claims
+    :param opened_at: when the gate opened, by the wall clock
+    :param since: when its phase began
+    :param asked_at: when Airflow was asked for the youngest answer about it; an older answer may come later
+    :param starts: when a submission was last seen to start, by its gate's DAG and task
+    :param phase: how far it is
+    :param is_closed: whether nothing further is to come: its gate waits again, or no task is known behind it
+    """
+
+    id: str
+    gate: GateId | None
+    terms: Terms
+    opened_at: float
+    since: float
+    asked_at: float
+    starts: MutableMapping[tuple[str, str], float] = dataclasses.field(default_factory=dict)
+    phase: Phase = Phase.OPENING
+    is_closed: bool = False
+    #: The first of its tasks that has not ended, and Airflow's state of it; for people.
+    awaited: Awaited | None = None
+    state: str | None = None
+
+    def __post_init__(self) -> None:
+        self._changed_at = self.asked_at
+        self._gate_has_ended = False
+        # Instances that wait in reschedule mode: they have run in this try, whatever state follows.
+        self._rescheduled: set[tuple[str, int]] = set()
+        if self.gate and self.terms.tasks.submit:
+            task_id, is_own = next(iter(self.terms.tasks.submit.items()))
+            self._await(task_id, self.gate.map_index if is_own else -1)
+        else:
+            self.is_closed = True
+
+    # What is derived from the table
+
+    @property
+    def row(self) -> Row:
+        """What the table says of its phase."""
+        return TABLE[self.phase]
+
+    @property
+    def is_unended(self) -> bool:
+        """Whether the end of its submission is awaited."""
+        return not (self.is_closed or self.row.is_last)
+
+    def ends(self, scope: Scope = Scope.EVERYBODY) -> float:
+        """Return when it ceases to count for somebody, if nothing happens before."""
+        begin, spans = self.since, [self.row.everybody.of(self.terms)]
+        if scope is Scope.OWN_TASK:
+            spans.append(self.row.own_task.of(self.terms))
+        if self.row.since_last_start and self.gate:
+            begin = max(begin, self.starts.get(self.gate.task, -math.inf))
+        end = min(begin + max(spans), self.since + LONGEST_PHASE)
+        # Where Airflow does not answer, it counts for its time from the last answer.
+        return min(end, self.asked_at + self.terms.ttl) if self.is_unended else end
+
+    def scope(self, at: float) -> Scope:
+        """Return who counts its jobs on top of an observation that was made at some moment."""
+        if at < self.ends():
+            return Scope.EVERYBODY
+        return Scope.OWN_TASK if at < self.ends(Scope.OWN_TASK) else Scope.NOBODY
+
+    def is_followed(self, at: float) -> bool:
+        """Tell whether Airflow is asked about it, where the oldest observation in use was made at some moment."""
+        return not self.is_closed and (self.is_unended or self.since == -math.inf or self.scope(at) > Scope.NOBODY)
+
+    def is_forgotten(self, now: float) -> bool:
+        """Tell whether it need not be written down any longer."""
+        kept_from = self._changed_at + (LONGEST_PHASE if self.is_unended else 0.0)
+        return now >= max(kept_from, self.ends(Scope.OWN_TASK)) + KEPT_AFTER
+
+    # What changes
+
+    def enter(self, phase: Phase, now: float) -> None:
+        """Note its phase."""
+        if phase is self.phase:
+            return
+        if phase is Phase.ENDED and self.row.may_have_submitted and self.scope(now) < Scope.EVERYBODY:
+            # It had expired while it ran: its jobs were counted long ago.
+            self.is_closed = True
+            return
+        if phase in (Phase.STARTED, Phase.ENDED) and self.gate:
+            self.starts[self.gate.task] = now
+        self.phase, self._changed_at = phase, now
+        # What never counts does not do so on an observation either that was made just before Airflow was asked.
+        self.since = now if self.row.counts else -math.inf
+
+    def close(self, phase: Phase, now: float) -> None:
+        """Note that its gate waits: again, so that its submission may have ended, or on, so that it is dropped."""
+        if self.phase is not Phase.DROPPED:
+            self.enter(phase, now)
+        self.is_closed = True
+
+    def waits_again(self, deferred_at: float, now: float) -> None:
+        """Note that its gate waits here, since later than it opened; when it was deferred is by the wall clock."""
+        # Where the same deferral goes on, a triggerer died before Airflow took its event.
+        goes_on = self.phase is Phase.OPENING and not self._gate_has_ended and deferred_at <= self.opened_at
+        self.close(Phase.DROPPED if goes_on else Phase.ENDED, now)
+
+    def asks_about_run(self, instances: Instances) -> bool:
+        """Tell whether the state of its run would tell more than the states of its tasks."""
+        return not self.is_closed and TABLE[self._phase_by(instances)].asks_about_run
+
+    def follow(self, instances: Instances, run_state: str | None, asked_at: float, now: float) -> None:
+        """
+        Note its phase by the states of its run's tasks.
+
+        :param instances: states by task id and map index
+        :param run_state: "queued" or "ended" where its run is; None: it goes on, or was not asked about
+        :param asked_at: when Airflow was asked for them
+        :param now: the time
+        """
+        if asked_at < self.asked_at or self.is_closed or self.gate is None:
+            return
+        self.asked_at = asked_at
+        gate_state = instances.get(self.gate.task_id, {}).get(self.gate.map_index, "removed")
+        if gate_state in _ENDED:
+            self._gate_has_ended = True
+            phase = self._phase_by(instances)
+            if TABLE[phase].asks_about_run and run_state == "ended":
+                phase = Phase.DROPPED
+            elif phase is Phase.NOT_SCHEDULED and run_state == "queued":
+                phase = Phase.RUN_QUEUED
+            self.enter(phase, now)
+        elif self._gate_has_ended:
+            self.close(Phase.ENDED, now)
+        elif gate_state == "up_for_retry" or (gate_state == "deferred" and self.phase is Phase.PENDING):
+            self.close(Phase.DROPPED, now)
+        elif gate_state != "deferred":
+            # The gate ends on a worker, and waits for one.
+            self._await(self.gate.task_id, self.gate.map_index, gate_state)
+            self.enter(Phase.PENDING, now)
+        # While it is deferred its event is under way, or was lost.
+
+    def _phase_by(self, instances: Instances) -> Phase:
+        found = list(self._instances(instances, self.terms.tasks.submit))
+        for task_id, map_index, state in found:
+            if state == "up_for_reschedule":
+                self._rescheduled.add((task_id, map_index))
+            elif state not in ("scheduled", "queued", "running"):
+                self._rescheduled.discard((task_id, map_index))
+        pending = [each for each in found if each[2] in _PENDING and each[:2] not in self._rescheduled]
+        stateless = [each for each in found if each[2] is None]
+        unended = pending or stateless or [each for each in found if each[2] not in _ENDED]
+        if unended:
+            self._await(*unended[0])
+        if pending:
+            return Phase.PENDING
+        if stateless:
+            upstream = self._instances(instances, self.terms.tasks.upstream)
+            is_awaited = self.terms.tasks.after_past_runs or any(state not in _ENDED for *_, state in upstream)
+            return Phase.WAITS_UPSTREAM if is_awaited else Phase.NOT_SCHEDULED
+        if unended:
+            return Phase.STARTED
+        states = {state for *_, state in found}
+        if not states.isdisjoint(_HAS_RUN):
+            return Phase.ENDED
+        return Phase.RENAMED if "removed" in states else Phase.DROPPED
+
+    def _instances(self, instances: Instances, tasks: Mapping[str, bool]) -> Iterator[tuple[str, int, str | None]]:
+        for task_id, is_own in tasks.items():
+            found = instances.get(task_id, {})
+            if is_own and self.gate:
+                # A mapped task that is not expanded yet has a single instance.
+                own = self.gate.map_index if self.gate.map_index in found else -1
+                found = {own: found[own]} if own in found else {}
+            for map_index, state in found.items():
+                yield task_id, map_index, state
+
+    def _await(self, task_id: str, map_index: int, state: str | None = None) -> None:
+        if self.gate:
+            label = task_id.rpartition(".")[2] + (f"[{map_index}]" if map_index >= 0 else "")
+            self.awaited, self.state = Awaited(label, self.gate.dag_id, self.gate.run_id), state

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Airflow's Variables as one process uses them: one message after another, none cancelled, failures remembered."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from airflow_provider_scnet.client.unexpected import unexpected
+from airflow_provider_scnet.event_loop import clock
+from airflow_provider_scnet.event_loop.shielded_call import ShieldedCall
+
+#: Seconds that Airflow may take to answer. The first question of a triggerer's life was seen to take more than 8.
+LONGEST_ANSWER = 30.0
+#: Seconds for which nothing is written after a write failed: Airflow's own retries hold up the whole triggerer.
+PAUSE_AFTER_FAILURE = 60.0
+#: Seconds of failures after which Variables are given up until they work again.
+GIVEN_UP_AFTER = 300.0
+
+
+class Variables(Protocol):
+    """How to use Airflow's Variables."""
+
+    async def get_variable(self, key: str) -> str | None:
+        """Return a Variable's value; None where there is none."""
+
+    async def set_variable(self, key: str, value: str, description: str) -> None:
+        """Write a Variable."""
+
+
+class StoreError(Exception):
+    """A Variable could not be read or written, or it is not known whether it was."""
+
+
+class Store:
+    """
+    Airflow's Variables, for one account.
+
+    :param variables: how to use them
+    """
+
+    def __init__(self, variables: Variables) -> None:
+        self._variables = variables
+        self._last: ShieldedCall[Any] | None = None
+        self._paused_until = -math.inf
+        # The keys of Variables that are there.
+        self._known: set[str] = set()
+        # When a message failed first since one succeeded, and last.
+        self._failing: tuple[float, float] | None = None
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether no Variable could be used for so long that gates go on without."""
+        return self._failing is not None and self._failing[1] - self._failing[0] >= GIVEN_UP_AFTER
+
+    async def get(self, key: str) -> str | None:
+        """
+        Read a Variable; None where there is none.
+
+        :raises StoreError: where Airflow does not say
+        """
+        value: str | None = await self._send("read", lambda: self._variables.get_variable(key))
+        if value is None and key in self._known:
+            # Airflow says so as well where its database was away for a moment: it is gone when it says so again.
+            self._known.discard(key)
+            raise StoreError("a Variable that was written is not found")
+        if value is not None:
+            self._known.add(key)
+        return value
+
+    async def set(self, key: str, value: str, description: str) -> None:
+        """
+        Write a Variable.
+
+        :raises StoreError: where it is not known to be written
+        """
+        if clock.now() < self._paused_until:
+            raise StoreError("Airflow's Variables could not be written a moment ago")
+        await self._send("written", lambda: self._variables.set_variable(key, value, description))
+        self._known.add(key)
+
+    async def _send(self, done: str, message: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        try:
+            while self._last and not self._last.is_over:
+                await self._last.finished()
+            self._last = ShieldedCall(message(), LONGEST_ANSWER)
+            answer = await self._last.result()
+        except Exception as error:
+            now = clock.now()
+            self._failing = (self._failing or (now, now))[0], now
+            if done == "written":
+                self._paused_until = now + PAUSE_AFTER_FAILURE
+            raise StoreError(f"Airflow's Variables cannot be {done} ({unexpected(error)})") from None
+        self._failing = None
+        return answer

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Breaks in long work, so that nobody else on the event loop is held up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+#: Seconds for which work may last without a break.
+LONGEST_SLICE = 0.003
+#: How many others may be given work, which they do at the next break.
+MOST_WORK = 20
+
+
+class Breather:
+    """Interrupts one long piece of work in a coroutine every few milliseconds."""
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._end, self._work = time.perf_counter() + LONGEST_SLICE, 0
+
+    def is_due(self, work: int = 0) -> bool:
+        """Tell whether the others on the loop have waited for long enough, or have had enough work given."""
+        self._work += work
+        return self._work >= MOST_WORK or time.perf_counter() >= self._end
+
+    async def take(self) -> None:
+        """Let the others on the loop run."""
+        await asyncio.sleep(0)
+        self._begin()
