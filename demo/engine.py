@@ -136,7 +136,7 @@ class Engine:
                 connection.execute(sqlalchemy.text("PRAGMA journal_mode=WAL"))
         for name in self.commands:
             self.start_component(name)
-        self.wait_until(self.is_up, 120, "the start of all components")
+        self.wait_until(self.is_up, 300, "the start of all components")
         return self
 
     def stop(self) -> None:
