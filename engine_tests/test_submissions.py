@@ -52,6 +52,8 @@ ENV = {
 
 #: Seconds for which a submission that waits for its pool is claimed from everybody.
 POOLED_TTL = 20
+#: Seconds in which no claim ends by itself, however slow the machine is.
+LONG_TTL = 3600
 
 DAGS = {
     # A gate and its submission, which does as it is told by a file; and a gate that waits until nothing is claimed.
@@ -74,6 +76,7 @@ DAGS = {
                 raise AirflowSkipException("as ordered")
 
         def account(name, given, submission):
+            given = {{"claim_ttl": {LONG_TTL}, **given}}
             first = gate(f"{{name}}_gate", scnet_conn_id=f"scnet_{{name}}", **given)
             first >> submission
             gate(f"{{name}}_witness", scnet_conn_id=f"scnet_{{name}}", condition="queued < 1", submits=0)
@@ -87,7 +90,7 @@ DAGS = {
             account("job", dict(claim_ttl=20), job)
         for name in {DOOMED!r}:
             with new(name):
-                first = gate(f"{{name}}_gate", scnet_conn_id=f"scnet_{{name}}")
+                first = gate(f"{{name}}_gate", scnet_conn_id=f"scnet_{{name}}", claim_ttl={LONG_TTL})
                 first >> submit.override(task_id=f"{{name}}_submit")(name)
         with new("doomed") as dag:
             for name in {DOOMED!r}:
@@ -126,7 +129,7 @@ DAGS = {
                 def submit(): ...
                 @task_group
                 def group(number):
-                    gate(condition="queued < {ROOM}", scnet_conn_id=f"scnet_{{dag_id}}") >> submit()
+                    gate(condition="queued < {ROOM}", scnet_conn_id=f"scnet_{{dag_id}}", claim_ttl={LONG_TTL}) >> submit()
                 group.expand(number=list(range({GATES})))
     """,
     "many": f"""
@@ -135,7 +138,7 @@ DAGS = {
             def submit(): ...
             @task_group
             def group(number):
-                gate(condition="queued < {ROOM}", scnet_conn_id="scnet_many") >> submit()
+                gate(condition="queued < {ROOM}", scnet_conn_id="scnet_many", claim_ttl={LONG_TTL}) >> submit()
             group.expand(number=list(range({MANY})))
     """,
     "runs": f"""
@@ -145,7 +148,7 @@ DAGS = {
                  catchup=True, max_active_runs={RUNS}, is_paused_upon_creation=True) as dag:
             @task(pool="held")
             def submit(): ...
-            gate(condition="queued < {ROOM}", scnet_conn_id="scnet_runs") >> submit()
+            gate(condition="queued < {ROOM}", scnet_conn_id="scnet_runs", claim_ttl={LONG_TTL}) >> submit()
     """,
 }
 

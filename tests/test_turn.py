@@ -498,6 +498,33 @@ async def test_other_accounts_have_other_turns_and_claims(world: World):
     assert len(world.airflow.variables) == 4
 
 
+def test_many_accounts_that_decide_at_the_same_moment_all_let_through():
+    """Airflow answers one message after another: those of one turn must not wait for those of all others."""
+
+    class Supervisor(Airflow):
+        def __init__(self) -> None:
+            super().__init__()
+            self.answering = asyncio.Lock()
+
+        async def _message(self, kind: str, key: str) -> None:
+            async with self.answering:
+                await asyncio.sleep(LONGEST_SECTION / 6)
+
+    async def run() -> None:
+        airflow, messages = Supervisor(), asyncio.Lock()
+        ledgers = [Ledger(("https://h", f"user {number}"), airflow, messages) for number in range(20)]  # type: ignore[arg-type]
+
+        async def poll(ledger: Ledger) -> None:
+            await ledger.refresh(now(), {})
+            await ledger.decide(lambda: [ledger.claim(gate(), ENDLESS)])
+            await ledger.decide(lambda: [ledger.claim(gate(1), ENDLESS)])
+
+        await asyncio.gather(*map(poll, ledgers))
+        assert [ledger.totals(now()).claimed().jobs for ledger in ledgers] == [2] * 20
+
+    virtual_time.run(run())
+
+
 # Variables that cannot be used
 
 
@@ -513,7 +540,7 @@ async def test_where_claims_cannot_be_written_nobody_is_let_through_and_nothing_
     world.airflow.failures.clear()
     while now() < failed_at + PAUSE_AFTER_FAILURE - 1:
         before = Counter(kind for kind, _ in world.airflow.messages)["written"]
-        with pytest.raises(NotDecidedError, match="could not be written a moment ago"):
+        with pytest.raises(NotDecidedError, match="cannot be written"):
             await world.open(gate(1))
         assert Counter(kind for kind, _ in world.airflow.messages)["written"] == before
         # What is written is read all the same.
@@ -556,8 +583,13 @@ async def test_where_claims_cannot_be_read_nobody_is_let_through_and_the_log_say
     assert "API_SERVER_ERROR); nothing opens that has to claim" in world.notes()
     with pytest.raises(NotDecidedError, match="cannot be read"):
         await world.open(gate(1))
+    # Airflow's own retries hold up its supervisor: it is left alone for a while.
+    reads = Counter(kind for kind, _ in world.airflow.messages)["read"]
     world.airflow.failures.clear()
     await world.poll()
+    assert "API_SERVER_ERROR); nothing opens that has to claim" in world.notes()
+    assert Counter(kind for kind, _ in world.airflow.messages)["read"] == reads
+    await world.after(PAUSE_AFTER_FAILURE)
     assert world.notes() == ""
 
 
@@ -567,7 +599,7 @@ async def test_while_variables_can_be_read_nothing_opens_that_cannot_be_written_
     await opened(world, "running", ttl=1000)
     world.airflow.failures["written"] = RuntimeError("API_SERVER_ERROR")
     for _ in range(10):
-        with pytest.raises(NotDecidedError, match=r"cannot be written|could not be written"):
+        with pytest.raises(NotDecidedError, match="cannot be written"):
             await world.open(gate(1))
         assert await world.after(PAUSE_AFTER_FAILURE) == 1
 
@@ -648,7 +680,7 @@ async def test_a_message_is_never_cancelled_and_no_other_is_sent_beside_it(world
         await world.open(gate(0))
     assert under_way == 1
     answers.set()
-    await asyncio.sleep(1)
+    await asyncio.sleep(PAUSE_AFTER_FAILURE)
     await world.open(gate(0))
     assert cancelled == 0
 

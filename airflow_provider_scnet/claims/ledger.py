@@ -20,7 +20,7 @@ from airflow_provider_scnet.claims.phases import Phase, Scope
 from airflow_provider_scnet.claims.store import Store, StoreError, Variables
 from airflow_provider_scnet.claims.terms import GateId, Terms
 from airflow_provider_scnet.claims.totals import Totals
-from airflow_provider_scnet.claims.turn import LONGEST_SECTION, Section, Turn, TurnNotFreeError
+from airflow_provider_scnet.claims.turn import LONGEST_SECTION, Turn, TurnNotFreeError
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.gate.reporter import Note
 
@@ -51,15 +51,17 @@ class Ledger:
 
     :param account: the resolved endpoint and user
     :param airflow: how to ask Airflow, and to write into it
+    :param messages: held while a Variable is read or written, by the ledgers of all accounts of this process
     """
 
-    def __init__(self, account: tuple[str, ...], airflow: Airflow) -> None:
+    def __init__(self, account: tuple[str, ...], airflow: Airflow, messages: asyncio.Lock | None = None) -> None:
+        messages = messages or asyncio.Lock()
         digest = hashlib.sha256("\n".join(account[:2]).encode()).hexdigest()[:12]
         about = f"SCnet, user {account[1]} at {account[0]}. May be deleted when no gate waits."
         self._key, self._description = f"scnet_claims_{digest}", f"What gates have claimed: {about}"
         self._name = uuid.uuid4().hex[:8]
         self._ids = (f"{self._name}-{number}" for number in itertools.count(1))
-        self._store = Store(airflow)
+        self._store = Store(airflow, messages)
         self._turn = Turn(self._store, f"scnet_turn_{digest}", f"Whose turn it is to decide: {about}", self._name)
         self._one_at_a_time = asyncio.Lock()
         self._follower = Follower(airflow)
@@ -192,16 +194,19 @@ class Ledger:
         :param admit: lets gates decide on what is claimed, and returns the claims of those that open
         :raises NotDecidedError: where none of them may open
         """
+        claims: Collection[Claim] = ()
         async with self._one_at_a_time:
             why = ""
             try:
                 for _ in range(MOST_TRIES):
-                    section = await self._turn.take()
-                    if section is None:
-                        why = "other triggerers decide at the same moment"
-                    elif await self._decide_in(section, admit):
-                        return
-                    else:
+                    async with self._turn.taken() as section:
+                        if section is None:
+                            why = "other triggerers decide at the same moment"
+                            continue
+                        claims = await self._write_decision(admit)
+                        if not claims or section.is_in_time:
+                            self.keep(claims)
+                            return
                         took = f"it took Airflow {section.seconds:.1f} s to read and write what is claimed"
                         why = f"{took}, which must not take more than {LONGEST_SECTION:g} s"
             except TurnNotFreeError:
@@ -213,28 +218,21 @@ class Ledger:
                 why = str(error)
             except record.UnknownFormatError as error:
                 why = str(error)
-            raise NotDecidedError(why)
-
-    async def _decide_in(self, section: Section, admit: Callable[[], Collection[Claim]]) -> bool:
-        claims: Collection[Claim] = ()
-        try:
-            await self._read()
-            claims = admit()
-            if claims or self.is_unsettled:
-                self._void.update({each.id: clock.now() for each in claims})
-                await self._write(claims)
-                if not section.is_in_time:
-                    return False
-                self.keep(claims)
-            return True
-        finally:
-            try:
-                await self._turn.give_back(section)
             except BaseException:
                 # Nobody is told that they open.
                 for claim in claims:
                     self.withdraw(claim)
                 raise
+            raise NotDecidedError(why)
+
+    async def _write_decision(self, admit: Callable[[], Collection[Claim]]) -> Collection[Claim]:
+        await self._read()
+        claims = admit()
+        if claims or self.is_unsettled:
+            # Nobody's, until it is known that they were written in time.
+            self._void.update({each.id: clock.now() for each in claims})
+            await self._write(claims)
+        return claims
 
     async def settle(self) -> None:
         """

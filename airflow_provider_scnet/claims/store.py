@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Protocol
 
 from airflow_provider_scnet.client.unexpected import unexpected
@@ -13,7 +15,7 @@ from airflow_provider_scnet.event_loop.shielded_call import ShieldedCall
 
 #: Seconds that Airflow may take to answer. The first question of a triggerer's life was seen to take more than 8.
 LONGEST_ANSWER = 30.0
-#: Seconds for which nothing is written after a write failed: Airflow's own retries hold up the whole triggerer.
+#: Seconds for which nothing is read, or written, after that failed: Airflow's own retries hold up the triggerer.
 PAUSE_AFTER_FAILURE = 60.0
 #: Seconds of failures after which Variables are given up until they work again.
 GIVEN_UP_AFTER = 300.0
@@ -38,12 +40,16 @@ class Store:
     Airflow's Variables, for one account.
 
     :param variables: how to use them
+    :param messages: held while a message is under way, for whichever account: Airflow answers one after another
     """
 
-    def __init__(self, variables: Variables) -> None:
+    def __init__(self, variables: Variables, messages: asyncio.Lock) -> None:
         self._variables = variables
+        self._messages = messages
+        self._is_alone = False
         self._last: ShieldedCall[Any] | None = None
-        self._paused_until = -math.inf
+        # What failed last, of reading and of writing: until when it is not tried again, and why.
+        self._paused: dict[str, tuple[float, str]] = {}
         # The keys of Variables that are there.
         self._known: set[str] = set()
         # When a message failed first since one succeeded, and last.
@@ -53,6 +59,16 @@ class Store:
     def is_given_up(self) -> bool:
         """Whether no Variable could be used for so long that gates go on without."""
         return self._failing is not None and self._failing[1] - self._failing[0] >= GIVEN_UP_AFTER
+
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Let no messages of other accounts come between those that are sent meanwhile."""
+        async with self._messages:
+            self._is_alone = True
+            try:
+                yield
+            finally:
+                self._is_alone = False
 
     async def get(self, key: str) -> str | None:
         """
@@ -75,22 +91,24 @@ class Store:
 
         :raises StoreError: where it is not known to be written
         """
-        if clock.now() < self._paused_until:
-            raise StoreError("Airflow's Variables could not be written a moment ago")
         await self._send("written", lambda: self._variables.set_variable(key, value, description))
         self._known.add(key)
 
     async def _send(self, done: str, message: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        until, why = self._paused.get(done, (-math.inf, ""))
+        if clock.now() < until:
+            raise StoreError(why)
         try:
-            while self._last and not self._last.is_over:
-                await self._last.finished()
-            self._last = ShieldedCall(message(), LONGEST_ANSWER)
-            answer = await self._last.result()
+            async with contextlib.nullcontext() if self._is_alone else self._messages:
+                while self._last and not self._last.is_over:
+                    await self._last.finished()
+                self._last = ShieldedCall(message(), LONGEST_ANSWER)
+                answer = await self._last.result()
         except Exception as error:
             now = clock.now()
             self._failing = (self._failing or (now, now))[0], now
-            if done == "written":
-                self._paused_until = now + PAUSE_AFTER_FAILURE
-            raise StoreError(f"Airflow's Variables cannot be {done} ({unexpected(error)})") from None
+            why = f"Airflow's Variables cannot be {done} ({unexpected(error)})"
+            self._paused[done] = now + PAUSE_AFTER_FAILURE, why
+            raise StoreError(why) from None
         self._failing = None
         return answer

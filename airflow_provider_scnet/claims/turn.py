@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import itertools
 import random
+from collections.abc import AsyncIterator
 
 from airflow_provider_scnet.claims.store import Store, StoreError
 from airflow_provider_scnet.event_loop import clock
@@ -72,9 +73,10 @@ class Turn:
         # Who held it when it was read last, and since when.
         self._held: tuple[str, float] = _FREE, 0.0
 
-    async def take(self) -> Section | None:
+    @contextlib.asynccontextmanager
+    async def taken(self) -> AsyncIterator[Section | None]:
         """
-        Wait for the turn, and take it.
+        Wait for the turn, take it for what is done meanwhile, and let others have it.
 
         :return: the section that begins; None where another process took the turn in the same moment
         :raises TurnNotFreeError: where it does not become free
@@ -88,14 +90,16 @@ class Turn:
         mine = next(self._names)
         await self._write(mine)
         await asyncio.sleep(WAIT)
-        section = Section()
-        return section if await self._store.get(self._key) == mine else None
-
-    async def give_back(self, section: Section) -> None:
-        """Let others have the turn that was taken for a section."""
-        if section.seconds < GIVEN_BACK_WITHIN:
-            with contextlib.suppress(StoreError):
-                await self._write(_FREE)
+        is_mine = False
+        try:
+            async with self._store.alone():
+                section = Section()
+                is_mine = await self._store.get(self._key) == mine
+                yield section if is_mine else None
+        finally:
+            if is_mine and section.seconds < GIVEN_BACK_WITHIN:
+                with contextlib.suppress(StoreError):
+                    await self._write(_FREE)
 
     async def _is_free(self) -> bool:
         holder, now = await self._store.get(self._key) or _FREE, clock.now()

@@ -57,6 +57,7 @@ class Accounts:
     def __init__(self, source: Callable[[str], Source], airflow: Airflow, sink: Sink | None = None) -> None:
         self._source = source
         self._airflow = airflow
+        self._messages = asyncio.Lock()
         #: What is sent of polls and gates.
         self.metrics = Metrics(sink)
         self._shared: dict[tuple[str, ...], tuple[Ledger, KeptRoom]] = {}
@@ -86,7 +87,7 @@ class Accounts:
     def shared(self, account: tuple[str, ...]) -> tuple[Ledger, KeptRoom]:
         """Return what all gates of an account share, through whichever connection: claims, and the room kept."""
         if account not in self._shared:
-            self._shared[account] = Ledger(account, self._airflow), KeptRoom()
+            self._shared[account] = Ledger(account, self._airflow, self._messages), KeptRoom()
         return self._shared[account]
 
     async def observe(
