@@ -19,12 +19,21 @@ class SimulatorClock:
     def __init__(self, *, frozen: bool = False) -> None:
         self._lock = threading.Lock()
         self._passed = 0.0
+        self._made_at = time.time()
         self._ticking_since = None if frozen else time.monotonic()
 
     def now(self) -> float:
         """Return the seconds since this clock was made."""
         with self._lock:
             return self._now()
+
+    def wall(self, seconds: float) -> float:
+        """
+        Return what epoch time it is when the clock reads ``seconds``.
+
+        It was right when the clock was made; since then it passes as this clock does.
+        """
+        return self._made_at + seconds
 
     def advance(self, seconds: float) -> None:
         """Let ``seconds`` pass at once, on a frozen clock and on a ticking one."""
