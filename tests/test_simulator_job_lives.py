@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -22,6 +23,8 @@ from airflow_provider_scnet.testing import (
     ScnetSimulator,
     SimulatorClock,
 )
+
+from pages import ROOT, blocks, codes, tables
 
 SCHEDULER = "1637646236"
 BEIJING = timezone(timedelta(hours=8))
@@ -96,6 +99,24 @@ def history(scnet: ScnetSimulator, **asked: str) -> Any:
 def delete(scnet: ScnetSimulator, job_id: int, user: str = "alice", where: str = "data") -> Any:
     sent = {"jobMethod": "5", "strJobInfoMap": f"{SCHEDULER},{user}:{job_id}:"}
     return call(scnet, "DELETE", JOB_LIST_PATH, **{where: sent})
+
+
+def test_the_page_names_all_options_of_the_job_interfaces_with_their_defaults():
+    (table,) = [table for table in tables(ROOT / "docs" / "en" / "testing.md") if table[0][0] == "option"]
+    shown = {codes(name)[0]: codes(default)[0] for name, _, default in table[1:]}
+    assert shown == {name: str(value).removesuffix(".0") for name, value in asdict(JobQuirks()).items()}
+
+
+def test_what_the_page_shows_of_jobs_is_so(scnet_simulator):
+    (block,) = [
+        block for block in blocks(ROOT / "docs" / "en" / "testing.md") if "# test_my_jobs.py" in block.text
+    ]
+    shown: dict[str, Any] = {}
+    exec(block.text, shown)
+    tests = [each for name, each in shown.items() if name.startswith("test_")]
+    assert len(tests) == 2
+    for test in tests:
+        test(scnet_simulator)
 
 
 class TestEnds:

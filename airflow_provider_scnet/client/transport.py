@@ -10,10 +10,10 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -22,6 +22,7 @@ from urllib3.exceptions import InvalidHeader
 from urllib3.util.retry import Retry
 
 from airflow_provider_scnet import __version__
+from airflow_provider_scnet.client import response
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
 from airflow_provider_scnet.client.errors import (
     ErrorKind,
@@ -32,6 +33,8 @@ from airflow_provider_scnet.client.errors import (
 )
 from airflow_provider_scnet.client.response import Answer
 from airflow_provider_scnet.client.text import redacted
+
+T = TypeVar("T")
 
 #: The largest body that is read, in bytes after decompression.
 LARGEST_BODY = 1024 * 1024
@@ -47,12 +50,13 @@ class Request:
     """
     One request.
 
-    :param method: ``GET`` or ``POST``; neither has a body
+    :param method: such as ``GET``
     :param base: scheme, host, port and path: the only origin that it reaches
     :param path: below the base
     :param headers: what authorises it
     :param params: the query
     :param secrets: texts that must not appear in an error
+    :param content: the body, under the name that requests has for it: ``json``, ``data``
     """
 
     method: str
@@ -61,6 +65,7 @@ class Request:
     headers: Mapping[str, str | bytes] = dataclasses.field(repr=False)
     params: Mapping[str, str] = dataclasses.field(default_factory=dict)
     secrets: tuple[str, ...] = dataclasses.field(default=(), repr=False)
+    content: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
 
 class OneOriginSession(requests.Session):
@@ -185,6 +190,40 @@ class _TrackedConnection:
         return sock
 
 
+def ask(
+    settings: ConnectionSettings,
+    path: str,
+    reader: Callable[..., T],
+    *,
+    method: str = "GET",
+    **content: Any,
+) -> T:
+    """
+    Send one request to the region and read the answer.
+
+    :param settings: whom to ask
+    :param path: below the endpoint, with a slash at its beginning
+    :param reader: converts the ``data`` of the answer; its further arguments are the secrets
+    :param method: how to ask
+    :param content: the query and the body: ``params``, ``json``, ``data``
+    :raises ScnetError: where there is no answer, or one that is an error or cannot be read; it names the path
+    """
+    secrets = settings.secrets
+    request = Request(method, settings.endpoint, path, {"token": settings.token}, secrets=secrets, content=content)
+    try:
+        return response.read(send(request, settings), reader, *secrets)
+    except ScnetError as error:
+        error.where = f"{settings.where}, {path.removeprefix('/hpc/openapi/v2/')}"
+        if error.kind is ErrorKind.CREDENTIALS:
+            error.advice = settings.advice
+        raise
+
+
+def _type_of(content: Mapping[str, Any]) -> dict[str, str]:
+    # The session calls everything JSON, as SCnet documents it also where there is no body.
+    return {"Content-Type": "application/x-www-form-urlencoded"} if content.get("data") else {}
+
+
 def send(request: Request, settings: ConnectionSettings) -> Answer:
     """
     Send one request and read the answer, in the connection's time and at most 1 MiB of it.
@@ -209,17 +248,17 @@ def send(request: Request, settings: ConnectionSettings) -> Answer:
             with session.request(
                 request.method,
                 request.base + request.path,
-                params=request.params,
-                headers={"Accept-Encoding": "identity"},
+                headers={"Accept-Encoding": "identity", **_type_of(request.content)},
                 stream=True,
                 allow_redirects=False,
-            ) as response:
+                **{"params": request.params, **request.content},
+            ) as answer:
                 return Answer(
-                    status=response.status_code,
-                    body=_read(response, *request.secrets),
-                    location=response.headers.get("Location", ""),
-                    retry_after=_retry_after(response.headers.get("Retry-After")),
-                    date=_date(response.headers.get("Date")),
+                    status=answer.status_code,
+                    body=_read(answer, *request.secrets),
+                    location=answer.headers.get("Location", ""),
+                    retry_after=_retry_after(answer.headers.get("Retry-After")),
+                    date=_date(answer.headers.get("Date")),
                 )
         except (requests.RequestException, OSError, ValueError) as error:
             # The socket's own time-out, or that for the whole answer: whichever came first.

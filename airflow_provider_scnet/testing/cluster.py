@@ -17,6 +17,8 @@ from airflow_provider_scnet.testing.job_plan import JobEnd, JobPlan, JobTerms, R
 STATES = ("running", "queued", "held", "suspended", "other")
 #: The queue that is there from the start.
 FIRST_QUEUE = "comp"
+#: What a job is called whose submission does not say; SCnet's own page calls jobs so.
+NO_NAME = "STDIN"
 
 
 @dataclass(frozen=True)
@@ -302,7 +304,7 @@ class Cluster:
                     run_for if goes.run_for is None else goes.run_for,
                     submitted_at=now,
                     queue=queue,
-                    name=name,
+                    name=name or NO_NAME,
                     plan=goes,
                     terms=terms or JobTerms(),
                 )
