@@ -17,10 +17,10 @@ from airflow_provider_scnet.claims import record
 from airflow_provider_scnet.claims.claim import Claim
 from airflow_provider_scnet.claims.follower import FOLLOW_EVERY, Follower, TaskStates
 from airflow_provider_scnet.claims.phases import Phase, Scope
-from airflow_provider_scnet.claims.store import Store, StoreError, Variables
 from airflow_provider_scnet.claims.terms import GateId, Terms
 from airflow_provider_scnet.claims.totals import Totals
 from airflow_provider_scnet.claims.turn import LONGEST_SECTION, Turn, TurnNotFreeError
+from airflow_provider_scnet.claims.variable_store import Store, StoreError, Variables
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.gate.reporter import Note
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_provider_scnet.triggers.task_states import HAS_DATABASE, answer, in_database
+from airflow_provider_scnet.triggers.airflow_access import HAS_DATABASE, answer, in_database
 
 
 class AirflowVariables:
