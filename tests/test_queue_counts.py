@@ -500,6 +500,6 @@ def test_of_20_000_conditions_over_queues_each_decides_as_python_does(seed):
             expected = eval(text, {"__builtins__": {}}, names)
             view = observation.of(asked)
             assert view.counts
-            decision = decide(Gate.of(text, queue_name=asked), view.counts)
+            decision = decide(Gate.of(text, queue_name=asked), view)
             assert (decision.verdict is Verdict.OPEN) == expected, (text, numbers, decision)
             decided += 1

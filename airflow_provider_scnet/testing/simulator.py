@@ -272,7 +272,7 @@ class ScnetSimulator:
         Return an Airflow connection to this simulator, for a user.
 
         :param name: the user
-        :param extra: entries of the connection's extra
+        :param extra: entries of the connection's extra, such as ``condition``
         """
         return {
             "conn_type": "scnet",
