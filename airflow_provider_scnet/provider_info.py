@@ -66,6 +66,14 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
         ),
         "schema": {"type": ["number", "null"]},
     },
+    "condition": {
+        "label": "Condition of all gates",
+        "description": (
+            "What every gate of this connection needs besides its own condition, e.g. queued < 20. "
+            "Gates that wait read it at each poll; running < 0 lets none through."
+        ),
+        "schema": {"type": ["string", "null"]},
+    },
     "platform": {
         "label": "Platform",
         "description": "With access keys: where tokens are issued. Empty: https://api.scnet.cn.",

@@ -8,6 +8,7 @@ while the triggerer's heartbeat goes on: every waiting task of it stands still.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -20,14 +21,15 @@ GATES = 50
 ROUNDS = 2
 
 DAGS = {
-    # Each gate has a connection of its own, in Airflow's database, so that each asks for it and for its submission.
+    # Each gate has an account of its own, in Airflow's database, so that each asks for it, for what is claimed on it
+    # and for its submission.
     "asking": f"""
         with new("asking") as dag:
             @task
             def submit(): ...
             for number in range({GATES}):
                 name = f"gate_{{number:02}}"
-                gate(name, scnet_conn_id=name, poke_interval=0.2, user_name="alice") >> submit.override(
+                gate(name, scnet_conn_id=name, poke_interval=0.2) >> submit.override(
                     task_id=f"submit_{{number:02}}")()
     """,
     "witness": """
@@ -58,9 +60,11 @@ def test_gates_that_are_cleared_and_marked_while_airflow_is_asked_end_nothing_bu
     engine: Engine, scnet: ScnetSimulator, tmp_path
 ):
     connections = tmp_path / "connections.json"
-    connection = scnet.connection_json("alice")
     names = [f"gate_{number:02}" for number in range(GATES)]
-    connections.write_text("{" + ", ".join(f'"{name}": {connection}' for name in names) + "}")
+    for name in names:
+        scnet.add_user(name)
+        scnet.set_counts(name, queued=99)
+    connections.write_text(json.dumps({name: scnet.connection(name) for name in names}))
     engine.airflow("connections", "import", str(connections))
     scnet.set_counts("alice", queued=99)
     engine.trigger_dag("witness")
@@ -93,7 +97,8 @@ def test_gates_that_are_cleared_and_marked_while_airflow_is_asked_end_nothing_bu
         )
         marked -= {name for name in marked if name.startswith(digit)}
     # The triggerer lives, and so does what waits in it.
-    scnet.set_counts("alice", queued=0)
+    for name in ("alice", *names):
+        scnet.set_counts(name, queued=0)
     engine.wait_until(lambda: engine.run_state("witness") == "success", 120, "the passing of another DAG's gate")
     engine.wait_until(lambda: not waiting(engine), 120, "the passing of all gates that waited")
     states = {task: state for (task, _), state in engine.task_states("asking").items() if task.startswith("gate")}

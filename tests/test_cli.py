@@ -288,6 +288,54 @@ class TestCheckOfACondition:
         assert not scnet.requests
 
 
+class TestCheckOfTheConnectionsCondition:
+    def test_it_is_shown_beside_what_the_user_may_submit(self, scnet, connect):
+        connect(condition="queued < 20")
+        scnet.set_most_jobs("alice", 300)
+        done = here("check")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.splitlines()[1:] == [
+            "each of its gates needs queued < 20 besides its own condition; "
+            "SCnet lets this user submit 300 jobs (userMaxSubmitJob)"
+        ]
+
+    def test_it_is_shown_where_there_is_no_limit_or_none_can_be_read(self, scnet, connect):
+        connect(condition="queued < 20")
+        assert here("check").stdout.endswith("\neach of its gates needs queued < 20 besides its own condition\n")
+        scnet.order(Fault(status=503), path=LIMITS_PATH)
+        done = here("check")
+        assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
+        assert in_one_line(done.stderr).startswith("how many jobs this user may submit could not be read")
+
+    def test_what_it_allows_no_more_of_needs_no_warning(self, scnet, connect):
+        scnet.set_most_jobs("alice", 300)
+        for of_connection, is_too_much in (("queued < 20", False), ("queued < 400", True)):
+            connect(condition=of_connection)
+            said = here("check", "--condition", "queued < 500").stderr
+            assert in_one_line(said).startswith(TOO_MUCH) if is_too_much else said == ""
+
+    def test_a_mistake_in_it_is_one_line(self, scnet, connect):
+        connect(condition="pending < 5")
+        done = here("check")
+        assert done.returncode == 1
+        assert in_one_line(done.stderr).startswith(
+            "its gates stay shut: connection 'scnet_default', extra 'condition': condition 'pending < 5', character 1"
+        )
+
+    @pytest.mark.parametrize(
+        ("of_connection", "says"),
+        [
+            ("running < 0", "running 0, queued 0: waiting, the connection needs running < 0"),
+            ("pending < 5", "extra 'condition': condition 'pending < 5'"),
+        ],
+    )
+    def test_explain_heeds_it(self, scnet, connect, of_connection, says):
+        connect(condition=of_connection)
+        done = here("explain", "queued < 5")
+        assert done.returncode == 1
+        assert says in in_one_line(done.stdout)
+
+
 class TestExplain:
     @pytest.mark.parametrize(
         ("args", "status", "says"),

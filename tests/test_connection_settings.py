@@ -156,6 +156,12 @@ def test_extras_that_arrive_as_text_mean_the_same_as_typed_ones(tmp_path: Path):
     assert settings(extra=json.dumps({"verify": str(authorities)})).verify == str(authorities)
 
 
+@pytest.mark.parametrize("mistake", [5, 0, False, ["queued < 5"], {"queued": 5}, "pending < 5"])
+def test_a_condition_is_kept_as_it_stands_for_gates_to_read(mistake):
+    assert settings(extra=json.dumps({"condition": mistake})).condition == str(mistake)
+    assert settings(extra="").condition == ""
+
+
 @pytest.mark.parametrize("nothing", [None, ""])
 def test_fields_that_nobody_filled_in_are_absent(nothing):
     extra = json.dumps(dict.fromkeys(("timeout", "verify", "proxies", "allow_foreign_user"), nothing))

@@ -190,6 +190,26 @@ def test_the_dag_gets_the_decision_as_a_dict_in_every_way_to_wait(scnet: ScnetSi
     assert result == {"state": "success", "tasks": expected}, printed
 
 
+def test_the_connections_condition_is_heeded_by_gates_that_wait(scnet: ScnetSimulator, run_dag, connect):
+    connect(condition="queued < 3")
+    # Each gate sees a full queue first.
+    for queued in [4, 0] * 2:
+        reported = [{"name": "运行", "y": 0}, {"name": "排队", "y": queued}]
+        scnet.order(Fault.api("0", "success", reported))
+    result, printed = run_dag(
+        """
+        ways = [{}, {"deferrable": False, "mode": "reschedule"}]
+        with new("result") as dag:
+            for n, way in enumerate(ways):
+                gate(task_id=f"gate_{n}", submits=0, **way)
+        """,
+        "result",
+    )
+    assert result == {"state": "success", "tasks": {f"gate_{n}[-1]": "success" for n in range(2)}}, printed
+    assert len(scnet.job_state_requests) == 4
+    assert "running 0, queued 4: waiting, the connection needs queued < 3" in printed
+
+
 def test_templated_mapped_and_soft_gates(scnet: ScnetSimulator, run_dag):
     scnet.set_counts("alice", queued=2, held=1)
     result, printed = run_dag(

@@ -14,14 +14,19 @@ from airflow_provider_scnet.client.errors import ErrorKind, ScnetConnectionError
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.event_loop import clock
+from airflow_provider_scnet.gate import decision
 from airflow_provider_scnet.gate.claimed import NOTHING, Claimed
 from airflow_provider_scnet.gate.condition import ConditionError
-from airflow_provider_scnet.gate.decision import Verdict, decide
+from airflow_provider_scnet.gate.decision import Decision, Verdict
 from airflow_provider_scnet.gate.evaluator import GateEvaluator
 from airflow_provider_scnet.gate.gate import Gate, number_of_jobs
 from airflow_provider_scnet.gate.reporter import REPEAT_AFTER
 
 log = logging.getLogger("gate")
+
+
+def decide(gate: Gate, seen: JobCounts, claimed: Claimed = NOTHING) -> Decision:
+    return decision.decide(gate, Observation(counts=seen), claimed)
 
 
 def counts(running=0, queued=0, held=0, suspended=0, other=0) -> JobCounts:
@@ -160,9 +165,9 @@ def test_a_note_is_said_once(caplog: pytest.LogCaptureFixture):
 
 def test_a_doubt_keeps_it_shut_and_is_said():
     evaluator = GateEvaluator(Gate.of("queued < 5", "total == 0"), log)
-    decision = evaluator.judge(look(counts(), doubt="the token is bob's"))
-    assert decision.verdict is Verdict.WAIT
-    assert str(decision) == "waiting: the token is bob's"
+    decided = evaluator.judge(look(counts(), doubt="the token is bob's"))
+    assert decided.verdict is Verdict.WAIT
+    assert str(decided) == "waiting: the token is bob's"
 
 
 @pytest.mark.parametrize(
@@ -189,6 +194,6 @@ def test_a_transient_error_is_no_good_answer():
 
 
 def test_a_missing_state_is_named_with_the_place():
-    decision = GateEvaluator(Gate.of("queued < 5"), log).judge(look(JobCounts(running=1), where="connection 'c'"))
-    assert decision.verdict is Verdict.RETRY
-    assert str(decision) == "connection 'c': in the cluster's answer 'queued' is missing"
+    decided = GateEvaluator(Gate.of("queued < 5"), log).judge(look(JobCounts(running=1), where="connection 'c'"))
+    assert decided.verdict is Verdict.RETRY
+    assert str(decided) == "connection 'c': in the cluster's answer 'queued' is missing"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_scnet.client.job_counts import JobCounts
+from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.gate.claimed import Claimed
 from airflow_provider_scnet.gate.decision import Verdict, decide
 from airflow_provider_scnet.gate.gate import Gate
@@ -254,7 +255,7 @@ def test_gates_that_can_never_open_shut_the_others_for_no_more_than_ten_polls_in
     @on_a_loop
     async def run() -> None:
         never = [waiting(f"big{number}", 5) for number in range(others)]
-        assert decide(never[0].asks, JobCounts(queued=2, running=0)).lacks == 2
+        assert decide(never[0].asks, Observation(counts=JobCounts(queued=2, running=0))).lacks == 2
         account = Account(*never)
         held = account.polls([2] * 5000)
         in_a_row = longest = 0
@@ -283,6 +284,7 @@ def test_gates_that_can_never_open_shut_the_others_for_no_more_than_ten_polls_in
 def test_a_gate_is_short_where_there_is_room_for_fewer_jobs_than_its_own(
     condition: str, submits: int, queued: int, claimed: int, lacks: int
 ):
-    decision = decide(Gate.of(condition, None, submits), JobCounts(queued=queued, running=0), Claimed(claimed))
+    seen = Observation(counts=JobCounts(queued=queued, running=0))
+    decision = decide(Gate.of(condition, None, submits), seen, Claimed(claimed))
     assert decision.lacks == lacks
     assert decision.verdict is (Verdict.OPEN if queued == 0 else Verdict.WAIT)

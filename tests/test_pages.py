@@ -34,6 +34,7 @@ from airflow_provider_scnet.claims.terms import GateId, SubmissionTasks, Terms
 from airflow_provider_scnet.client.connection_settings import EXTRAS, ConnectionSettings
 from airflow_provider_scnet.client.error_codes import CODES, ErrorKind
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
+from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.gate.claimed import NOTHING
 from airflow_provider_scnet.gate.decision import decide
@@ -472,7 +473,7 @@ def test_a_waiting_gate_says_what_the_page_shows():
 
     def says(running: int, queued: int, ledger: Ledger | None = None) -> str:
         claimed = ledger.totals(clock.now()).claimed() if ledger else NOTHING
-        return str(decide(gate, JobCounts(running=running, queued=queued), claimed))
+        return str(decide(gate, Observation(counts=JobCounts(running=running, queued=queued)), claimed))
 
     async def lines() -> list[str]:
         awaited = ledger_with("scheduled", 0, 3, 4, 5, 6)
@@ -483,6 +484,12 @@ def test_a_waiting_gate_says_what_the_page_shows():
 
     *_, block = [block for block in blocks(EN / "many-gates.md") if block.language == "text"]
     assert block.text.splitlines() == virtual_time.run(lines())
+
+
+def test_what_the_connection_needs_is_said_as_the_page_shows():
+    (block,) = [block for block in blocks(EN / "connection.md") if block.language == "text"]
+    seen = Observation(counts=JobCounts(running=12, queued=27), condition="queued < 20")
+    assert block.text.strip() == str(decide(Gate.of("queued < 50"), seen))
 
 
 def test_a_submission_that_does_not_start_is_told_of_as_the_page_shows():
@@ -508,7 +515,8 @@ def test_room_is_kept_in_the_words_of_the_page():
         for _ in range(MOST_OVERTAKEN):
             assert not room.notes()
             room.learn([(big, 3)], [later], [big, later])
-        waits = decide(later.asks, JobCounts(running=4, queued=1), hold=room.reason_to_wait(later))
+        seen = Observation(counts=JobCounts(running=4, queued=1))
+        waits = decide(later.asks, seen, hold=room.reason_to_wait(later))
         return [*map(str, room.notes()), str(waits)]
 
     _, kept, _ = [block for block in blocks(EN / "many-gates.md") if block.language == "text"]

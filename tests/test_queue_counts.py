@@ -294,6 +294,20 @@ class TestGate:
         with pytest.raises(AirflowFailException, match="no queue 'gpu'"):
             run(gate(queue_name="gpu"))
 
+    @pytest.mark.parametrize("enabled", [False, "false"])
+    def test_a_disabled_queue_does_not_look_empty_and_is_waited_for(self, scnet, run, said, enabled):
+        names = [{"queueName": "comp"}, {"queueName": "gpu", "queueEnabled": enabled}]
+        scnet.order(answer(*names), times=2, path=QUEUE_NAMES_OF_ALICE)
+        assert run(gate("queued < 1", queue_name="gpu"))["counts"]["queued"] == 0
+        assert paths(scnet).count("queuenames/users/alice") == 3
+        assert any("'alice': queue 'gpu' is disabled (queueEnabled)" in message for message in said.messages)
+
+    def test_a_queue_that_one_of_two_schedulers_has_enabled_takes_jobs(self, scnet, run):
+        scnet.order(answer({"id": 1}, {"id": 2}), path=SCHEDULER_PATH)
+        scnet.order(answer({"queueName": "gpu", "queueEnabled": True}), path=QUEUE_NAMES_OF_ALICE)
+        scnet.order(answer({"queueName": "gpu", "queueEnabled": False}), path=QUEUE_NAMES_OF_ALICE)
+        assert run(gate(queue_name="gpu"))
+
     def test_answers_that_contradict_each_other_are_waited_out(self, scnet, run, said):
         scnet.submit("alice", 6)
         scnet.order(Fault.api("0", "success", None), times=2, path=QUEUE_COUNTS_PATH)
@@ -500,6 +514,6 @@ def test_of_20_000_conditions_over_queues_each_decides_as_python_does(seed):
             expected = eval(text, {"__builtins__": {}}, names)
             view = observation.of(asked)
             assert view.counts
-            decision = decide(Gate.of(text, queue_name=asked), view.counts)
+            decision = decide(Gate.of(text, queue_name=asked), view)
             assert (decision.verdict is Verdict.OPEN) == expected, (text, numbers, decision)
             decided += 1

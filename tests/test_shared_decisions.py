@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import random
 import types
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ from observations import HEALS, Airflow, Cluster
 
 ACCOUNT = ("https://h", "alice")
 LOOKS = 100
+#: What gates say of what their connection needs.
+OF_CONNECTION = ("waiting, the connection needs", "all queues: ", "extra 'condition': ")
 INTERVAL = 60.0
 CONDITIONS = ("queued < 5", "queued < 5", "queued < 5", "running + queued < 12", "queued != 6", "queued < 1")
 
@@ -40,10 +43,10 @@ def for_itself() -> Iterator[Any]:
     def decide(admission: Admission, *given: Any) -> Any:
         return decision.decide(*given)
 
-    def claimed_anew(admission: Admission, gate: Any, at: float) -> Any:
+    def claimed_anew(admission: Admission, gate: Any, at: float, queue_name: Any) -> Any:
         if admission._ledger is None:
             return decision.NOTHING
-        totals = admission._ledger.totals(at, gate.asks.queue_name)
+        totals = admission._ledger.totals(at, queue_name)
         for claim in admission.claims:
             totals.add(claim)
         return claimed(totals, gate.id)
@@ -64,7 +67,7 @@ class Scenario:
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
-        self.cluster = Cluster(0)
+        self.cluster = Cluster({"counts": JobCounts(0, 0, 0, 0, 0), "queues": {"gpu": JobCounts(0, 0, 0, 0, 0)}})
         self.airflow = Airflow()
         #: What each gate says, and how it ends.
         self.transcript: dict[int, list[Any]] = {}
@@ -118,6 +121,7 @@ class Scenario:
             condition=chance.choice(CONDITIONS),
             fail_when=chance.choice([None, None, None, "queued > 17"]),
             submits=chance.choice([0, 1, 1, 1, 3]),
+            queue_name=chance.choice([None, None, "gpu"]),
             claim_ttl=chance.choice([30.0, 100.0, 600.0]),
             submitted_by={"submit": True},
             poke_interval=INTERVAL,
@@ -158,15 +162,19 @@ class Scenario:
         if kind < 0.07:
             return HEALS
         if kind < 0.1:
-            return JobCounts(running=1)
+            return {"counts": JobCounts(running=1), "queues": {"gpu": JobCounts(running=1)}}
         number = {"running": chance.randrange(9), "queued": chance.choice([0, 1, 2, 4, 4, 5, 6, 18])}
         counts = JobCounts(held=0, suspended=0, other=0, **number)
+        in_queue = dataclasses.replace(counts, queued=counts.queued // 2)
+        seen = {"counts": counts, "queues": {"gpu": in_queue}}
+        # What the connection needs of all gates is changed now and then.
+        seen["condition"] = chance.choice(["", "", "queued < 4", "running + queued < 9", "pending < 4"])
         if kind < 0.2:
-            return {"counts": counts, "doubt": "the token is bob's"}
+            return seen | {"doubt": "the token is bob's"}
         if kind < 0.3:
-            return {"counts": counts, "notes": (f"note {chance.randrange(5)}",)}
+            return seen | {"notes": (f"note {chance.randrange(5)}",)}
         # Most looks see what the one before saw.
-        return self.cluster.seen[0] if kind < 0.6 else counts
+        return self.cluster.seen[0] if kind < 0.6 else seen
 
     def note(self, index: int, what: str, text: str) -> None:
         self.transcript.setdefault(index, []).append((round(asyncio.get_running_loop().time(), 3), what, text))
@@ -189,5 +197,14 @@ def test_each_gate_decides_and_says_what_it_would_have_by_itself(seed: int):
     assert together == alone
     # The scenario is worth its while: of each kind there is something.
     said = " ".join(text for lines in together.values() for *_, text in lines)
-    for kind in ("passes", "claimed", "not ended", "needs running + queued", "no answer", "bob", "note "):
+    for kind in (
+        "passes",
+        "claimed",
+        "not ended",
+        "needs running + queued",
+        "no answer",
+        "bob",
+        "note ",
+        *OF_CONNECTION,
+    ):
         assert kind in said

@@ -258,6 +258,18 @@ class TestQueues:
         assert ask(scnet, f"{HPC}/queuenames/users/bob", strJobManagerID=SCHEDULER)["data"] == []
         assert ask(scnet, f"{HPC}/queuenames/users/alice")["code"] == "10003"
 
+    def test_a_queue_can_be_disabled_and_takes_no_jobs_then(self, scnet):
+        scnet.submit("alice", queue="gpu")
+        scnet.set_queue_enabled("gpu", False)
+        comp, gpu = ask(scnet, f"{HPC}/queuenames/users/alice", strJobManagerID=SCHEDULER)["data"]
+        assert (comp["queueEnabled"], gpu["queueEnabled"]) == (True, False)
+        with pytest.raises(SubmissionError, match="'gpu' is disabled") as caught:
+            scnet.submit("alice", queue="gpu")
+        assert "Required partition not available" in caught.value.sbatch
+        assert scnet.counts("alice", "gpu")["running"] == 1
+        scnet.set_queue_enabled("gpu", True)
+        assert scnet.submit("alice", queue="gpu")
+
     def test_a_user_name_in_chinese_learns_its_queues_too(self, scnet):
         scnet.add_user("小明")
         body = ask(scnet, f"{HPC}/queuenames/users/小明", "小明", strJobManagerID=SCHEDULER)

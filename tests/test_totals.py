@@ -15,6 +15,7 @@ from airflow_provider_scnet.claims.phases import Phase, Scope
 from airflow_provider_scnet.claims.terms import GateId, SubmissionTasks, Terms
 from airflow_provider_scnet.claims.totals import Totals
 from airflow_provider_scnet.client.job_counts import JobCounts
+from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.gate.claimed import Awaited, Claimed
 from airflow_provider_scnet.gate.decision import decide
 from airflow_provider_scnet.gate.gate import Gate
@@ -148,7 +149,7 @@ async def test_where_all_have_ended_or_run_a_gate_says_for_how_long_they_keep_it
     await opened(world, "running")
     await world.poll()
     claimed = world.ledger.totals(now()).claimed()
-    decision = decide(Gate.of("queued < 1"), JobCounts(queued=0, running=3), claimed)
+    decision = decide(Gate.of("queued < 1"), Observation(counts=JobCounts(queued=0, running=3)), claimed)
     assert str(decision).endswith("only claims of gates that passed keep it shut, for 180 s at most")
 
 

@@ -17,10 +17,10 @@ from airflow_provider_scnet.claims import record
 from airflow_provider_scnet.claims.claim import Claim
 from airflow_provider_scnet.claims.follower import FOLLOW_EVERY, Follower, TaskStates
 from airflow_provider_scnet.claims.phases import Phase, Scope
-from airflow_provider_scnet.claims.store import Store, StoreError, Variables
 from airflow_provider_scnet.claims.terms import GateId, Terms
 from airflow_provider_scnet.claims.totals import Totals
 from airflow_provider_scnet.claims.turn import LONGEST_SECTION, Turn, TurnNotFreeError
+from airflow_provider_scnet.claims.variable_store import Store, StoreError, Variables
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.gate.reporter import Note
 
@@ -71,7 +71,7 @@ class Ledger:
         self._void: dict[str, float] = {}
         # What is written, in which phase each claim is there, and when it was read.
         self._text = ""
-        self._written: dict[str, str] = {}
+        self._written: dict[str, Phase] = {}
         self._read_at = -math.inf
         self._trouble = ""
 
@@ -251,29 +251,34 @@ class Ledger:
     async def _read(self) -> None:
         text = await self._store.get(self._key) or ""
         if text != self._text:
-            found = await _in_thread(record.loads, text) if len(text) > LONG_TEXT else record.loads(text)
-            self._note_written(found)
-            for claim in record.from_json(found, self._void, self._starts):
-                known = self._claims.setdefault(claim.id, claim)
-                if claim.is_closed and not known.is_closed:
-                    # Its gate waits again in another process, which alone can tell what that means.
-                    known.close(claim.phase, clock.now())
+            rows = await _in_thread(record.loads, text) if len(text) > LONG_TEXT else record.loads(text)
+            now, offset = clock.now(), clock.wall() - clock.now()
+            self._note_written({row.id: row.phase for row in rows})
+            for row in rows:
+                start = max(min(now, row.last_start - offset), self._starts.get(row.gate.task, -math.inf))
+                self._starts[row.gate.task] = start
+                if row.id not in self._void:
+                    known = self._claims.get(row.id) or self._claims.setdefault(row.id, row.claim(self._starts))
+                    if row.is_closed and not known.is_closed:
+                        # Its gate waits again in another process, which alone can tell what that means.
+                        known.close(row.phase, now)
             self._text = text
         self._read_at, self._trouble = clock.now(), ""
 
     async def _write(self, claims: Iterable[Claim]) -> None:
         now = clock.now()
-        found = record.to_json(each for each in (*self._claims.values(), *claims) if not each.is_forgotten(now))
+        kept = [each for each in (*self._claims.values(), *claims) if not each.is_forgotten(now)]
+        found, written = record.to_json(kept), {each.id: each.phase for each in kept if each.gate}
         text = await _in_thread(json.dumps, found) if len(self._text) > LONG_TEXT else json.dumps(found)
         # Until the answer nobody knows what is written.
         self._text = "?"
         await self._store.set(self._key, text, self._description)
         self._text = text
-        self._note_written(found)
+        self._note_written(written)
         self._void = {id_: at for id_, at in self._void.items() if now < at + _REMEMBERED}
 
-    def _note_written(self, found: dict[str, Any]) -> None:
-        self._written, mine = record.phases(found), {each.id for each in self._mine()}
+    def _note_written(self, written: dict[str, Phase]) -> None:
+        self._written, mine = written, {each.id for each in self._mine()}
         # What others have taken back is gone. What is mine counts, whatever became of it there.
         self._claims = {
             id_: each

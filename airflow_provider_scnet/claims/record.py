@@ -7,8 +7,8 @@ import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Container, Iterable, Iterator, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Iterable, MutableMapping
+from typing import Any, NamedTuple
 
 from airflow_provider_scnet.claims.claim import Claim
 from airflow_provider_scnet.claims.phases import Phase
@@ -44,60 +44,56 @@ def to_json(claims: Iterable[Claim]) -> dict[str, Any]:
     return {"format": FORMAT, "gates": list(groups.values())}
 
 
-def loads(text: str) -> dict[str, Any]:
+class Written(NamedTuple):
+    """A claim as it is written. Moments are by the wall clock, which all machines share."""
+
+    id: str
+    gate: GateId
+    terms: Terms
+    opened_at: float
+    since: float
+    phase: Phase
+    is_closed: bool
+    #: When a submission behind a gate of its task was last seen to start.
+    last_start: float
+
+    def claim(self, starts: MutableMapping[tuple[str, str], float]) -> Claim:
+        """Return it as a claim of this process, which notes in ``starts`` when submissions start."""
+        # A clock that is ahead must not make a claim last for longer than from now on.
+        now, offset = clock.now(), clock.wall() - clock.now()
+        moments, how_far = (self.opened_at, min(now, self.since - offset), now), (self.phase, self.is_closed)
+        return Claim(self.id, self.gate, self.terms, *moments, starts, *how_far)
+
+
+def loads(text: str) -> list[Written]:
     """
-    Read what is written; what somebody spoilt by hand is nothing.
+    Read claims, but what somebody spoilt by hand.
 
     :raises UnknownFormatError: where another version of this provider wrote it
     """
+    found: Any = None
     with contextlib.suppress(ValueError, RecursionError):
         found = json.loads(text)
-        if isinstance(found, dict) and "format" in found:
-            if found["format"] != FORMAT:
-                formats = f"format {str(found['format'])[:20]}, this one knows {FORMAT}"
-                raise UnknownFormatError(
-                    f"claims were written by another version of this provider ({formats}): let all triggerers "
-                    "have one version"
-                )
-            return found
-    return {}
-
-
-def phases(found: dict[str, Any]) -> dict[str, str]:
-    """Return in which phase each claim is written, by its name."""
-    return {row[0]: row[3] for _, _, row in _rows(found)}
-
-
-def from_json(
-    found: dict[str, Any], known: Container[str], starts: MutableMapping[tuple[str, str], float]
-) -> Iterator[Claim]:
-    """
-    Yield the claims that are written, but those that are known, and what somebody spoilt by hand.
-
-    :param found: what is written
-    :param known: the names of claims that are not wanted
-    :param starts: when a submission was last seen to start, by its gate's DAG and task; what is written is added
-    """
-    # A clock that is ahead must not make a claim last for longer than from now on.
-    now, offset = clock.now(), clock.wall() - clock.now()
-    for group, terms, (id_, run_id, map_index, phase, is_closed, opened_at, since) in _rows(found):
-        if id_ not in known:
-            gate = GateId(group["dag"], run_id, group["task"], map_index)
-            start = min(now, _read_moment(group.get("last_start")) - offset)
-            starts[gate.task] = max(start, starts.get(gate.task, -math.inf))
-            begin = min(now, _read_moment(since) - offset)
-            yield Claim(id_, gate, terms, opened_at, begin, now, starts, Phase(phase), bool(is_closed))
-
-
-def _rows(found: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Terms, Sequence[Any]]]:
-    """Yield what can be read: each claim, what it claims, and the gates among which it is written."""
+    if not isinstance(found, dict) or "format" not in found:
+        return []
+    if found["format"] != FORMAT:
+        formats = f"format {str(found['format'])[:20]}, this one knows {FORMAT}"
+        raise UnknownFormatError(
+            f"claims were written by another version of this provider ({formats}): let all triggerers have one "
+            "version"
+        )
+    claims: list[Written] = []
     for group in _list(found.get("gates")):
         with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError, OverflowError):
-            terms = _terms(**group["terms"])
+            terms, last_start = _terms(**group["terms"]), _read_moment(group.get("last_start"))
             if isinstance(group["dag"], str) and isinstance(group["task"], str):
                 for row in _list(group["claims"]):
                     if isinstance(row, (list, tuple)) and len(row) == 7 and _is_readable(*row):
-                        yield group, terms, row
+                        id_, run_id, map_index, phase, is_closed, opened_at, since = row
+                        gate, begin = GateId(group["dag"], run_id, group["task"], map_index), _read_moment(since)
+                        what = Phase(phase), bool(is_closed), last_start
+                        claims.append(Written(id_, gate, terms, opened_at, begin, *what))
+    return claims
 
 
 def _is_readable(

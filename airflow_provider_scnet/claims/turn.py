@@ -16,7 +16,7 @@ import itertools
 import random
 from collections.abc import AsyncIterator
 
-from airflow_provider_scnet.claims.store import Store, StoreError
+from airflow_provider_scnet.claims.variable_store import Store, StoreError
 from airflow_provider_scnet.event_loop import clock
 
 #: Seconds between writing and reading back. The same for all processes: a part of the format, and no setting.

@@ -95,6 +95,8 @@ def check(args: Namespace) -> int:
     """
     Say what the Test button says; of a condition, whether it allows more jobs than the user may submit.
 
+    The connection's own condition is shown beside that number.
+
     :param args: ``conn_id``, ``queue``, ``condition``
     """
     try:
@@ -105,9 +107,17 @@ def check(args: Namespace) -> int:
     hook = ScnetHook(args.conn_id)
     works, message = hook.test_connection(args.queue)
     _say(message, error=not works)
-    if works and condition and (warning := _warning(hook, condition)):
-        _say(warning, error=True)
-    return YES if works else NO
+    if not works:
+        return NO
+    try:
+        text = hook.read_settings().condition
+        of_connection = Condition(text) if text else None
+    except (ScnetError, ValueError) as error:
+        _say(f"its gates stay shut: connection '{args.conn_id}', extra 'condition': {error}", error=True)
+        return NO
+    if condition or of_connection:
+        _say_limit(hook, condition, of_connection)
+    return YES
 
 
 @_command
@@ -128,24 +138,31 @@ def explain(args: Namespace) -> int:
     if trouble := _trouble(observation, gate.states):
         _say(trouble, error=True)
         return COULD_NOT_TELL
-    decision = decide(gate, observation.counts or JobCounts())
+    decision = decide(gate, observation)
     _say(decision.reason)
     return YES if decision.verdict is Verdict.OPEN else NO
 
 
-def _warning(hook: ScnetHook, condition: Condition) -> str:
-    """Return what to say where a condition allows more jobs than the user may submit; empty where it does not."""
+def _say_limit(hook: ScnetHook, condition: Condition | None, of_connection: Condition | None) -> None:
+    """Say what the connection needs and how many jobs SCnet allows; warn where a condition allows more."""
+    limit, unread = None, ""
     try:
         limit = run_in_thread(hook.get_job_limit).result()
     except ScnetError as error:
-        return f"how many jobs this user may submit could not be read: {error}"
+        unread = f"how many jobs this user may submit could not be read: {error}"
+    if of_connection:
+        at_most = f"; SCnet lets this user submit {limit} jobs (userMaxSubmitJob)" if limit else ""
+        _say(f"each of its gates needs {of_connection.text} besides its own condition{at_most}")
+    if unread:
+        _say(unread, error=True)
     # With none running, because it is not known whether running jobs count towards the limit.
-    if limit is None or not condition.holds(JobCounts(running=0, queued=limit, held=0, suspended=0, other=0)):
-        return ""
-    return (
-        f"warning: with {limit} jobs queued, all that SCnet lets this user submit (userMaxSubmitJob), "
-        "the condition still holds: let it hold for fewer, or submissions may be refused"
-    )
+    full = JobCounts(running=0, queued=limit, held=0, suspended=0, other=0)
+    if limit and condition and all(each.holds(full) for each in (condition, of_connection) if each):
+        _say(
+            f"warning: with {limit} jobs queued, all that SCnet lets this user submit (userMaxSubmitJob), "
+            "the condition still holds: let it hold for fewer, or submissions may be refused",
+            error=True,
+        )
 
 
 # A connection, the user that was asked for, and what was seen, of one queue or of all.

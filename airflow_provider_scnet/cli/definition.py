@@ -122,7 +122,9 @@ COMMANDS = (
     ActionCommand(
         name="check",
         help="Say whether a connection works",
-        description="Say what the Test button of a connection says.",
+        description=(
+            "Say what the Test button of a connection says, and what its extra 'condition' needs of all its gates."
+        ),
         func=lazy_load_command(f"{_COMMANDS}.check"),
         args=(_CONNECTION, _QUEUE, _CONDITION_TO_CHECK),
         epilog="Exit status: 0 where it works, 1 where it does not, 2 where the command line is wrong.",

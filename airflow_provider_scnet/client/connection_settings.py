@@ -20,7 +20,7 @@ from airflow_provider_scnet.client.token_payload import TokenPayload, local
 
 #: The extras a connection may have.
 EXTRAS = (
-    *("timeout", "verify", "proxies", "allow_foreign_user", "counted_after"),
+    *("timeout", "verify", "proxies", "allow_foreign_user", "counted_after", "condition"),
     *("access_key", "secret_key", "cluster_id", "platform_user", "platform", "portal"),
 )
 #: These replace a token; a connection has all of them or none.
@@ -61,6 +61,8 @@ class ConnectionSettings:
     :param proxies: proxy addresses by scheme
     :param allow_foreign_user: whether all zeros for another user than the token's own are believed
     :param counted_after: seconds after which the cluster's counts include a submitted job
+    :param condition: what has to hold for every gate of the connection besides its own condition, as it stands
+        there: gates read it, and stay shut where they cannot; empty: nothing
     :param token_user: the cluster user that the token names as its own, or None
     :param token_ends: when the token says that it ends, or None
     :param keys: what tokens are obtained with, or None where the token was pasted
@@ -77,6 +79,7 @@ class ConnectionSettings:
     proxies: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
     allow_foreign_user: bool = False
     counted_after: float = DEFAULT_COUNTED_AFTER
+    condition: str = ""
     token_user: str | None = None
     token_ends: datetime | None = None
     keys: AccessKeys | None = None
@@ -117,6 +120,8 @@ class ConnectionSettings:
                     most=_LONGEST_COUNTED_AFTER,
                     or_none=True,
                 ),
+                # A mistake in it, of whatever type, fails no gate.
+                condition=str(extra.get("condition", "")),
                 keys=keys,
             )
             return (settings if keys else settings.with_token(_token(conn.password)).unexpired()).checked()

@@ -72,6 +72,7 @@ def poll_once(settings: ConnectionSettings, queues: Collection[str] = ()) -> Obs
         notes=(*settings.notes, *(_unknown_states(settings, counts, by_queue) if counts else ())),
         token_ends=None if settings.keys else settings.token_ends,
         counted_after=settings.counted_after,
+        condition=settings.condition,
         at=at,
         observed_at=observed_at,
     )

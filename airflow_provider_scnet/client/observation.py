@@ -28,6 +28,8 @@ class Observation:
     :param notes: what a reader of the log should know once
     :param token_ends: when a token ends that only a person can renew; None where it does not say, or renews itself
     :param counted_after: seconds after which the cluster's counts include a submitted job
+    :param condition: what has to hold for every gate of the connection; empty: nothing
+    :param whole: in the view of one queue, the counts of all of them together
     :param observed_at: when, by the wall clock
     :param at: when the poll began, by :func:`.clock.now`, in seconds
     """
@@ -41,6 +43,8 @@ class Observation:
     notes: tuple[str, ...] = ()
     token_ends: datetime | None = None
     counted_after: float = 0.0
+    condition: str = ""
+    whole: JobCounts | None = None
     observed_at: datetime = dataclasses.field(default_factory=lambda: datetime.now(timezone.utc))
     at: float = dataclasses.field(default_factory=clock.now)
     # Thousands of gates may ask for the same one.
@@ -78,7 +82,7 @@ class Observation:
         seen = self.queues[queue]
         if isinstance(seen, ScnetError):
             return dataclasses.replace(self, account=account, counts=None, error=seen)
-        return dataclasses.replace(self, account=account, counts=seen)
+        return dataclasses.replace(self, account=account, counts=seen, whole=self.counts)
 
     @property
     def user_name(self) -> str | None:

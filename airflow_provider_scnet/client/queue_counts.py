@@ -119,19 +119,24 @@ def _is_known(settings: ConnectionSettings, queue: str) -> bool:
 
 
 def _errors_of_names(settings: ConnectionSettings, queues: Collection[str]) -> dict[str, ScnetError]:
-    """Ask whether there are queues of these names; return why not, or why that could not be learnt."""
+    """Ask whether there are queues of these names that take jobs; return why not, or why that was not learnt."""
     if not queues:
         return {}
     try:
         names = queue_names(settings)
     except ScnetError as error:
         return dict.fromkeys(queues, error)
-    _known.update({(*settings.account, queue): time.monotonic() for queue in names.intersection(queues)})
+    _known.update({(*settings.account, queue): time.monotonic() for queue in queues if names.get(queue)})
     there_are = listed([f"'{redacted(name, *settings.secrets)}'" for name in sorted(names)], _MOST_NAMES)
+    unknown = f"for this user; there are {there_are}"
     return {
-        queue: ScnetConfigError(
-            f"SCnet knows no queue '{redacted(queue)}' for this user; there are {there_are}", where=settings.where
+        queue: ScnetError(
+            f"queue '{redacted(queue)}' is disabled (queueEnabled), so it takes no jobs",
+            kind=ErrorKind.TRANSIENT,
+            where=settings.where,
         )
+        if queue in names
+        else ScnetConfigError(f"SCnet knows no queue '{redacted(queue)}' {unknown}", where=settings.where)
         for queue in queues
-        if queue not in names
+        if not names.get(queue)
     }

@@ -57,17 +57,18 @@ def schedulers(settings: ConnectionSettings) -> list[str]:
     return list(ask(settings, SCHEDULER_PATH, _schedulers_from_data, {}))
 
 
-def queue_names(settings: ConnectionSettings) -> set[str]:
+def queue_names(settings: ConnectionSettings) -> dict[str, bool]:
     """
-    Return the names of the queues that the user may use.
+    Return the names of the queues that the user may use, and whether each takes jobs, SCnet's ``queueEnabled``.
 
     :param settings: whom to ask, and about whom
     :raises ScnetError: where they could not be learnt, or there is none
     """
-    names: set[str] = set()
+    names: dict[str, bool] = {}
     path = QUEUE_NAMES_PATH + quote(settings.user_name, safe="")
     for scheduler in schedulers(settings):
-        names |= ask(settings, path, _names_from_data, {"strJobManagerID": scheduler})
+        for name, enabled in ask(settings, path, _names_from_data, {"strJobManagerID": scheduler}).items():
+            names[name] = names.get(name, False) or enabled
     if not names:
         raise ScnetResponseError("SCnet names no queue that the user may use", where=settings.where)
     return names
@@ -108,11 +109,9 @@ def _schedulers_from_data(data: Any, *secrets: str) -> list[str]:
     return [str(each) for each in ids]
 
 
-def _names_from_data(data: Any, *secrets: str) -> set[Any]:
-    if data is None:
-        return set()
-    entries = data if isinstance(data, list) else [data]
-    names = [entry.get("queueName") if isinstance(entry, Mapping) else None for entry in entries]
-    if not all(isinstance(name, str) for name in names):
+def _names_from_data(data: Any, *secrets: str) -> dict[str, bool]:
+    entries = [] if data is None else data if isinstance(data, list) else [data]
+    if not all(isinstance(entry, Mapping) and isinstance(entry.get("queueName"), str) for entry in entries):
         raise ScnetResponseError("the answer's data is no list of queues with a queueName")
-    return set(names)
+    # SCnet writes other flags as text.
+    return {entry["queueName"]: entry.get("queueEnabled") not in (False, "false") for entry in entries}

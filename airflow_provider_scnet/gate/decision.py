@@ -6,13 +6,15 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import enum
+import functools
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from airflow_provider_scnet.client.errors import ScnetResponseError
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.gate.claimed import NOTHING, Claimed
-from airflow_provider_scnet.gate.condition import Condition
+from airflow_provider_scnet.gate.condition import Condition, ConditionError
 from airflow_provider_scnet.gate.gate import Gate
 
 
@@ -52,19 +54,55 @@ class Decision:
         return f"{self.reason}; only claims of gates that passed keep it shut{at_most}"
 
 
-def decide(gate: Gate, counts: JobCounts, claimed: Claimed = NOTHING, hold: str = "") -> Decision:
+# The same one holds for all gates of a connection, poll after poll.
+_read = functools.lru_cache(maxsize=100)(Condition)
+
+
+def decide(
+    gate: Gate, seen: Observation, claimed: Claimed = NOTHING, hold: str = "", of_account: Claimed | None = None
+) -> Decision:
     """
     Decide on counts, claims of other gates, and the gate's own jobs.
 
     The condition has to hold on the counts as reported, and with all but one of the gate's own jobs, and the
     claims, added to ``queued``, and with them added to ``running``. So claims can only ever close a gate.
 
+    So has the connection's condition, which is about the account: on the jobs and the claims of all its queues,
+    also where the gate asks about one. Where it cannot be read, the gate stays shut.
+
     :param gate: what its author asks
-    :param counts: what the cluster reported
+    :param seen: what was seen of its queue, or of all
     :param claimed: jobs of other gates that opened, to be counted on top
     :param hold: why it must not open yet, whatever the counts
+    :param of_account: those that were claimed from any queue; None: the same
     :raises ScnetResponseError: where a state that the gate needs was not reported
     """
+    own = _decide(gate, seen.counts or JobCounts(), claimed, hold)
+    if not seen.condition or own.verdict is Verdict.FAIL:
+        return own
+    try:
+        of_all = _decide(
+            Gate(_read(seen.condition), submits=gate.submits),
+            seen.whole or seen.counts or JobCounts(),
+            claimed if of_account is None else of_account,
+            who="the connection ",
+        )
+    except (ConditionError, ScnetResponseError) as error:
+        return Decision(Verdict.WAIT, f"waiting: {seen.where}, extra 'condition': {error}", trouble=True)
+    if of_all.verdict is Verdict.OPEN:
+        return own
+    if gate.queue_name:
+        of_all = dataclasses.replace(of_all, reason=f"all queues: {of_all.reason}")
+    if own.verdict is Verdict.OPEN:
+        return of_all
+    return dataclasses.replace(
+        of_all,
+        shut_by=of_all.shut_by if own.shut_by else None,
+        lacks=max(of_all.lacks, own.lacks) if of_all.lacks and own.lacks else 0,
+    )
+
+
+def _decide(gate: Gate, counts: JobCounts, claimed: Claimed, hold: str = "", who: str = "") -> Decision:
     counts.require(gate.states)
     seen = listed(counts, gate.states, f"+{claimed.jobs} claimed" if claimed.jobs else "", gate.queue_name)
     if gate.fail_when and gate.fail_when.holds(counts):
@@ -83,7 +121,7 @@ def decide(gate: Gate, counts: JobCounts, claimed: Claimed = NOTHING, hold: str 
     shut_by = claimed if gate.condition.room_on(counts, own) else None
     if shut_by:
         seen = listed(counts, gate.states, str(claimed), gate.queue_name)
-    reason = f"{seen}: waiting, needs {unmet}" + (f" with room for {gate.submits}" if own else "")
+    reason = f"{seen}: waiting, {who}needs {unmet}" + (f" with room for {gate.submits}" if own else "")
     return Decision(Verdict.WAIT, reason, shut_by=shut_by, lacks=_lacking(gate, counts, claimed.jobs))
 
 

@@ -15,7 +15,7 @@ from airflow_provider_scnet.gate.gate import Gate
 from airflow_provider_scnet.gate.reporter import Log, Reporter
 
 #: Decides as :func:`.decide` does.
-Decide = Callable[[Gate, JobCounts, Claimed, str], Decision]
+Decide = Callable[[Gate, Observation, Claimed, str, Claimed | None], Decision]
 
 
 class GateEvaluator:
@@ -58,7 +58,12 @@ class GateEvaluator:
         return decision
 
     def decide(
-        self, observation: Observation, claimed: Claimed = NOTHING, hold: str = "", decide: Decide = decide
+        self,
+        observation: Observation,
+        claimed: Claimed = NOTHING,
+        hold: str = "",
+        decide: Decide = decide,
+        of_account: Claimed | None = None,
     ) -> Decision:
         """
         Decide on an observation.
@@ -67,16 +72,16 @@ class GateEvaluator:
         :param claimed: jobs of other gates that opened, to be counted on top
         :param hold: why it must not open yet, whatever the counts
         :param decide: decides on counts; whoever asks for many gates may remember what was decided
+        :param of_account: those that were claimed from any queue; None: the same
         """
         if observation.error:
             return self._bear(observation.error)
-        counts = observation.counts or JobCounts()
         try:
             if observation.doubt:
-                counts.require(self.gate.states)
+                (observation.counts or JobCounts()).require(self.gate.states)
                 decision = Decision(Verdict.WAIT, f"waiting: {observation.doubt}", trouble=True)
             else:
-                decision = decide(self.gate, counts, claimed, hold)
+                decision = decide(self.gate, observation, claimed, hold, of_account)
         except ScnetError as error:
             error.where = observation.where
             return self._bear(error)

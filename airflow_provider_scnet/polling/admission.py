@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from airflow_provider_scnet.claims.claim import Claim
 from airflow_provider_scnet.claims.ledger import Ledger
 from airflow_provider_scnet.claims.totals import Totals
-from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.gate.claimed import NOTHING, Claimed
 from airflow_provider_scnet.gate.decision import Decision, Verdict, decide
@@ -52,7 +52,7 @@ class Admission:
         self.shut_by_claims: set[str | None] = set()
         self._totals: dict[str | None, Totals] = {}
         # What was decided for gates that ask the same; with what was claimed, so that no other gets its identity.
-        self._decided: dict[tuple[int, int, str], tuple[Claimed, Decision]] = {}
+        self._decided: dict[tuple[Any, ...], tuple[Claimed, Claimed | None, Decision]] = {}
 
     @property
     def claims(self) -> list[Claim]:
@@ -73,8 +73,10 @@ class Admission:
             if gate.has_ended:
                 continue
             seen = self._observation.of(place.queue_name)
-            claimed = self._claimed(gate, seen.at)
-            decision = place.evaluator.decide(seen, claimed, "", self._decide)
+            claimed, of_account = self._claimed(gate, seen.at, place.queue_name), None
+            if seen.condition and place.queue_name:
+                of_account = self._claimed(gate, seen.at, None)
+            decision = place.evaluator.decide(seen, claimed, "", self._decide, of_account)
             if decision.verdict is Verdict.OPEN:
                 reason = gate.reason_to_wait(place.conn_id)
                 if gate.asks.submits and self._kept_room:
@@ -85,18 +87,17 @@ class Admission:
                     gate.opens_on = place.conn_id
                     self.openings.append((place, seen, decision, claimed.jobs, claim))
                     continue
-                decision = place.evaluator.decide(seen, claimed, reason, self._decide)
+                decision = place.evaluator.decide(seen, claimed, reason, self._decide, of_account)
             elif decision.shut_by:
-                self.shut_by_claims.add(place.queue_name)
+                self.shut_by_claims.add(place.queue_name if decision.shut_by is claimed else None)
             if decision.lacks:
                 self.short.append((gate, decision.lacks))
             self.decisions.append((place, seen, decision))
         return self.claims
 
-    def _claimed(self, gate: WaitingGate, at: float) -> Claimed:
+    def _claimed(self, gate: WaitingGate, at: float, queue: str | None) -> Claimed:
         if self._ledger is None:
             return NOTHING
-        queue = gate.asks.queue_name
         if queue not in self._totals:
             self._totals[queue] = self._ledger.totals(at, queue)
             for claim in self.claims:
@@ -111,9 +112,11 @@ class Admission:
             totals.add(claim)
         return claim
 
-    def _decide(self, gate: Gate, counts: JobCounts, claimed: Claimed, hold: str) -> Decision:
+    def _decide(
+        self, gate: Gate, seen: Observation, claimed: Claimed, hold: str, of_account: Claimed | None
+    ) -> Decision:
         """Decide once for all that ask the same and count the same."""
-        name = id(gate), id(claimed), hold
+        name = id(gate), id(claimed), id(of_account), hold
         if name not in self._decided:
-            self._decided[name] = claimed, decide(gate, counts, claimed, hold)
-        return self._decided[name][1]
+            self._decided[name] = claimed, of_account, decide(gate, seen, claimed, hold, of_account)
+        return self._decided[name][-1]

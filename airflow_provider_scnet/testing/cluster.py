@@ -122,6 +122,7 @@ class _Queue:
     slots: int
     users: frozenset[str] | None
     free: int
+    enabled: bool = True
     waiting: deque[int] = field(default_factory=deque)
 
 
@@ -236,13 +237,18 @@ class Cluster:
             self._end(lambda job: job.queue == name)
             del self._queues[name]
 
-    def queues(self, user: str) -> dict[str, tuple[int, int]]:
-        """Return the queues that a user may use, each with its slots and how many of them are free."""
+    def set_queue_enabled(self, name: str, enabled: bool) -> None:
+        """Let a queue take jobs, or none; what is there already goes on."""
+        with self._lock:
+            self._queue(name).enabled = enabled
+
+    def queues(self, user: str) -> dict[str, tuple[bool, int, int]]:
+        """Return whether each queue that a user may use takes jobs, its slots, and how many of them are free."""
         with self._lock:
             self._catch_up()
             self._user(user)
             return {
-                name: (queue.slots, queue.free)
+                name: (queue.enabled, queue.slots, queue.free)
                 for name, queue in self._queues.items()
                 if queue.users is None or user in queue.users
             }
@@ -281,8 +287,8 @@ class Cluster:
         :param plan: how they go; None: as :meth:`plan_jobs` says
         :param terms: what they ask for
         :return: the ids of the jobs
-        :raises SubmissionError: if the user may not use the queue, or would have more than ``queue_limit`` jobs
-            queued, or more jobs than :meth:`set_most_jobs` allows
+        :raises SubmissionError: if the queue is disabled, or the user may not use it, or would have more than
+            ``queue_limit`` jobs queued, or more jobs than :meth:`set_most_jobs` allows
         """
         run_for = self.run_for if run_for is None else run_for
         _check_number("jobs", jobs)
@@ -476,6 +482,10 @@ class Cluster:
         return job.ended_at is None or any(entry[2:] == (job.id, None) for entry in self._later)
 
     def _refusal(self, user: str, jobs: int, queue: str) -> SubmissionError | None:
+        if not self._queue(queue).enabled:
+            return SubmissionError(
+                f"the queue {queue!r} is disabled", "Required partition not available (inactive or drain)"
+            )
         allowed, most_jobs = self._queue(queue).users, self._user(user).most_jobs
         if allowed is not None and user not in allowed:
             return SubmissionError(

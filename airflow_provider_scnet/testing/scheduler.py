@@ -55,13 +55,13 @@ class Scheduler:
         data = [
             {
                 "queueName": name,
-                "queueEnabled": True,
+                "queueEnabled": enabled,
                 # One job needs one node with one processor here.
                 **{number: str(slots) for number in ("queNcpus", "queNodes")},
                 **{number: str(free) for number in ("queFreeNcpus", "queFreeNodes")},
                 "queMaxWalltime": UNLIMITED,
             }
-            for name, (slots, free) in (self._cluster.queues(user) if user else {}).items()
+            for name, (enabled, slots, free) in (self._cluster.queues(user) if user else {}).items()
         ]
         return Answer.envelope("0", "success", data)
 

@@ -303,7 +303,7 @@ class ScnetSimulator:
         Return an Airflow connection to this simulator, for a user.
 
         :param name: the user
-        :param extra: entries of the connection's extra
+        :param extra: entries of the connection's extra, such as ``condition``
         """
         return {
             "conn_type": "scnet",
@@ -366,6 +366,15 @@ class ScnetSimulator:
         """Remove a queue; its jobs end now."""
         self.cluster.remove_queue(name)
 
+    def set_queue_enabled(self, name: str, enabled: bool) -> None:
+        """
+        Let a queue take jobs, or none: SCnet calls it ``queueEnabled``. What is there already goes on.
+
+        :param name: the queue
+        :param enabled: whether it takes jobs
+        """
+        self.cluster.set_queue_enabled(name, enabled)
+
     def set_most_jobs(self, user: str, jobs: int | None) -> None:
         """
         Allow a user so many jobs, queued and running; SCnet calls it ``userMaxSubmitJob``.
@@ -394,7 +403,7 @@ class ScnetSimulator:
         :param queue: the queue; None: the first one there is, ``comp``
         :param name: what the jobs are called
         :param plan: how they go; None: as :meth:`plan_jobs` says
-        :raises SubmissionError: if the user may not use the queue, or would have too many jobs
+        :raises SubmissionError: if the queue is disabled, or the user may not use it, or would have too many jobs
         """
         return self.cluster.submit(user, jobs, run_for, queue=queue, name=name, plan=plan)
 

@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, TypeVar
-
-from airflow import __version__ as airflow_version
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 from airflow_provider_scnet.event_loop.breather import Breather
+from airflow_provider_scnet.triggers.airflow_access import HAS_DATABASE, answer, in_database
 
 #: States by run id, task id and map index (-1 where the task is not mapped).
 States = dict[str, dict[str, dict[int, "str | None"]]]
@@ -21,8 +19,6 @@ States = dict[str, dict[str, dict[int, "str | None"]]]
 _MOST_CHARACTERS = 4000
 
 _RUN_STATES = {"queued": ["queued"], "ended": ["success", "failed"]}
-
-T = TypeVar("T")
 
 
 class AirflowTaskStates:
@@ -73,23 +69,6 @@ class AirflowTaskStates:
         return found
 
 
-async def answer(question: Any, kind: type[T] | tuple[type[Any], ...]) -> T:
-    """
-    Ask the triggerer's supervisor.
-
-    :param question: one of Airflow's messages
-    :param kind: the message that answers it, or several that may
-    :raises RuntimeError: where the answer is another, such as that of an API that is away
-    """
-    from airflow.sdk.execution_time import task_runner
-    from airflow.sdk.execution_time.comms import ErrorResponse
-
-    found: Any = await task_runner.SUPERVISOR_COMMS.asend(question)
-    if not isinstance(found, kind):
-        raise RuntimeError(found.error.value if isinstance(found, ErrorResponse) else type(found).__name__)
-    return found  # type: ignore[no-any-return]
-
-
 async def _add_states(states: States, dag_id: str, run_ids: Sequence[str], task_ids: Sequence[str]) -> None:
     from airflow.sdk.execution_time.comms import GetTaskStates, TaskStatesResult
 
@@ -133,22 +112,6 @@ def _chunks(run_ids: Sequence[str]) -> Iterator[list[str]]:
         chunk.append(run_id)
     if chunk:
         yield chunk
-
-
-# Airflow 2's triggers may use its database, in a thread.
-
-HAS_DATABASE = airflow_version.startswith("2.")
-
-
-async def in_database(ask: Callable[[Any], T]) -> T:
-    """Ask Airflow's database, in a thread; the session is the argument."""
-    from airflow.utils.session import create_session
-
-    def run() -> T:
-        with create_session() as session:
-            return ask(session)
-
-    return await asyncio.to_thread(run)
 
 
 def _states(session: Any, dag_id: str, run_ids: Collection[str], task_ids: Collection[str]) -> States:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_provider_scnet.triggers.task_states import HAS_DATABASE, answer, in_database
+from airflow_provider_scnet.triggers.airflow_access import HAS_DATABASE, answer, in_database
 
 
 class AirflowVariables:
@@ -22,7 +22,7 @@ class AirflowVariables:
         :param key: its key
         """
         if HAS_DATABASE:
-            return await in_database(lambda session: _get(session, key))
+            return await in_database(lambda session: get_in_database(session, key))
         from airflow.sdk.execution_time.comms import ErrorResponse, GetVariable, VariableResult
 
         found: VariableResult | ErrorResponse = await answer(GetVariable(key=key), (VariableResult, ErrorResponse))
@@ -41,7 +41,7 @@ class AirflowVariables:
         :param description: what it is, for people
         """
         if HAS_DATABASE:
-            await in_database(lambda session: _set(session, key, value, description))
+            await in_database(lambda session: set_in_database(session, key, value, description))
             return
         from airflow.sdk.execution_time.comms import OKResponse, PutVariable
 
@@ -50,7 +50,7 @@ class AirflowVariables:
         await answer(message, (OKResponse, type(None)))
 
 
-def _get(session: Any, key: str) -> str | None:
+def get_in_database(session: Any, key: str) -> str | None:
     from airflow.models.variable import Variable
 
     # Not by Variable.get(), which takes whatever fails for a Variable that is not there.
@@ -60,7 +60,7 @@ def _get(session: Any, key: str) -> str | None:
     return None if found is None else str(found.val)
 
 
-def _set(session: Any, key: str, value: str, description: str) -> None:
+def set_in_database(session: Any, key: str, value: str, description: str) -> None:
     from airflow.models.variable import Variable
 
     # Not by Variable.set(), which deletes and inserts: of two that write at the same time one would fail.

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who submits a job, and waits for it."""

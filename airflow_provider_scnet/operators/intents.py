@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a task writes down what it is about to submit, so that a later try knows; and by which name it is known."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from airflow_provider_scnet.operators.submit_once import Intent
+
+#: The Variable that tells this Airflow from others with the same DAGs.
+NAMESPACE_KEY = "scnet_namespace"
+#: Seconds after which a name that two workers wrote at the same moment is read back.
+READ_BACK_AFTER = 2.0
+_STORE_KEY = "scnet_job"
+
+
+class IntentError(Exception):
+    """An intent could not be read or written."""
+
+
+class Intents(Protocol):
+    """Where one task instance's intent is."""
+
+    def read(self) -> Intent | None:
+        """Return what was written last; None: nothing was."""
+
+    def write(self, intent: Intent) -> None:
+        """Write it, in place of what was there."""
+
+    def forget(self) -> None:
+        """Remove it."""
+
+
+class StateStoreIntents:
+    """
+    In the task state store, from Airflow 3.3 on.
+
+    :param store: the context's ``task_state_store``
+    """
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def read(self) -> Intent | None:
+        """Return what was written last; None: nothing was."""
+        return Intent.read(_or_error("read", lambda: self._store.get(_STORE_KEY)))
+
+    def write(self, intent: Intent) -> None:
+        """Write it, in place of what was there."""
+        _or_error("written", lambda: self._store.set(_STORE_KEY, intent.written()))
+
+    def forget(self) -> None:
+        """Remove it."""
+        _or_error("removed", lambda: self._store.delete(_STORE_KEY))
+
+
+class VariableIntents:
+    """
+    In a Variable of its own, before Airflow 3.3.
+
+    :param task: the hash of the task instance
+    """
+
+    def __init__(self, task: str) -> None:
+        self._key = f"scnet_job_{task}"
+
+    def read(self) -> Intent | None:
+        """Return what was written last; None: nothing was."""
+        text = _or_error("read", lambda: read_variable(self._key))
+        try:
+            return Intent.read(json.loads(text)) if text else None
+        except ValueError:
+            return None
+
+    def write(self, intent: Intent) -> None:
+        """Write it, in place of what was there."""
+        about = f"What a task submits to SCnet: job {intent.name}. Removed when it has succeeded."
+        _or_error("written", lambda: write_variable(self._key, json.dumps(intent.written()), about))
+
+    def forget(self) -> None:
+        """Remove it."""
+        _or_error("removed", lambda: _delete_variable(self._key))
+
+
+def namespace() -> str:
+    """
+    Return what tells this Airflow from others: made once, and kept as a Variable.
+
+    :raises IntentError: where it can be neither read nor written
+    """
+    if found := _or_error("read", lambda: read_variable(NAMESPACE_KEY)):
+        return found
+    about = "Tells the SCnet jobs of this Airflow from those of others. Jobs are not found again where it changes."
+    _or_error("written", lambda: write_variable(NAMESPACE_KEY, uuid.uuid4().hex, about))
+    time.sleep(READ_BACK_AFTER)
+    return _or_error("read", lambda: read_variable(NAMESPACE_KEY)) or ""
+
+
+def _or_error(done: str, what: Callable[[], Any]) -> Any:
+    try:
+        return what()
+    except Exception as error:
+        raise IntentError(
+            f"what was submitted cannot be {done} in Airflow ({type(error).__name__}: {str(error)[:200]})"
+        ) from None
+
+
+# Airflow 2 keeps Variables in a database that a worker may use; its Variable.get takes each error for "not there".
+
+
+def read_variable(key: str) -> str | None:
+    """Return a Variable's value, on a worker; None where there is none."""
+    from airflow_provider_scnet.triggers.airflow_access import HAS_DATABASE
+
+    if HAS_DATABASE:
+        from airflow.utils.session import create_session
+
+        from airflow_provider_scnet.triggers.variables import get_in_database
+
+        with create_session() as session:
+            return get_in_database(session, key)
+    from airflow.sdk import Variable
+
+    value = Variable.get(key, default=None)
+    return None if value is None else str(value)
+
+
+def write_variable(key: str, value: str, description: str) -> None:
+    """Write a Variable, on a worker."""
+    from airflow_provider_scnet.triggers.airflow_access import HAS_DATABASE
+
+    if HAS_DATABASE:
+        from airflow.utils.session import create_session
+
+        from airflow_provider_scnet.triggers.variables import set_in_database
+
+        with create_session() as session:
+            set_in_database(session, key, value, description)
+        return
+    from airflow.sdk import Variable
+
+    Variable.set(key, value, description=description)
+
+
+def _delete_variable(key: str) -> None:
+    from airflow_provider_scnet.triggers.airflow_access import HAS_DATABASE
+
+    if HAS_DATABASE:
+        from airflow.models.variable import Variable
+    else:
+        from airflow.sdk import Variable  # type: ignore[assignment]
+
+    Variable.delete(key)
