@@ -20,7 +20,7 @@ from airflow_provider_scnet.client.token_payload import TokenPayload, local
 
 #: The extras a connection may have.
 EXTRAS = (
-    *("timeout", "verify", "proxies", "allow_foreign_user", "counted_after", "condition"),
+    *("timeout", "verify", "proxies", "allow_foreign_user", "counted_after", "condition", "namespace"),
     *("access_key", "secret_key", "cluster_id", "platform_user", "platform", "portal"),
 )
 #: These replace a token; a connection has all of them or none.
@@ -80,6 +80,7 @@ class ConnectionSettings:
     allow_foreign_user: bool = False
     counted_after: float = DEFAULT_COUNTED_AFTER
     condition: str = ""
+    namespace: str = ""
     token_user: str | None = None
     token_ends: datetime | None = None
     keys: AccessKeys | None = None
@@ -122,6 +123,7 @@ class ConnectionSettings:
                 ),
                 # A mistake in it, of whatever type, fails no gate.
                 condition=str(extra.get("condition", "")),
+                namespace=_word("namespace", extra["namespace"]) if extra.get("namespace") else "",
                 keys=keys,
             )
             return (settings if keys else settings.with_token(_token(conn.password)).unexpired()).checked()

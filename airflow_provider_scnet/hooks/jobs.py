@@ -35,6 +35,10 @@ class JobMethods:
         async def aread_settings(self) -> ConnectionSettings: ...  # noqa: D102
         async def awith_token(self, settings: ConnectionSettings, refused: str = "") -> ConnectionSettings: ...  # noqa: D102
 
+    def get_namespace(self) -> str:
+        """Return the connection's extra ``namespace``, which tells this Airflow's jobs from those of others."""
+        return self.read_settings().namespace
+
     def get_scheduler_id(self) -> str:
         """
         Ask for the id of the region's scheduler, SCnet's ``strJobManagerID``.

@@ -11,10 +11,10 @@ from typing import Any
 
 from airflow_provider_scnet.client.errors import (
     ScnetJobLimitError,
-    ScnetSubmissionRefusedError,
     ScnetSubmissionUnknownError,
 )
 from airflow_provider_scnet.client.job_request import JobRequest
+from airflow_provider_scnet.client.lifecycle import JobState
 from airflow_provider_scnet.client.reported_job import ReportedJob
 from airflow_provider_scnet.gate.reporter import Log
 from airflow_provider_scnet.hooks.scnet import ScnetHook
@@ -119,15 +119,17 @@ class Attempt:
                 found = JobName.read(job.name)
                 if found and found.task == self._who.task:
                     jobs[job.job_id] = job
-        if self.intent and self.intent.job_id:
-            jobs.setdefault(self.intent.job_id, _unknown(self.intent))
+        placeholder = None
+        if self.intent and self.intent.job_id and self.intent.job_id not in jobs:
+            placeholder = ReportedJob(self.intent.job_id, self.intent.name, JobState.UNKNOWN, "list")
+            jobs[self.intent.job_id] = placeholder
         for job in list(jobs.values()):
             if not (job.source == "list" and job.state.is_unfinished):
                 # Its detail, the history, and the detail once more.
                 if known := self._hook.get_job(job.job_id, since=since, scheduler_id=scheduler):
                     jobs[job.job_id] = known
                     self._check_name(known)
-                elif job.source == "intent":
+                elif job is placeholder:
                     del jobs[job.job_id]
         return Seen(list(jobs.values()), asked_at, trouble)
 
@@ -135,7 +137,9 @@ class Attempt:
         """Return the names that jobs of this round may have."""
         written = JobName.read(self.intent.name) if self.intent else None
         most = written.number + bool(self.intent and self.intent.has_failed) if written else 0
-        names = [str(JobName(self._who.task, self._who.round, each, self._who.readable)) for each in range(most + 1)]
+        names = [
+            str(JobName(self._who.task, self._who.round, each, self._who.readable)) for each in range(most + 1)
+        ]
         return list(dict.fromkeys([*names, *([self.intent.name] if self.intent else [])]))
 
     def _check_name(self, job: ReportedJob) -> None:
@@ -227,8 +231,6 @@ class Attempt:
         """Remove what was written of a job that has succeeded."""
         self._intents.forget()
 
-
-def _unknown(intent: Intent) -> ReportedJob:
-    from airflow_provider_scnet.client.lifecycle import JobState
-
-    return ReportedJob(intent.job_id, intent.name, JobState.UNKNOWN, "intent")  # type: ignore[arg-type]
+    def read_log(self, path: str, lines: int) -> str:
+        """Return the last lines of a file of the cluster."""
+        return self._hook.read_log(path, lines=lines)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a task writes down what it is about to submit, so that a later try knows; and by which name it is known."""
+"""Where a task writes down what it is about to submit, so that a later try knows."""
 
 from __future__ import annotations
 
@@ -93,11 +93,11 @@ def namespace() -> str:
     :raises IntentError: where it can be neither read nor written
     """
     if found := _or_error("read", lambda: read_variable(NAMESPACE_KEY)):
-        return found
+        return str(found)
     about = "Tells the SCnet jobs of this Airflow from those of others. Jobs are not found again where it changes."
     _or_error("written", lambda: write_variable(NAMESPACE_KEY, uuid.uuid4().hex, about))
     time.sleep(READ_BACK_AFTER)
-    return _or_error("read", lambda: read_variable(NAMESPACE_KEY)) or ""
+    return str(_or_error("read", lambda: read_variable(NAMESPACE_KEY)) or "")
 
 
 def _or_error(done: str, what: Callable[[], Any]) -> Any:
@@ -155,3 +155,23 @@ def _delete_variable(key: str) -> None:
         from airflow.sdk import Variable  # type: ignore[assignment]
 
     Variable.delete(key)
+
+
+def is_running(task_instance: Any) -> bool:
+    """Tell whether Airflow still calls a task instance running, on its worker; where it does not say, it is."""
+    from airflow_provider_scnet.triggers.airflow_access import HAS_DATABASE
+
+    ti = task_instance
+    try:
+        if HAS_DATABASE:
+            ti.refresh_from_db()
+            return bool(ti.state == "running")
+        states = ti.get_task_states(
+            dag_id=ti.dag_id,
+            map_index=ti.map_index if ti.map_index >= 0 else None,
+            task_ids=[ti.task_id],
+            run_ids=[ti.run_id],
+        )
+        return "running" in dict(states.get(ti.run_id, {})).values()
+    except Exception:
+        return True

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import re
 
-#: Characters of a name: the part that tells whose job it is, and all of it. How long a name may be is not documented.
+#: Characters of a name: the part that tells whose job it is, and all of it. What SCnet allows is not documented.
 LONGEST_KEY, LONGEST_NAME = 24, 32
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"

@@ -33,9 +33,10 @@ class Intent:
 
     :param name: the job's name
     :param at: when the request was about to be made, in seconds since 1970
-    :param job_id: the id by which it was accepted, or that of the job that was taken; empty where that is not known
+    :param job_id: the id by which it was accepted, or of the job that was taken; empty where that is not known
     :param said: the answer, where it told neither that the job was taken nor that it was not
-    :param ended_at: when the job was first seen to have ended, while it was not known how, or it may be queued again
+    :param ended_at: when the job was first seen to have ended, where that may not be its end
+    :param cancelled_for: why the task itself has cancelled it; empty where it has not
     :param has_failed: whether a try has failed because of this job
     :param keeps_name: whether the cluster gave the job the name that was asked for
     """
@@ -45,6 +46,7 @@ class Intent:
     job_id: str = ""
     said: str = ""
     ended_at: float = 0.0
+    cancelled_for: str = ""
     has_failed: bool = False
     keeps_name: bool = True
 
@@ -184,13 +186,15 @@ def _of_intent(intent: Intent, name: JobName, seen: Seen, settle: float, again: 
     if intent.job_id:
         return Decision(Step.FAIL, f"job {intent.job_id} ({intent.name}) is in no list and in no history")
     if intent.said:
-        return Decision(Step.FAIL, f"no job {intent.name} came of it; the answer to the submission was: {intent.said}")
+        return Decision(
+            Step.FAIL, f"no job {intent.name} came of it; the answer to the submission was: {intent.said}"
+        )
     return Decision(Step.SUBMIT, "the try before died before it submitted", name=name)
 
 
 def _of_changed_name(intent: Intent, seen: Seen, again: float) -> Decision:
     job = next((job for job in seen.jobs if intent.job_id and job.job_id == intent.job_id), None)
     if intent.has_failed or (job is None and not seen.trouble):
-        why = f"the cluster changes the names of jobs (it was to be {intent.name}): what was submitted cannot be told"
+        why = f"the cluster changed the name of the job ({intent.name}): what was submitted cannot be told"
         return Decision(Step.FAIL, f"{why}; look for job {intent.job_id}, and clear the task when it has ended")
     return Decision(Step.TAKE, jobs=[job]) if job else Decision(Step.LOOK_AGAIN, seen.trouble, at=again)

@@ -47,7 +47,9 @@ class AwaitedJob:
                 self._has_ended()
             return
         self.has_started |= job.state not in (JobState.QUEUED, JobState.HELD)
-        self._say(f"job {self.job_id}: {job.state}" + (f" ({job.reason})" if job.reason else ""))
+        self._say(
+            f"job {self.job_id}: {job.state}" + (f" ({job.reason})" if job.reason not in ("", "None") else "")
+        )
         if not job.state.is_unfinished:
             self._has_ended()
 
@@ -83,7 +85,9 @@ class JobPoller:
         self._pause = 0.0
 
     @classmethod
-    def of_running_loop(cls, scnet_conn_id: str, list_jobs: Callable[[], Coroutine[Any, Any, JobList]]) -> JobPoller:
+    def of_running_loop(
+        cls, scnet_conn_id: str, list_jobs: Callable[[], Coroutine[Any, Any, JobList]]
+    ) -> JobPoller:
         """Return the poller of a connection, made of this where the loop has none."""
         loop = asyncio.get_running_loop()
         cls._by_loop = {known: pollers for known, pollers in cls._by_loop.items() if not known.is_closed()}

@@ -51,6 +51,7 @@ class AirflowVariables:
 
 
 def get_in_database(session: Any, key: str) -> str | None:
+    """Return a Variable's value by Airflow 2's database; None where there is none."""
     from airflow.models.variable import Variable
 
     # Not by Variable.get(), which takes whatever fails for a Variable that is not there.
@@ -61,6 +62,7 @@ def get_in_database(session: Any, key: str) -> str | None:
 
 
 def set_in_database(session: Any, key: str, value: str, description: str) -> None:
+    """Write a Variable into Airflow 2's database."""
     from airflow.models.variable import Variable
 
     # Not by Variable.set(), which deletes and inserts: of two that write at the same time one would fail.
