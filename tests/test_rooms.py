@@ -16,7 +16,7 @@ import airflow_provider_scnet
 PACKAGE = Path(airflow_provider_scnet.__file__).parent
 
 #: From the top down.
-ROOMS = ("cli", "sensors", "triggers", "polling", "claims", "gate", "hooks", "client", "event_loop")
+ROOMS = ("cli", "operators", "sensors", "triggers", "polling", "claims", "gate", "hooks", "client", "event_loop")
 
 
 def modules(room: str) -> list[Path]:

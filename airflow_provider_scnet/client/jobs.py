@@ -102,6 +102,9 @@ def job(
     if again and again.state not in (JobState.ENDED, JobState.UNKNOWN):
         return again
     if seen := again or live:
+        if last.ended_at and seen.started_at and seen.started_at > last.ended_at:
+            # A later run has ended as well, which the history does not show yet.
+            return seen
         kept = {name: getattr(seen, name) for name in ("exit_code", "reason", "stdout", "stderr")}
         last = dataclasses.replace(last, **kept)
     return last

@@ -7,7 +7,7 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import (
     AirflowException,
@@ -16,20 +16,32 @@ from airflow.providers.common.compat.sdk import (
     BaseOperator,
 )
 
+from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.gate.names import named
-from airflow_provider_scnet.sensors.start_and_end import is_template
+from airflow_provider_scnet.sensors.start_and_end import EXECUTION_TIMEOUT_ENDS_DEFERRALS, is_template
 
 # What brings requests along is imported where it is needed, not wherever a DAG file is parsed.
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from airflow_provider_scnet.client.errors import ScnetError
     from airflow_provider_scnet.client.job_request import JobRequest
     from airflow_provider_scnet.client.reported_job import ReportedJob
     from airflow_provider_scnet.operators.attempt import Attempt
 
-#: Seconds after which a worker that waits looks whether its task was killed.
-LOOK_EVERY = 5.0
+# Seconds for which a worker that waits sleeps at most: after a signal Airflow leaves it five.
+_NAP = 0.5
+# What stands for a template where a DAG file is parsed; a number for all others.
+_SAMPLES = {
+    **dict.fromkeys(("command", "queue_name", "app_name", "stdout", "stderr"), "x"),
+    "work_dir": "/x",
+    "wall_time": "00:01:00",
+    "memory_per_node": "1GB",
+    "job_options": {},
+}
+# How far back the history is asked at most.
+_LONGEST_RUN = timedelta(days=30)
 
 
 class ScnetSubmitJobOperator(BaseOperator):
@@ -40,9 +52,9 @@ class ScnetSubmitJobOperator(BaseOperator):
     takes the one that is there: after a worker died, or an answer was lost, the next try goes on with the job. A
     try after a job that is known to have failed submits a new one, and so does a task that somebody clears.
 
-    It returns a dict, ``job_id``, ``job_name``, ``scnet_conn_id``, ``state``, ``exit_code``, ``started_at``,
-    ``ended_at``, ``stdout`` and ``stderr``, which is the XCom ``job`` as well, also where the task fails. The XCom
-    ``job_id`` is there as soon as the id is known.
+    It returns a dict, ``job_id``, ``job_name``, ``scheduler_id``, ``scnet_conn_id``, ``state``, ``exit_code``,
+    ``started_at``, ``ended_at``, ``stdout`` and ``stderr``, which is the XCom ``job`` as well, also where the task
+    fails. The XCom ``job_id`` is there as soon as the id is known.
 
     :param command: what runs on the cluster, as text or as a list of lines (templated)
     :param work_dir: where it runs, an absolute path of the cluster (templated)
@@ -71,7 +83,8 @@ class ScnetSubmitJobOperator(BaseOperator):
         jobs is waited out
     :param queue_timeout: seconds, or a timedelta, within which an accepted job has to start, else it is cancelled
         and the try fails; None: it may be queued for however long
-    :param cancel_on_kill: whether the job is cancelled where the task is killed while a worker waits for it
+    :param cancel_on_kill: whether the job is cancelled where somebody ends the task, or its ``execution_timeout``
+        is over; in the triggerer from Airflow 3.3 on
     :param log_tail_lines: how many lines of its output a failed job shows in the task's log
     :param settle: seconds from a request to submit for which a job that is in no list may yet appear
     :raises ValueError: when the DAG file is parsed, where something without a template is wrong or missing
@@ -95,7 +108,7 @@ class ScnetSubmitJobOperator(BaseOperator):
         "job_name",
         "scnet_conn_id",
     )
-    template_ext: Sequence[str] = ()
+    template_fields_renderers = {"command": "bash"}  # noqa: RUF012
     ui_color = "#d5ead8"
 
     def __init__(
@@ -156,22 +169,26 @@ class ScnetSubmitJobOperator(BaseOperator):
         self.settle = _seconds("settle", settle)
         # A mapped task is built on the worker, where execute() checks it.
         if not getattr(self, "_BaseOperator__from_mapped", False):
-            values = [getattr(self, name) for name in self.template_fields]
-            if not any(is_template(value) for value in values):
-                self._request("check")
+            self._request(_SAMPLES)
 
-    @property
-    def _queue_timeout(self) -> float:
-        return float("inf") if self.queue_timeout is None else self.queue_timeout
+    def _request(self, samples: Mapping[str, Any] | None = None) -> JobRequest:
+        """
+        Return what is asked; the name of the job is none yet.
 
-    def _request(self, job_name: str) -> JobRequest:
+        :param samples: what stands for templates; None: they have been rendered
+        :raises ValueError: where something is missing, wrong, or excludes each other
+        """
         from airflow_provider_scnet.client.errors import ScnetConfigError
         from airflow_provider_scnet.client.job_request import JobRequest
 
-        names = [field.name for field in dataclasses.fields(JobRequest) if field.name != "job_name"]
-        given = {name: getattr(self, name) for name in names}
+        given: dict[str, Any] = {
+            field.name: getattr(self, field.name, "any") for field in dataclasses.fields(JobRequest)
+        }
+        given |= {"job_name": "any", "job_options": self.job_options or {}}
+        if samples is not None:
+            given |= {name: samples.get(name, "1") for name, value in given.items() if _is_template(value)}
         try:
-            return JobRequest(**{**given, "job_options": self.job_options or {}, "job_name": job_name})
+            return JobRequest(**given)
         except ScnetConfigError as error:
             raise ValueError(str(error)) from None
 
@@ -183,17 +200,20 @@ class ScnetSubmitJobOperator(BaseOperator):
 
         :param context: the task's context
         """
-        return self._go_on(context, time.time())
+        return self._run(context, clock.wall())
 
-    def execute_complete(self, context: Context, event: Any = None, began_at: float | None = None) -> Any:
+    def execute_complete(self, context: Context, event: Any = None) -> Any:
         """
         Go on after a wait in the triggerer: what became of the job is asked anew.
 
         :param context: the task's context
         :param event: what the trigger sent
-        :param began_at: when the try began, in seconds since 1970
         """
-        return self._go_on(context, began_at or time.time())
+        match event:
+            # Airflow 3.0 resumes a retry with what ended the try before it (apache/airflow #56704).
+            case {"began_at": float(began_at), "try_number": number} if number == context["ti"].try_number:
+                return self._run(context, began_at, is_resumed=True)
+        return self.execute(context)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """
@@ -203,171 +223,229 @@ class ScnetSubmitJobOperator(BaseOperator):
         :param next_kwargs: with what
         :param context: the task's context
         """
-        next_kwargs, this_try = dict(next_kwargs or {}), context["ti"].try_number
-        # Airflow 3.0 resumes a retry with what ended the try before it (apache/airflow #56704).
-        if next_method == "__fail__" or next_kwargs.pop("try_number", this_try) != this_try:
-            return self.execute(context)
-        return super().resume_execution(next_method, next_kwargs, context)
+        if next_method != "__fail__":
+            return super().resume_execution(next_method, next_kwargs, context)
+        error = str((next_kwargs or {}).get("error"))
+        if EXECUTION_TIMEOUT_ENDS_DEFERRALS and self.execution_timeout and error == "Trigger timeout":
+            self._cancel(context, self._time_is_up)
+            raise AirflowException(self._time_is_up)
+        self.log.warning("the wait in the triggerer ended with an error, and is begun anew: %s", error)
+        return self.execute(context)
 
     def on_kill(self) -> None:
-        """Let the worker that waits look whether somebody ended the task, or a machine is only shut down."""
+        """Let the worker that waits see whether somebody ended the task, or a machine is only shut down."""
         self._is_killed = True
 
-    # Whether a signal said that the task is to end; the attempt that is under way.
+    # Whether a signal said that this process is to end; the try that is under way in it.
     _is_killed = False
-    _job: ReportedJob | None = None
+    _attempt: Attempt | None = None
 
-    def _go_on(self, context: Context, began_at: float) -> Any:
-        from airflow_provider_scnet.client.errors import ErrorKind, ScnetError
+    def _run(self, context: Context, began_at: float, is_resumed: bool = False) -> Any:
+        self._attempt = None
+        try:
+            named("scnet_conn_id", self.scnet_conn_id)
+            request = self._request()
+        except ValueError as error:
+            raise AirflowFailException(str(error)) from None
+        try:
+            return self._go_on(context, request, began_at, is_resumed)
+        except AirflowTaskTimeout:
+            self._cancel(context, self._time_is_up)
+            raise
+        except BaseException:
+            # Airflow 2 raises an error of its own after on_kill().
+            if self._is_killed:
+                self._cancel_if_over(context)
+            raise
+
+    def _go_on(self, context: Context, request: JobRequest, began_at: float, has_answered: bool) -> Any:
+        from airflow_provider_scnet.client.errors import ScnetError
+        from airflow_provider_scnet.client.lifecycle import JobState
         from airflow_provider_scnet.operators.intents import IntentError
         from airflow_provider_scnet.operators.submit_once import Step
 
-        try:
-            named("scnet_conn_id", self.scnet_conn_id)
-            request = self._request("any")
-        except ValueError as error:
-            raise AirflowFailException(str(error)) from None
-        attempt, said = None, ""
-        try:
-            while True:
-                until, job = time.time() + self.poll_interval, None
-                try:
-                    attempt = attempt or self._attempt(context, began_at)
-                    decision = attempt.next_step()
-                    match decision.step:
-                        case Step.TAKE:
-                            job = decision.jobs[0]
-                            attempt.take(job)
-                            why = self._of_job(context, attempt, job)
-                            if not why:
-                                return self._left(attempt, job)
-                        case Step.FAIL:
-                            raise AirflowFailException(decision.why)
-                        case Step.CANCEL:
-                            why = attempt.cancel(decision.jobs[0], decision.why)
-                        case Step.SUBMIT if decision.name:
-                            why = attempt.submit(decision.name, request)
-                            if not why:
-                                self._push(context, "job_id", attempt.intent and attempt.intent.job_id)
-                                if not self.wait_for_completion:
-                                    return self._of_accepted(attempt, request)
-                                continue
-                        case _:
-                            attempt.note_end(decision)
-                            why, until = decision.why, max(decision.at, time.time() + 1.0)
-                except IntentError as error:
-                    why = f"{error}: nothing is submitted"
-                except ScnetError as error:
-                    if error.kind is ErrorKind.PERMANENT:
-                        raise AirflowFailException(str(error)) from None
-                    if error.kind is ErrorKind.CREDENTIALS:
-                        raise AirflowException(str(error)) from None
-                    why = str(error)
-                accepted = attempt and attempt.intent and attempt.intent.job_id
-                if not accepted and time.time() >= began_at + self.timeout:
-                    raise AirflowException(f"no job was accepted within {self.timeout:g} s: {why}")
-                if why != said:
-                    said = why
-                    self.log.info("waiting: %s", why)
-                self._wait(context, attempt, began_at, until, job)
-        except AirflowTaskTimeout:
-            if attempt and self.cancel_on_kill and self._job:
-                attempt.cancel(self._job, "the task's execution_timeout is over")
-            raise
+        said = ""
+        while True:
+            until, job = clock.wall() + self.poll_interval, None
+            try:
+                attempt = self._attempt = self._attempt or self._new_attempt(context, began_at)
+                decision = attempt.next_step()
+                has_answered = True
+                match decision.step:
+                    case Step.SUBMIT if decision.name:
+                        why = attempt.submit(decision.name, request)
+                        if job := attempt.submitted:
+                            self._push(context, "job_id", job.job_id)
+                            if not self.wait_for_completion:
+                                return self._leave(context, attempt, job)
+                    case Step.TAKE:
+                        attempt.take(decision.jobs[0])
+                        self._push(context, "job_id", decision.jobs[0].job_id)
+                        if not self.wait_for_completion or decision.jobs[0].state is JobState.COMPLETED:
+                            return self._leave(context, attempt, decision.jobs[0])
+                        why, job = self._of_job(context, attempt, decision.jobs[0])
+                    case Step.CANCEL:
+                        why = "; ".join([attempt.cancel(each, decision.why) for each in decision.jobs])
+                    case Step.FAIL:
+                        raise AirflowFailException(decision.why)
+                    case _ if decision.jobs and not self.wait_for_completion:
+                        return self._leave(context, attempt, decision.jobs[0])
+                    case _:
+                        why, until = decision.why, max(decision.at, clock.wall() + 1.0)
+            except IntentError as error:
+                why = str(error)
+            except ScnetError as error:
+                why = self._of_error(error, has_answered)
+            if not self._job_id and clock.wall() >= began_at + self.timeout:
+                raise AirflowException(f"no job was accepted within {self.timeout:g} s: {why}")
+            if why != said:
+                said = why
+                self.log.info("waiting: %s", why)
+            self._wait(context, began_at, until, job)
 
-    def _attempt(self, context: Context, began_at: float) -> Attempt:
+    def _new_attempt(self, context: Context, began_at: float) -> Attempt:
         from airflow_provider_scnet.hooks.scnet import ScnetHook
-        from airflow_provider_scnet.operators import intents, job_name
-        from airflow_provider_scnet.operators.attempt import Attempt, Identity
+        from airflow_provider_scnet.operators.attempt import Attempt
+        from airflow_provider_scnet.operators.intents import Intents, namespace
+        from airflow_provider_scnet.operators.job_name import readable, task_hash
+        from airflow_provider_scnet.operators.submit_once import Try
 
         ti, hook = context["ti"], ScnetHook(self.scnet_conn_id)
-        run = context["dag_run"]
-        space = hook.get_namespace() or intents.namespace()
-        task = job_name.task_hash(space, ti.dag_id, ti.run_id, ti.task_id, ti.map_index)
-        # The number of the last try before somebody cleared the task: it stays the same over retries.
+        task = task_hash(hook.get_namespace() or namespace(), ti.dag_id, ti.run_id, ti.task_id, ti.map_index)
+        # The same over retries; where somebody clears a task that has ended, Airflow adds the tries that it had.
         round_ = max(0, (ti.max_tries or 0) - (self.retries or 0))
-        store = context.get("task_state_store")
+        name = readable(self.job_name or self.task_id.rpartition(".")[2])
         return Attempt(
             hook,
-            Identity(
-                task,
-                round_,
-                ti.try_number == round_ + 1,
-                job_name.readable(self.job_name or self.task_id.rpartition(".")[2]),
-                getattr(run, "queued_at", None) or run.start_date or datetime.now(timezone.utc),
-            ),
-            intents.VariableIntents(task) if store is None else intents.StateStoreIntents(store),
+            Try(task, round_, ti.try_number == 1, began_at, name),
+            Intents(task, context.get("task_state_store")),
             self.log,
-            began_at,
+            _made_at(context["dag_run"]),
             self.settle,
             self.poll_interval,
         )
 
-    def _of_job(self, context: Context, attempt: Attempt, job: ReportedJob) -> str:
-        """Return what is awaited of a job; empty where it has succeeded, or nobody waits."""
+    @property
+    def _job_id(self) -> str:
+        """The id of the job, as far as it is known."""
+        return self._attempt.job_id if self._attempt else ""
+
+    @property
+    def _job_goes_on(self) -> str:
+        return f"; job {self._job_id} may go on" if self._job_id else ""
+
+    def _of_error(self, error: ScnetError, has_answered: bool) -> str:
+        """Return what is waited out; fail where waiting does not help."""
+        from airflow_provider_scnet.client.errors import ErrorKind
+
+        if error.kind is ErrorKind.PERMANENT:
+            raise AirflowFailException(f"{error}{self._job_goes_on}") from None
+        # A job that is there is better waited for than left alone: somebody may paste a new token.
+        if not self._job_id and (
+            error.kind is ErrorKind.CREDENTIALS or (error.kind is ErrorKind.UNCLEAR and not has_answered)
+        ):
+            raise AirflowException(str(error)) from None
+        return str(error)
+
+    def _of_job(self, context: Context, attempt: Attempt, job: ReportedJob) -> tuple[str, ReportedJob | None]:
+        """Return what is awaited, and the job whose end that is; fail where it has ended."""
+        if not job.state.is_unfinished:
+            self._fail(context, attempt, job)
+        start_by = self._start_by(job)
+        if start_by is None or clock.wall() < start_by:
+            return f"job {job.job_id} is {job.state}{_reason(job)}", job
+        why = f"it did not start within {self.queue_timeout:g} s"
+        if attempt.resists():
+            raise AirflowFailException(f"job {job.job_id} cannot be cancelled, and goes on: {why}")
+        return attempt.cancel(job, why, cancelled_for=why), None
+
+    def _start_by(self, job: ReportedJob) -> float | None:
+        """Return the moment by which a job has to start; None where it has, or may start whenever it does."""
         from airflow_provider_scnet.client.lifecycle import JobState
 
-        self._job, intent = job, attempt.intent
-        self._push(context, "job_id", job.job_id)
-        if job.state is JobState.COMPLETED or (job.state.is_unfinished and not self.wait_for_completion):
-            self._push(context, "job", self._left(attempt, job))
-            if job.state is JobState.COMPLETED:
-                attempt.forget()
-            return ""
-        if job.state.is_unfinished:
-            waits = job.state in (JobState.QUEUED, JobState.HELD)
-            if intent and waits and not intent.cancelled_for and time.time() >= intent.at + self._queue_timeout:
-                why = f"it did not start within {self._queue_timeout:g} s"
-                return attempt.cancel(job, why, cancelled_for=why)
-            return f"job {job.job_id} is {job.state}" + (
-                f" ({job.reason})" if job.reason not in ("", "None") else ""
-            )
-        self._push(context, "job", self._left(attempt, job))
-        self._show_output(attempt, job)
-        attempt.has_failed()
-        why = f"job {job.job_id} has ended: {job.state}" + (f", {job.reason}" if job.reason else "")
+        intent, has_run = (self._attempt.intent, self._attempt.has_run) if self._attempt else (None, set())
+        is_queued = job.state in (JobState.QUEUED, JobState.HELD) and job.job_id not in has_run
+        return intent.at + self.queue_timeout if intent and is_queued and self.queue_timeout is not None else None
+
+    def _fail(self, context: Context, attempt: Attempt, job: ReportedJob) -> NoReturn:
+        from airflow_provider_scnet.client.errors import ScnetError
+        from airflow_provider_scnet.client.lifecycle import JobState
+
+        left, ti = self._left(attempt, job), context["ti"]
+        self._push(context, "job", left)
+        for path in dict.fromkeys((left["stdout"], left["stderr"])) if self.log_tail_lines else ():
+            try:
+                text = attempt.hook.read_log(path, lines=self.log_tail_lines)
+            except ScnetError as error:
+                text = f"it cannot be read: {error}"
+            self.log.info("the end of %s:\n%s", path, text or "(it is empty, or not there)")
+        why = f"job {job.job_id} has ended: {job.state}{_reason(job)}"
         why += f", exit code {job.exit_code}" if job.exit_code else ""
-        if intent and intent.cancelled_for:
-            raise AirflowException(f"{why}: {intent.cancelled_for}")
-        if job.state is JobState.CANCELLED:
+        cancelled_for = attempt.intent.cancelled_for if attempt.intent else ""
+        is_others = job.state is JobState.CANCELLED and not cancelled_for
+        attempt.fail()
+        if is_others or ti.try_number > (ti.max_tries or 0):
+            attempt.tidy_up()
+        if is_others:
             raise AirflowFailException(f"{why}: somebody cancelled it, so it is not submitted again")
-        raise AirflowException(why)
+        raise AirflowException(f"{why}: {cancelled_for}" if cancelled_for else why)
 
-    def _wait(
-        self, context: Context, attempt: Attempt | None, began_at: float, until: float, job: ReportedJob | None
-    ) -> None:
+    # Waiting, and being ended
+
+    def _wait(self, context: Context, began_at: float, until: float, job: ReportedJob | None) -> None:
         """Wait until some moment, or for the end of a job; in the triggerer it goes on in ``execute_complete``."""
+        start_by = self._start_by(job) if job else None
         if not self.deferrable:
-            while (left := until - time.time()) > 0:
-                time.sleep(min(left, LOOK_EVERY))
-                self._end_if_killed(context, attempt)
-            return
-        from airflow_provider_scnet.triggers.job import ScnetJobTrigger
+            until = min(until, start_by or until)
+            while (left := until - clock.wall()) > 0 and not self._is_killed:
+                time.sleep(min(left, _NAP))
+        if self._is_killed:
+            raise AirflowException(f"the process was told to end{self._job_goes_on}")
+        if self.deferrable:
+            from airflow_provider_scnet.triggers.job import ScnetJobTrigger
 
-        start_by, intent = None, attempt.intent if attempt else None
-        if job and intent and self.queue_timeout is not None and not intent.cancelled_for:
-            start_by = intent.at + self._queue_timeout
-        self.defer(
-            trigger=ScnetJobTrigger(
-                scnet_conn_id=self.scnet_conn_id,
-                poll_interval=self.poll_interval,
-                job_id=job.job_id if job else None,
-                until=None if job else until,
-                start_by=start_by,
-            ),
-            method_name="execute_complete",
-            kwargs={"began_at": began_at, "try_number": context["ti"].try_number},
-        )
+            self.defer(
+                trigger=ScnetJobTrigger(
+                    scnet_conn_id=self.scnet_conn_id,
+                    scheduler_id=self._attempt.scheduler_id if job and self._attempt else None,
+                    job_id=self._job_id or None,
+                    poll_interval=self.poll_interval,
+                    until=None if job else until,
+                    start_by=start_by,
+                    settle=self.settle,
+                    cancel_on_kill=self.cancel_on_kill,
+                    began_at=began_at,
+                    try_number=context["ti"].try_number,
+                ),
+                method_name="execute_complete",
+            )
 
-    def _end_if_killed(self, context: Context, attempt: Attempt | None) -> None:
-        if not self._is_killed:
-            return
+    @property
+    def _time_is_up(self) -> str:
+        return f"the task's execution_timeout of {self.execution_timeout} is over"
+
+    def _cancel_if_over(self, context: Context) -> None:
         from airflow_provider_scnet.operators.intents import is_running
 
         # A worker that is evicted gets the same signal as one whose task somebody ended.
-        if self.cancel_on_kill and attempt and self._job and not is_running(context["ti"]):
-            attempt.cancel(self._job, "the task was ended")
-        raise AirflowException("the task was ended" + (f"; job {self._job.job_id} may go on" if self._job else ""))
+        if self._job_id and not is_running(context["ti"]):
+            self._cancel(context, "somebody ended the task")
+
+    def _cancel(self, context: Context, why: str) -> None:
+        """Cancel the job at the task's end, if there is one."""
+        from airflow_provider_scnet.client.errors import ScnetError
+        from airflow_provider_scnet.operators.intents import IntentError
+
+        if not self.cancel_on_kill:
+            return
+        try:
+            if self._attempt is None:
+                self._attempt = self._new_attempt(context, clock.wall())
+                self._attempt.next_step()
+            if job := self._attempt.known_job:
+                self._attempt.cancel(job, why, cancelled_for=why, has_failed=True)
+        except (IntentError, ScnetError) as error:
+            self.log.warning("%s: nothing is cancelled%s", error, self._job_goes_on)
 
     # What it leaves
 
@@ -375,7 +453,14 @@ class ScnetSubmitJobOperator(BaseOperator):
         if self.do_xcom_push:
             context["ti"].xcom_push(key=key, value=value)
 
+    def _leave(self, context: Context, attempt: Attempt, job: ReportedJob) -> dict[str, Any]:
+        left = self._left(attempt, job)
+        self._push(context, "job", left)
+        attempt.tidy_up()
+        return left
+
     def _left(self, attempt: Attempt, job: ReportedJob) -> dict[str, Any]:
+        request = self._request()
         return {
             "job_id": job.job_id,
             "job_name": job.name,
@@ -385,28 +470,13 @@ class ScnetSubmitJobOperator(BaseOperator):
             "exit_code": job.exit_code or None,
             "started_at": _text(job.started_at),
             "ended_at": _text(job.ended_at),
-            "stdout": job.stdout or self._request("any").stdout_of(job.job_id),
-            "stderr": job.stderr or self._request("any").stderr_of(job.job_id),
+            "stdout": job.stdout or request.stdout_of(job.job_id),
+            "stderr": job.stderr or request.stderr_of(job.job_id),
         }
 
-    def _of_accepted(self, attempt: Attempt, request: JobRequest) -> dict[str, Any]:
-        from airflow_provider_scnet.client.lifecycle import JobState
-        from airflow_provider_scnet.client.reported_job import ReportedJob
 
-        intent = attempt.intent
-        assert intent is not None  # noqa: S101
-        return self._left(attempt, ReportedJob(intent.job_id, intent.name, JobState.QUEUED, "list"))
-
-    def _show_output(self, attempt: Attempt, job: ReportedJob) -> None:
-        from airflow_provider_scnet.client.errors import ScnetError
-
-        left = self._left(attempt, job)
-        for path in dict.fromkeys((left["stdout"], left["stderr"])) if self.log_tail_lines else ():
-            try:
-                text = attempt.read_log(path, self.log_tail_lines)
-            except ScnetError as error:
-                text = f"it cannot be read: {error}"
-            self.log.info("the end of %s:\n%s", path, text or "(it is empty, or not there)")
+def _is_template(value: Any) -> bool:
+    return any(map(is_template, value.values())) if isinstance(value, Mapping) else is_template(value)
 
 
 def _seconds(name: str, value: float | timedelta) -> float:
@@ -414,6 +484,18 @@ def _seconds(name: str, value: float | timedelta) -> float:
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < float("inf"):
         raise ValueError(f"{name} is neither a number of seconds above 0 nor a timedelta")
     return float(seconds)
+
+
+def _made_at(run: Any) -> datetime:
+    """Return a time at which a DAG run was not there yet, or a month ago; a clear changes some of its times."""
+    names = ("run_after", "data_interval_end", "queued_at", "start_date")
+    times: list[datetime] = [time for name in names if (time := getattr(run, name, None))]
+    now = datetime.now(timezone.utc)
+    return max(min([*times, now]), now - _LONGEST_RUN)
+
+
+def _reason(job: ReportedJob) -> str:
+    return f" ({job.reason})" if job.reason not in ("", "None") else ""
 
 
 def _text(time: datetime | None) -> str | None:

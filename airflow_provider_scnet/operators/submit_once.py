@@ -19,11 +19,38 @@ from airflow_provider_scnet.operators.job_name import JobName
 
 #: Seconds from a request to submit until a job that is in no list was not submitted.
 SETTLE = 120.0
-#: Seconds that history may need besides, for a job that was seen or whose id is known.
+#: Seconds after its end within which the history shows a job.
 HISTORY_LAG = 900.0
+#: Seconds for which the live list at least shows a job, as it does so for five minutes after its end.
+LISTED_FOR = 240.0
+#: Seconds within which a job ends that was cancelled.
+CANCELLED_WITHIN = 600.0
 
 # Slurm may queue such a job again, under the same id.
 _MAY_COME_BACK = {JobState.NODE_FAILED, JobState.PREEMPTED, JobState.REQUEUED}
+
+
+@dataclasses.dataclass(frozen=True)
+class Try:
+    """
+    Which try of which task instance it is.
+
+    :param task: the hash of the task instance
+    :param round: how often somebody has cleared the task after it had ended, or a number that grows with that
+    :param is_first: whether there was no try before, of whichever round
+    :param began_at: when it began, in seconds since 1970
+    :param readable: the readable part of the names of its jobs
+    """
+
+    task: str
+    round: int = 0
+    is_first: bool = True
+    began_at: float = 0.0
+    readable: str = ""
+
+    def name(self, number: int) -> JobName:
+        """Return the name of the round's job of a number."""
+        return JobName(self.task, self.round, number, self.readable)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,23 +59,27 @@ class Intent:
     What was about to be submitted; written down before the request, and after the answer.
 
     :param name: the job's name
-    :param at: when the request was about to be made, in seconds since 1970
+    :param at: when the request was about to be made, in seconds since 1970, or when it had failed
     :param job_id: the id by which it was accepted, or of the job that was taken; empty where that is not known
+    :param called: what the cluster calls the job of that id; empty until that was read
     :param said: the answer, where it told neither that the job was taken nor that it was not
-    :param ended_at: when the job was first seen to have ended, where that may not be its end
+    :param unclear_since: since when it is not clear what became of the job; 0 while it is
+    :param unclear_run: when the run of the job began of which it is not clear, as it may be queued again
     :param cancelled_for: why the task itself has cancelled it; empty where it has not
+    :param cancelled_at: when SCnet first answered to that, in the try that did so last
     :param has_failed: whether a try has failed because of this job
-    :param keeps_name: whether the cluster gave the job the name that was asked for
     """
 
     name: str
     at: float
     job_id: str = ""
+    called: str = ""
     said: str = ""
-    ended_at: float = 0.0
+    unclear_since: float = 0.0
+    unclear_run: str = ""
     cancelled_for: str = ""
+    cancelled_at: float = 0.0
     has_failed: bool = False
-    keeps_name: bool = True
 
     @classmethod
     def read(cls, written: Any) -> Intent | None:
@@ -57,11 +88,28 @@ class Intent:
             found = cls(**written)
         except TypeError:
             return None
-        return found if JobName.read(found.name) and isinstance(found.at, (int, float)) else None
+        return found if JobName.read(str(found.name)) and isinstance(found.at, (int, float)) else None
 
     def written(self) -> dict[str, Any]:
         """Return it as something to be written."""
         return dataclasses.asdict(self)
+
+    @property
+    def asked(self) -> JobName:
+        """The name, read."""
+        name = JobName.read(self.name)
+        assert name is not None  # noqa: S101 - Intent.read() and submit() make no others
+        return name
+
+    def resists(self, this: Try, now: float) -> bool:
+        """Whether this try has cancelled the job, and that must have shown by now."""
+        return this.began_at <= self.cancelled_at <= now - CANCELLED_WITHIN
+
+    @property
+    def is_renamed(self) -> bool:
+        """Whether the cluster calls the job by another name, so that no other job could be found by its own."""
+        called = JobName.read(self.called)
+        return bool(self.called) and (called is None or called.key != self.asked.key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +117,7 @@ class Seen:
     """
     What the cluster showed of a task's jobs: in its list, in its history, and by the id that is known.
 
-    :param jobs: the jobs whose names begin with the task's hash, or whose id is known
+    :param jobs: the jobs whose names begin with the task's hash, or whose id is that of the intent
     :param asked_at: when the first of these requests was begun, in seconds since 1970
     :param trouble: why it may not be all; empty where it is
     """
@@ -84,7 +132,7 @@ class Step(enum.Enum):
 
     SUBMIT = "submit"
     TAKE = "take"  #: the job that is there, whatever its state
-    CANCEL = "cancel"  #: what earlier rounds left
+    CANCEL = "cancel"  #: what earlier rounds or tries left
     LOOK_AGAIN = "look again"
     FAIL = "fail"  #: without retry: somebody has to look
 
@@ -97,8 +145,9 @@ class Decision:
     :param step: what comes next
     :param why: for people
     :param name: the name of the job that is submitted
-    :param jobs: the job that is taken, or those that are cancelled
+    :param jobs: the job that is taken, those that are cancelled, or the one that is looked at
     :param at: when to look again at the latest, in seconds since 1970
+    :param is_unclear: whether it is to be noted since when it is not clear what became of the job
     """
 
     step: Step
@@ -106,95 +155,155 @@ class Decision:
     name: JobName | None = None
     jobs: Sequence[ReportedJob] = ()
     at: float = 0.0
+    is_unclear: bool = False
 
 
 def decide(
-    task: str,
-    round: int,
-    seen: Seen,
-    intent: Intent | None,
-    *,
-    readable: str = "",
-    believes_from: float = 0.0,
-    settle: float = SETTLE,
-    interval: float = 60.0,
+    this: Try, seen: Seen, intent: Intent | None, *, settle: float = SETTLE, interval: float = 60.0
 ) -> Decision:
     """
     Decide what comes next.
 
-    :param task: the hash of the task instance
-    :param round: how often somebody has cleared the task after it had ended
+    :param this: which try it is
     :param seen: what the cluster showed
-    :param intent: what was written last; None: nothing was
-    :param readable: the readable part of a new job's name
-    :param believes_from: from when on it is believed that there is no job although no intent could be read, in
-        seconds since 1970
+    :param intent: what was written last, by whichever round; None: nothing was, or it cannot be found
     :param settle: seconds from a request to submit until a job that is in no list was not submitted
     :param interval: seconds after which to look again where nothing else says when
     """
-    again = seen.asked_at + interval
-    written = JobName.read(intent.name) if intent else None
-    if written and written.round != round:
-        intent = written = None
-    named = [(name, job) for job in seen.jobs if (name := JobName.read(job.name)) and name.task == task]
-    left = [job for name, job in named if name.round != round and not job.state.is_final]
-    if left:
-        return Decision(Step.CANCEL, "somebody has cleared the task since they were submitted", jobs=left)
-    if intent and not intent.keeps_name:
-        return _of_changed_name(intent, seen, again)
-    ours = {name.number: job for name, job in sorted(named, key=_by_state) if name.round == round}
-    number = max([*ours, written.number if written else 0])
-    if intent and intent.has_failed and written and written.number == number:
+    ours, left = _sorted(this, seen, intent)
+    is_known = intent is not None
+    earlier = intent if intent and intent.asked.round != this.round else None
+    if earlier:
+        intent = None
+    looker = _Looker(seen, settle, seen.asked_at + interval)
+    if waits := looker.of_earlier_rounds(this, left, earlier):
+        return waits
+    number = max([*ours, intent.asked.number if intent else 0])
+    if intent and intent.asked.number != number:
+        intent = None
+    if intent and intent.has_failed:
         job = ours.get(number)
-        if job and job.state.is_unfinished:
-            return Decision(Step.TAKE, "it goes on after all", jobs=[job])
-        number += 1
+        if job and job.state.is_unfinished and intent.cancelled_for and not intent.resists(this, seen.asked_at):
+            return Decision(Step.CANCEL, intent.cancelled_for, jobs=[job])
+        if job and (_may_go_on(job) or job.state is JobState.COMPLETED):
+            return looker.of_job(job, intent)  # it goes on after all
+        if intent.is_renamed:
+            return _of_renamed(intent)
+        number, intent = number + 1, None
     if job := ours.get(number):
-        return _of_job(job, intent.ended_at if intent else 0.0, seen, settle, again)
-    name = JobName(task, round, number, readable)
-    if intent and written and written.number == number:
-        return _of_intent(intent, name, seen, settle, again)
+        return looker.of_job(job, intent)
+    if intent:
+        return looker.of_intent(intent, this.name(number))
     if seen.trouble:
-        return Decision(Step.LOOK_AGAIN, seen.trouble, at=again)
-    if seen.asked_at < believes_from:
-        return Decision(Step.LOOK_AGAIN, "an earlier try may have submitted", at=believes_from)
-    return Decision(Step.SUBMIT, name=name)
+        return looker.again(seen.trouble)
+    if not (is_known or this.is_first) and seen.asked_at < this.began_at + settle:
+        return looker.again("an earlier try may have submitted", this.began_at + settle)
+    return Decision(Step.SUBMIT, name=this.name(number))
 
 
-def _by_state(named: tuple[JobName, ReportedJob]) -> bool:
+def _sorted(this: Try, seen: Seen, intent: Intent | None) -> tuple[dict[int, ReportedJob], list[ReportedJob]]:
+    """Return the jobs of this round by their numbers, and those of others."""
+    ours, left = {}, []
     # Of several of the same number, which should not be, the one that goes on.
-    return named[1].state.is_unfinished
+    for job in sorted(seen.jobs, key=lambda job: job.state.is_unfinished):
+        is_intents = intent is not None and job.job_id == intent.job_id
+        name = intent.asked if intent and is_intents else JobName.read(job.name)
+        if name and (is_intents or name.task == this.task):
+            if name.round == this.round:
+                ours[name.number] = job
+            else:
+                left.append(job)
+    return ours, left
 
 
-def _of_job(job: ReportedJob, ended_at: float, seen: Seen, settle: float, again: float) -> Decision:
-    if job.state.is_unfinished or job.state.is_final:
-        return Decision(Step.TAKE, jobs=[job])
-    may_come_back = job.state in _MAY_COME_BACK
-    what = "may be queued again" if may_come_back else "has ended, and it is not known how"
-    if not ended_at or seen.asked_at < ended_at + settle + (0.0 if may_come_back else HISTORY_LAG):
-        return Decision(Step.LOOK_AGAIN, f"job {job.job_id} {what}", jobs=[job], at=again)
-    if may_come_back:
-        return Decision(Step.TAKE, jobs=[job])
-    return Decision(Step.FAIL, f"job {job.job_id} {what}: see what became of it, and clear the task", jobs=[job])
+def _of_renamed(intent: Intent) -> Decision:
+    return Decision(
+        Step.FAIL,
+        f"the cluster calls job {intent.job_id} '{intent.called}' instead of '{intent.name}', so a later try could"
+        " not find its own job: nothing more is submitted. Clear the task to submit once more",
+    )
 
 
-def _of_intent(intent: Intent, name: JobName, seen: Seen, settle: float, again: float) -> Decision:
-    sure_at = intent.at + settle + (HISTORY_LAG if intent.job_id else 0.0)
-    if seen.asked_at < sure_at or seen.trouble:
-        why = seen.trouble or "it was perhaps submitted, and is in no list yet"
-        return Decision(Step.LOOK_AGAIN, why, at=again)
-    if intent.job_id:
-        return Decision(Step.FAIL, f"job {intent.job_id} ({intent.name}) is in no list and in no history")
-    if intent.said:
+@dataclasses.dataclass(frozen=True)
+class _Looker:
+    seen: Seen
+    settle: float
+    next_look: float
+
+    def again(
+        self, why: str, at: float = float("inf"), job: ReportedJob | None = None, is_unclear: bool = False
+    ) -> Decision:
+        jobs = [job] if job else []
+        return Decision(Step.LOOK_AGAIN, why, jobs=jobs, at=min(at, self.next_look), is_unclear=is_unclear)
+
+    def of_earlier_rounds(self, this: Try, left: Sequence[ReportedJob], earlier: Intent | None) -> Decision | None:
+        """Return what they keep this round waiting for."""
+        going_on = [job for job in left if _may_go_on(job)]
+        ids = ", ".join(job.job_id for job in going_on)
+        if going_on and earlier and earlier.resists(this, self.seen.asked_at):
+            why = f"job {ids} was submitted before the task was cleared, and cannot be cancelled"
+            return Decision(Step.FAIL, f"{why}: cancel it, and clear the task again", jobs=going_on)
+        if going_on:
+            return Decision(Step.CANCEL, "somebody has cleared the task since", jobs=going_on)
+        until = this.began_at + self.settle
+        if self.seen.asked_at < until and not all(job.state.is_final for job in left):
+            return self.again("what was submitted before the task was cleared may be queued again", until)
+        if earlier is None or any(
+            job.job_id == earlier.job_id or ((name := JobName.read(job.name)) and name.key == earlier.asked.key)
+            for job in left
+        ):
+            return None
+        until = earlier.at + self.settle
+        if self.seen.asked_at < until or self.seen.trouble:
+            why = self.seen.trouble or "something was perhaps submitted before the task was cleared"
+            return self.again(why, until)
+        return None
+
+    def of_job(self, job: ReportedJob, intent: Intent | None) -> Decision:
+        if job.state.is_unfinished or job.state.is_final:
+            return Decision(Step.TAKE, jobs=[job])
+        if _may_go_on(job):
+            return self.again(f"job {job.job_id} is there, and SCnet does not say how it goes", job=job)
+        may_come_back = job.state in _MAY_COME_BACK
+        what = "may be queued again" if may_come_back else "has ended, and it is not known how"
+        since = intent.unclear_since if intent and intent.unclear_run == str(job.started_at) else 0.0
+        # Of a job that was queued again, the history may know an earlier run only.
+        is_shown = may_come_back and job.source != "history"
+        until = since + self.settle + (0.0 if is_shown else HISTORY_LAG)
+        if not since or self.seen.asked_at < until:
+            return self.again(f"job {job.job_id} {what}", until if since else float("inf"), job, is_unclear=True)
+        if may_come_back:
+            return Decision(Step.TAKE, jobs=[job])
         return Decision(
-            Step.FAIL, f"no job {intent.name} came of it; the answer to the submission was: {intent.said}"
+            Step.FAIL, f"job {job.job_id} {what}: see what became of it, and clear the task", jobs=[job]
         )
-    return Decision(Step.SUBMIT, "the try before died before it submitted", name=name)
+
+    def of_intent(self, intent: Intent, name: JobName) -> Decision:
+        """Decide where there is no job of an intent, so far."""
+        since, asked_at = intent.unclear_since, self.seen.asked_at
+        if self.seen.trouble:
+            return self.again(self.seen.trouble)
+        if intent.job_id:
+            until = since + self.settle + HISTORY_LAG
+            if not since or asked_at < until:
+                why = f"job {intent.job_id} is in no list and in no history"
+                return self.again(why, until if since else float("inf"), is_unclear=True)
+            what = f"job {intent.job_id} ({intent.called or intent.name}) is in no list and in no history"
+            return Decision(Step.FAIL, f"{what}: see what became of it, and clear the task")
+        until = intent.at + self.settle
+        if asked_at < until:
+            return self.again("it was perhaps submitted, and is in no list yet", until)
+        if (since or asked_at) > intent.at + LISTED_FOR:
+            # Nobody looked while the list would still have shown a job that ended at once.
+            until = since + HISTORY_LAG if since else float("inf")
+            if asked_at < until:
+                return self.again("it was perhaps submitted, and has ended", until, is_unclear=True)
+        if intent.said:
+            why = f"no job {intent.name} came of it; the answer to the submission was: {intent.said}"
+            return Decision(Step.FAIL, why)
+        return Decision(Step.SUBMIT, "the try before died before it submitted", name=name)
 
 
-def _of_changed_name(intent: Intent, seen: Seen, again: float) -> Decision:
-    job = next((job for job in seen.jobs if intent.job_id and job.job_id == intent.job_id), None)
-    if intent.has_failed or (job is None and not seen.trouble):
-        why = f"the cluster changed the name of the job ({intent.name}): what was submitted cannot be told"
-        return Decision(Step.FAIL, f"{why}; look for job {intent.job_id}, and clear the task when it has ended")
-    return Decision(Step.TAKE, jobs=[job]) if job else Decision(Step.LOOK_AGAIN, seen.trouble, at=again)
+def _may_go_on(job: ReportedJob) -> bool:
+    """Whether a job has not ended for certain; what only the history knows has ended."""
+    return job.state.is_unfinished or (job.state is JobState.UNKNOWN and job.source != "history")

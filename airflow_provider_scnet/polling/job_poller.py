@@ -5,17 +5,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, ClassVar
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from airflow_provider_scnet.client.errors import ScnetError
-from airflow_provider_scnet.client.job_lists import JobList
 from airflow_provider_scnet.client.lifecycle import JobState
+from airflow_provider_scnet.client.reported_job import ReportedJob
 from airflow_provider_scnet.client.unexpected import unexpected
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.background import BackgroundTask
 from airflow_provider_scnet.gate.reporter import Log
 from airflow_provider_scnet.polling.waiting import SHORTEST_INTERVAL
+
+if TYPE_CHECKING:
+    from airflow_provider_scnet.client.job_lists import JobList
+
+
+class Lister(Protocol):
+    """Who lists the jobs of a connection's user."""
+
+    scnet_conn_id: str
+
+    def afind_jobs(self, *, scheduler_id: str | None) -> Coroutine[Any, Any, JobList]:
+        """List all that are live."""
 
 
 class AwaitedJob:
@@ -25,39 +37,40 @@ class AwaitedJob:
     :param job_id: its id
     :param interval: seconds after which a list is too old for it
     :param log: where is said what becomes of it
+    :param settle: seconds for which it may be missing in the list before it is there
     """
 
-    def __init__(self, job_id: str, interval: float, log: Log) -> None:
+    def __init__(self, job_id: str, interval: float, log: Log, settle: float = 0.0) -> None:
         self.job_id = job_id
         self.interval = interval
-        #: Whether it was seen to run.
+        #: Whether it was seen to run, or to have run.
         self.has_started = False
+        #: Done when the job was seen to have ended, or to be in the list no longer.
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._log = log
         self._said = ""
-        #: Done when the job was seen to have ended, or not to be in the list.
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._missed_from = clock.now() + settle
 
-    def see(self, jobs: JobList) -> None:
-        """Note what a list shows of it."""
-        job = next((job for job in jobs if job.job_id == self.job_id), None)
+    def see(self, job: ReportedJob | None) -> None:
+        """Note what a whole list shows of it: None, where it is not there."""
         if job is None:
-            # A list that is cut proves nothing.
-            if jobs.is_complete:
-                self._say(f"job {self.job_id} is not in the list of jobs any longer")
-                self._has_ended()
+            if clock.now() >= self._missed_from:
+                self._say(f"job {self.job_id} is in the list of jobs no longer")
+                self._end()
             return
-        self.has_started |= job.state not in (JobState.QUEUED, JobState.HELD)
-        self._say(
-            f"job {self.job_id}: {job.state}" + (f" ({job.reason})" if job.reason not in ("", "None") else "")
-        )
-        if not job.state.is_unfinished:
-            self._has_ended()
+        self._missed_from = 0.0
+        self.has_started |= job.state not in (JobState.QUEUED, JobState.HELD, JobState.UNKNOWN)
+        reason = f" ({job.reason})" if job.reason not in ("", "None") else ""
+        self._say(f"job {self.job_id} is {job.state}{reason}")
+        # What SCnet calls by a name that may mean anything is asked about once it has left the list.
+        if not job.state.is_unfinished and job.state is not JobState.UNKNOWN:
+            self._end()
 
-    def miss(self, error: ScnetError) -> None:
-        """Note that there is no list."""
-        self._say(f"waiting: {error}", is_trouble=True)
+    def miss(self, why: object) -> None:
+        """Note that there is no list, or not all of it."""
+        self._say(f"waiting: {why}", is_trouble=True)
 
-    def _has_ended(self) -> None:
+    def _end(self) -> None:
         if not self.ended.done():
             self.ended.set_result(None)
 
@@ -74,7 +87,7 @@ class JobPoller:
     :param list_jobs: lists them
     """
 
-    _by_loop: ClassVar[dict[asyncio.AbstractEventLoop, dict[str, JobPoller]]] = {}
+    _by_loop: ClassVar[dict[asyncio.AbstractEventLoop, dict[Any, JobPoller]]] = {}
 
     def __init__(self, list_jobs: Callable[[], Coroutine[Any, Any, JobList]]) -> None:
         self._list_jobs = list_jobs
@@ -85,16 +98,18 @@ class JobPoller:
         self._pause = 0.0
 
     @classmethod
-    def of_running_loop(
-        cls, scnet_conn_id: str, list_jobs: Callable[[], Coroutine[Any, Any, JobList]]
-    ) -> JobPoller:
-        """Return the poller of a connection, made of this where the loop has none."""
+    def of_running_loop(cls, lister: Lister, scheduler_id: str | None) -> JobPoller:
+        """
+        Return the poller of a connection, made where the loop has none.
+
+        :param lister: who lists its jobs
+        :param scheduler_id: the scheduler whose jobs these are
+        """
         loop = asyncio.get_running_loop()
         cls._by_loop = {known: pollers for known, pollers in cls._by_loop.items() if not known.is_closed()}
         pollers = cls._by_loop.setdefault(loop, {})
-        if scnet_conn_id not in pollers:
-            pollers[scnet_conn_id] = cls(list_jobs)
-        return pollers[scnet_conn_id]
+        made = cls(lambda: lister.afind_jobs(scheduler_id=scheduler_id))
+        return pollers.setdefault((lister.scnet_conn_id, scheduler_id), made)
 
     @contextlib.contextmanager
     def waiting(self, job: AwaitedJob) -> Iterator[None]:
@@ -126,11 +141,17 @@ class JobPoller:
             jobs = await self._list_jobs()
         except ScnetError as error:
             self._pause = error.retry_after or 0.0
-            for job in waiting:
-                job.miss(error)
+            self._miss(waiting, error)
         except Exception as error:  # it must not end the waiting of everybody
-            for job in waiting:
-                job.miss(ScnetError(f"{unexpected(error)} while the list of jobs was read"))
+            self._miss(waiting, f"the list of jobs could not be read: {unexpected(error)}")
         else:
+            by_id = {job.job_id: job for job in jobs}
             for job in waiting:
-                job.see(jobs)
+                if job.job_id in by_id or jobs.is_complete:
+                    job.see(by_id.get(job.job_id))
+                else:
+                    job.miss(f"the list of jobs is not complete: {jobs.problem}")
+
+    def _miss(self, waiting: Iterable[AwaitedJob], why: object) -> None:
+        for job in waiting:
+            job.miss(why)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,8 +11,16 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.log_thread import ThreadedLog
+from airflow_provider_scnet.event_loop.shielded_call import ShieldedCall
 from airflow_provider_scnet.polling.job_poller import AwaitedJob, JobPoller
 from airflow_provider_scnet.triggers.scnet import SETTLE
+from airflow_provider_scnet.triggers.task_states import AirflowTaskStates
+
+# Seconds for which Airflow's answer is waited for after the task was ended; on_kill() has 30 in all.
+_ANSWER_WITHIN = 15.0
+# States of a task that nobody goes on with; None: somebody has cleared it. Whoever handed it over to another
+# triggerer finds it deferred, or by then on a worker.
+_OVER = ("success", "failed", "skipped", "upstream_failed", "removed", None)
 
 
 class ScnetJobTrigger(BaseTrigger):
@@ -25,9 +32,15 @@ class ScnetJobTrigger(BaseTrigger):
 
     :param scnet_conn_id: the connection's id
     :param job_id: the job; None: there is none yet
+    :param scheduler_id: the region's scheduler; None: it is asked for each time
     :param poll_interval: seconds between two lists
-    :param until: the moment, in seconds since 1970; None: however long it takes
-    :param start_by: the moment by which the job has to run, likewise
+    :param until: the moment until which it waits, in seconds since 1970, whatever becomes of the job; None: it
+        waits for the job's end
+    :param start_by: the moment by which the job has to run, likewise; None: it may be queued for however long
+    :param settle: seconds for which a job that was in no list yet may be missing there
+    :param cancel_on_kill: whether the job is cancelled where somebody ends the task
+    :param began_at: when the try of the task began, in seconds since 1970; it comes back in the event
+    :param try_number: the try, likewise
     """
 
     def __init__(
@@ -35,45 +48,91 @@ class ScnetJobTrigger(BaseTrigger):
         *,
         scnet_conn_id: str,
         job_id: str | None = None,
+        scheduler_id: str | None = None,
         poll_interval: float = 60.0,
         until: float | None = None,
         start_by: float | None = None,
+        settle: float = 120.0,
+        cancel_on_kill: bool = False,
+        began_at: float | None = None,
+        try_number: int | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.scnet_conn_id = scnet_conn_id
         self.job_id = job_id
+        self.scheduler_id = scheduler_id
         self.poll_interval = poll_interval
         self.until = until
         self.start_by = start_by
+        self.settle = settle
+        self.cancel_on_kill = cancel_on_kill
+        self.began_at = began_at
+        self.try_number = try_number
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what another triggerer needs to go on with the wait."""
-        names = ("scnet_conn_id", "job_id", "poll_interval", "until", "start_by")
-        return f"{__name__}.ScnetJobTrigger", {name: getattr(self, name) for name in names}
+        return (
+            "airflow_provider_scnet.triggers.job.ScnetJobTrigger",
+            {
+                "scnet_conn_id": self.scnet_conn_id,
+                "job_id": self.job_id,
+                "scheduler_id": self.scheduler_id,
+                "poll_interval": self.poll_interval,
+                "until": self.until,
+                "start_by": self.start_by,
+                "settle": self.settle,
+                "cancel_on_kill": self.cancel_on_kill,
+                "began_at": self.began_at,
+                "try_number": self.try_number,
+            },
+        )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and tell a worker."""
         # A worker that still ends from the deferral must not meet the task scheduled again.
         settled_at = clock.now() + (SETTLE if self.trigger_id is not None else 0.0)
         log = ThreadedLog(self.log)
-        if self.job_id is None:
-            await asyncio.sleep(max(0.0, (self.until or 0.0) - clock.wall()))
-        else:
+        if self.until is not None:
+            await asyncio.sleep(max(0.0, self.until - clock.wall()))
+        elif self.job_id is not None:
             await self._wait_for_job(self.job_id, log)
         await log.flush()
         await asyncio.sleep(max(0.0, settled_at - clock.now()))
-        yield TriggerEvent({"job_id": self.job_id})  # type: ignore[no-untyped-call]
+        yield TriggerEvent({"began_at": self.began_at, "try_number": self.try_number})  # type: ignore[no-untyped-call]
 
     async def _wait_for_job(self, job_id: str, log: ThreadedLog) -> None:
         from airflow_provider_scnet.hooks.scnet import ScnetHook
 
-        poller = JobPoller.of_running_loop(self.scnet_conn_id, ScnetHook(self.scnet_conn_id).afind_jobs)
-        job = AwaitedJob(job_id, self.poll_interval, log)
+        poller = JobPoller.of_running_loop(ScnetHook(self.scnet_conn_id), self.scheduler_id)
+        job = AwaitedJob(job_id, self.poll_interval, log, self.settle)
         with poller.waiting(job):
-            for moment in sorted(filter(None, (self.start_by, self.until))):
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(asyncio.shield(job.ended), max(0.0, moment - clock.wall()))
-                    return
-                if moment == self.until or not job.has_started:
-                    return
-            await job.ended
+            if self.start_by is not None:
+                await asyncio.wait([job.ended], timeout=max(0.0, self.start_by - clock.wall()))
+            if self.start_by is None or job.has_started:
+                await job.ended
+
+    async def on_kill(self) -> None:
+        """
+        Cancel the job where somebody has ended the task, and Airflow says so.
+
+        Airflow 3.3 also calls this where another triggerer goes on with the wait (apache/airflow #73454).
+        """
+        ti = self.task_instance
+        if not (self.cancel_on_kill and self.job_id and ti):
+            return
+        from airflow_provider_scnet.hooks.scnet import ScnetHook
+
+        log = ThreadedLog(self.log)
+        try:
+            question = AirflowTaskStates().states(ti.dag_id, [ti.run_id], [ti.task_id])
+            states = await ShieldedCall(question, _ANSWER_WITHIN).result()
+            index = -1 if ti.map_index is None else ti.map_index
+            if states.get(ti.run_id, {}).get(ti.task_id, {}).get(index) in _OVER:
+                hook = ScnetHook(self.scnet_conn_id)
+                job = await hook.aget_job(self.job_id, scheduler_id=self.scheduler_id)
+                if job and job.state.is_unfinished:
+                    log.info("job %s is cancelled: somebody ended the task", self.job_id)
+                    await hook.acancel_job(self.job_id, scheduler_id=self.scheduler_id)
+        except Exception as error:
+            log.warning("job %s may go on, as it was not cancelled: %s", self.job_id, error)
+        await log.flush()
