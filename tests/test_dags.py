@@ -15,7 +15,7 @@ import airflow
 import pytest
 
 from airflow_provider_scnet.client.access_keys import TOKENS_PATH
-from airflow_provider_scnet.testing import Fault, ScnetSimulator
+from airflow_provider_scnet.testing import SUBMISSION_PATH, Fault, JobPlan, ScnetSimulator
 
 from pages import ROOT, blocks
 
@@ -138,6 +138,66 @@ def test_submissions_as_scnet_documents_them(scnet: ScnetSimulator, run_dag):
     result, printed = run_dag(example, "scnet_submit", inputs=2)
     assert result["state"] == "success", printed
     assert len({job.name for job in scnet.jobs("alice")}) == scnet.totals("alice").submitted == 2
+
+
+# On 3.0 each part of a task builds an API of its own.
+@pytest.mark.timeout(600)
+def test_jobs_of_every_kind_of_task_that_submits(scnet: ScnetSimulator, run_dag):
+    scnet.plan_jobs(JobPlan(outcome="FAILED", exit_code="37:0", output="no such file"), name="failing")
+    scnet.plan_jobs(JobPlan(run_for=0.3), times=None)
+    scnet.order(Fault.refusal("user's limit"), path=SUBMISSION_PATH)
+    result, printed = run_dag(
+        """
+        from airflow_provider_scnet.operators.scnet import ScnetSubmitJobOperator
+
+        asked = {"work_dir": "/public/home/alice", "wall_time": "01:00:00", "poll_interval": 0.3, "settle": 1}
+        with new("submitting", params={"queue": "comp", "cores": 4, "word": "hello"}) as dag:
+            @task
+            def inputs():
+                return [{"command": f"echo {n}", "cores": n} for n in (1, 2)]
+
+            @task
+            def check(job, expected):
+                assert (job["state"], job["job_id"].isdigit()) == (expected, True), job
+
+            for deferrable in (True, False):
+                templated = ScnetSubmitJobOperator(
+                    task_id=f"templated_{deferrable}", command=["echo {{ params.word }}"], cores="{{ params.cores }}",
+                    queue_name="{{ params.queue }}", deferrable=deferrable, **asked,
+                )
+                check.override(task_id=f"check_{deferrable}")(templated.output, "completed")
+
+            @task_group
+            def group(found):
+                mapped = ScnetSubmitJobOperator.partial(
+                    task_id="mapped", queue_name="comp", **asked
+                ).expand_kwargs(found)
+                check.override(task_id="check").partial(expected="completed").expand(job=mapped.output)
+            group(inputs())
+
+            failing = ScnetSubmitJobOperator(task_id="failing", command="x", queue_name="comp", **asked)
+
+            @task(trigger_rule="all_done")
+            def look(ti=None):
+                assert ti.xcom_pull(task_ids="failing", key="job")["exit_code"] == "37:0"
+                assert ti.xcom_pull(task_ids="failing", key="job_id").isdigit()
+            failing >> look()
+        """,
+        "submitting",
+    )
+    succeed = [f"{name}_{way}[-1]" for name in ("templated", "check") for way in (True, False)]
+    succeed += [f"group.{name}[{n}]" for name in ("mapped", "check") for n in (0, 1)] + ["inputs[-1]", "look[-1]"]
+    assert result["tasks"] == {**dict.fromkeys(succeed, "success"), "failing[-1]": "failed"}, printed
+    assert "no such file" in printed
+    jobs = {job.name: job.terms for job in scnet.jobs("alice")}
+    assert len(jobs) == 5
+    assert sorted((terms.command, terms.cores) for terms in jobs.values()) == [
+        ("echo 1", 1),
+        ("echo 2", 2),
+        ("echo hello", 4),
+        ("echo hello", 4),
+        ("x", 1),
+    ]
 
 
 def test_submissions_to_whichever_cluster_has_room(scnet: ScnetSimulator, run_dag, connect, monkeypatch):

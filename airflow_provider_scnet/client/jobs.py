@@ -23,15 +23,13 @@ from airflow_provider_scnet.client.errors import (
 )
 from airflow_provider_scnet.client.job_lists import JOBS_PATH, check_own_jobs, ended_jobs
 from airflow_provider_scnet.client.lifecycle import JobState
-from airflow_provider_scnet.client.reported_job import ReportedJob
+from airflow_provider_scnet.client.reported_job import MOST_LINES, ReportedJob
 from airflow_provider_scnet.client.scheduler import schedulers
 from airflow_provider_scnet.client.text import redacted
 from airflow_provider_scnet.client.transport import ask
 
 #: Source: SCnet OpenAPI v2, "read a file's content", page by page.
 FILE_CONTENT_PATH = "/hpc/openapi/v2/file/content"
-#: How many lines of a file SCnet shows at once.
-MOST_LINES = 1000
 
 
 def only_scheduler(settings: ConnectionSettings) -> str:

@@ -15,6 +15,9 @@ from airflow_provider_scnet.client.lifecycle import JobState, history_state, liv
 #: The zone of all times that SCnet writes, which it does not name. Source: clients that measured it.
 BEIJING = timezone(timedelta(hours=8), "Asia/Shanghai")
 
+#: How many lines of a file SCnet shows at once, such as a job's output. Source: "read a file's content".
+MOST_LINES = 1000
+
 _TIME = "%Y-%m-%d %H:%M:%S"
 
 

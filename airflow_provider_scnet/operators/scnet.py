@@ -16,6 +16,7 @@ from airflow.providers.common.compat.sdk import (
     BaseOperator,
 )
 
+from airflow_provider_scnet.client.reported_job import MOST_LINES
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.gate.names import named
 from airflow_provider_scnet.sensors.start_and_end import EXECUTION_TIMEOUT_ENDS_DEFERRALS, is_template
@@ -167,9 +168,13 @@ class ScnetSubmitJobOperator(BaseOperator):
         self.cancel_on_kill = cancel_on_kill
         self.log_tail_lines = log_tail_lines
         self.settle = _seconds("settle", settle)
+        if isinstance(log_tail_lines, bool) or log_tail_lines not in range(MOST_LINES + 1):
+            raise ValueError(f"log_tail_lines is no whole number from 0 to {MOST_LINES}")
         # A mapped task is built on the worker, where execute() checks it.
         if not getattr(self, "_BaseOperator__from_mapped", False):
             self._request(_SAMPLES)
+            if not is_template(scnet_conn_id):
+                named("scnet_conn_id", scnet_conn_id)
 
     def _request(self, samples: Mapping[str, Any] | None = None) -> JobRequest:
         """
