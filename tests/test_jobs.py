@@ -502,6 +502,15 @@ class TestOneJob:
         assert job is not None
         assert job.state is JobState.COMPLETED
 
+    def test_a_run_that_the_history_does_not_know_yet_is_not_taken_for_an_earlier_one(self, scnet, clock):
+        scnet.quirks = JobQuirks(slurm_record=False, in_history_after=60)
+        scnet.submit("alice", plan=JobPlan(requeues=1, requeued_after=55, run_for=10, outcome="FAILED"))
+        # The first run, which ended after 10 s, is in the history; the second ends after 75 s.
+        clock.advance(80)
+        assert hook().get_job("1").state is JobState.ENDED
+        clock.advance(60)
+        assert hook().get_job("1").state is JobState.FAILED
+
     def test_one_that_nobody_knows_is_none(self, scnet):
         scnet.submit("bob")
         assert hook().get_job("1") is None

@@ -6,6 +6,9 @@ from __future__ import annotations
 import enum
 import re
 
+#: Seconds after its end within which the history shows a job, it is assumed: how soon it does is not documented.
+HISTORY_LAG = 900.0
+
 
 class JobState(str, enum.Enum):
     """

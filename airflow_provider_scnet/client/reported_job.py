@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from airflow_provider_scnet.client.errors import ScnetResponseError
 from airflow_provider_scnet.client.lifecycle import JobState, history_state, live_state
+from airflow_provider_scnet.client.text import redacted
 
 #: The zone of all times that SCnet writes, which it does not name. Source: clients that measured it.
 BEIJING = timezone(timedelta(hours=8), "Asia/Shanghai")
@@ -57,6 +58,30 @@ class ReportedJob:
     ended_at: datetime | None = None
     stdout: str = ""
     stderr: str = ""
+
+    @property
+    def said_state(self) -> str:
+        """The state, and Slurm's reason where there is one, for people."""
+        return f"{self.state} ({redacted(self.reason)})" if self.reason not in ("", "None") else str(self.state)
+
+    @property
+    def how_it_ended(self) -> str:
+        """How it ended, for people."""
+        code = f", exit code {self.exit_code}" if self.exit_code else ""
+        return f"job {self.job_id} has ended: {self.said_state}{code}"
+
+    def as_dict(self) -> dict[str, str | None]:
+        """Return what is of use for whoever goes on with it, as JSON has it."""
+        return {
+            "job_id": self.job_id,
+            "job_name": self.name,
+            "state": str(self.state),
+            "exit_code": self.exit_code or None,
+            "started_at": self.started_at.isoformat() if self.started_at else None,
+            "ended_at": self.ended_at.isoformat() if self.ended_at else None,
+            "stdout": self.stdout or None,
+            "stderr": self.stderr or None,
+        }
 
     @classmethod
     def from_list(cls, entry: Any, *secrets: str) -> ReportedJob:

@@ -19,7 +19,11 @@ from airflow.providers.common.compat.sdk import (
 from airflow_provider_scnet.client.reported_job import MOST_LINES
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.gate.names import named
-from airflow_provider_scnet.sensors.start_and_end import EXECUTION_TIMEOUT_ENDS_DEFERRALS, is_template
+from airflow_provider_scnet.sensors.start_and_end import (
+    EXECUTION_TIMEOUT_ENDS_DEFERRALS,
+    TRIGGER_TIMEOUT,
+    is_template,
+)
 
 # What brings requests along is imported where it is needed, not wherever a DAG file is parsed.
 
@@ -231,7 +235,7 @@ class ScnetSubmitJobOperator(BaseOperator):
         if next_method != "__fail__":
             return super().resume_execution(next_method, next_kwargs, context)
         error = str((next_kwargs or {}).get("error"))
-        if EXECUTION_TIMEOUT_ENDS_DEFERRALS and self.execution_timeout and error == "Trigger timeout":
+        if EXECUTION_TIMEOUT_ENDS_DEFERRALS and self.execution_timeout and error == TRIGGER_TIMEOUT:
             self._cancel(context, self._time_is_up)
             raise AirflowException(self._time_is_up)
         self.log.warning("the wait in the triggerer ended with an error, and is begun anew: %s", error)
@@ -358,7 +362,7 @@ class ScnetSubmitJobOperator(BaseOperator):
             self._fail(context, attempt, job)
         start_by = self._start_by(job)
         if start_by is None or clock.wall() < start_by:
-            return f"job {job.job_id} is {job.state}{_reason(job)}", job
+            return f"job {job.job_id} is {job.said_state}", job
         why = f"it did not start within {self.queue_timeout:g} s"
         if attempt.resists():
             raise AirflowFailException(f"job {job.job_id} cannot be cancelled, and goes on: {why}")
@@ -384,8 +388,7 @@ class ScnetSubmitJobOperator(BaseOperator):
             except ScnetError as error:
                 text = f"it cannot be read: {error}"
             self.log.info("the end of %s:\n%s", path, text or "(it is empty, or not there)")
-        why = f"job {job.job_id} has ended: {job.state}{_reason(job)}"
-        why += f", exit code {job.exit_code}" if job.exit_code else ""
+        why = job.how_it_ended
         cancelled_for = attempt.intent.cancelled_for if attempt.intent else ""
         is_others = job.state is JobState.CANCELLED and not cancelled_for
         attempt.fail()
@@ -466,18 +469,9 @@ class ScnetSubmitJobOperator(BaseOperator):
 
     def _left(self, attempt: Attempt, job: ReportedJob) -> dict[str, Any]:
         request = self._request()
-        return {
-            "job_id": job.job_id,
-            "job_name": job.name,
-            "scheduler_id": attempt.scheduler_id,
-            "scnet_conn_id": self.scnet_conn_id,
-            "state": str(job.state),
-            "exit_code": job.exit_code or None,
-            "started_at": _text(job.started_at),
-            "ended_at": _text(job.ended_at),
-            "stdout": job.stdout or request.stdout_of(job.job_id),
-            "stderr": job.stderr or request.stderr_of(job.job_id),
-        }
+        paths = {"stdout": request.stdout_of(job.job_id), "stderr": request.stderr_of(job.job_id)}
+        told = {name: value or paths.get(name) for name, value in job.as_dict().items()}
+        return told | {"scheduler_id": attempt.scheduler_id, "scnet_conn_id": self.scnet_conn_id}
 
 
 def _is_template(value: Any) -> bool:
@@ -497,11 +491,3 @@ def _made_at(run: Any) -> datetime:
     times: list[datetime] = [time for name in names if (time := getattr(run, name, None))]
     now = datetime.now(timezone.utc)
     return max(min([*times, now]), now - _LONGEST_RUN)
-
-
-def _reason(job: ReportedJob) -> str:
-    return f" ({job.reason})" if job.reason not in ("", "None") else ""
-
-
-def _text(time: datetime | None) -> str | None:
-    return time.isoformat() if time else None

@@ -13,14 +13,12 @@ import enum
 from collections.abc import Sequence
 from typing import Any
 
-from airflow_provider_scnet.client.lifecycle import JobState
+from airflow_provider_scnet.client.lifecycle import HISTORY_LAG, JobState
 from airflow_provider_scnet.client.reported_job import ReportedJob
 from airflow_provider_scnet.operators.job_name import JobName
 
 #: Seconds from a request to submit until a job that is in no list was not submitted.
 SETTLE = 120.0
-#: Seconds after its end within which the history shows a job.
-HISTORY_LAG = 900.0
 #: Seconds for which the live list at least shows a job, as it does so for five minutes after its end.
 LISTED_FOR = 240.0
 #: Seconds within which a job ends that was cancelled.

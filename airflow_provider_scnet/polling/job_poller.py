@@ -60,8 +60,7 @@ class AwaitedJob:
             return
         self._missed_from = 0.0
         self.has_started |= job.state not in (JobState.QUEUED, JobState.HELD, JobState.UNKNOWN)
-        reason = f" ({job.reason})" if job.reason not in ("", "None") else ""
-        self._say(f"job {self.job_id} is {job.state}{reason}")
+        self._say(f"job {self.job_id} is {job.said_state}")
         # What SCnet calls by a name that may mean anything is asked about once it has left the list.
         if not job.state.is_unfinished and job.state is not JobState.UNKNOWN:
             self._end()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gate in the DAG."""
+"""The gate in the DAG; the sensor that waits for one job, which users import from here, lives next door."""
 
 from __future__ import annotations
 
@@ -21,13 +21,16 @@ from airflow.providers.common.compat.sdk import (
 from airflow_provider_scnet.gate.condition import Condition
 from airflow_provider_scnet.gate.gate import Gate, number_of_jobs
 from airflow_provider_scnet.gate.names import named, named_connections, named_queue
+from airflow_provider_scnet.sensors.scnet_job import ScnetJobSensor
 from airflow_provider_scnet.sensors.start_and_end import (
     EXECUTION_TIMEOUT_ENDS_DEFERRALS,
+    TRIGGER_TIMEOUT,
     WhenRead,
     ends_in_triggerer,
     is_shorter,
     is_template,
     starts_in_scheduler,
+    was_rescheduled,
 )
 from airflow_provider_scnet.sensors.submitting_tasks import names, submission_tasks
 
@@ -41,13 +44,12 @@ if TYPE_CHECKING:
     from airflow_provider_scnet.gate.clusters import Clusters
     from airflow_provider_scnet.gate.evaluator import GateEvaluator
 
+__all__ = ["ScnetJobSensor", "ScnetJobStateSensor"]
+
 _TRIGGER = "airflow_provider_scnet.triggers.scnet.ScnetJobStateTrigger"
 
 # Seconds, about a hundred years: a wait that ends later has no end, and no date that a database could hold.
 _FOREVER = 3e9
-
-# What Airflow says when a deferral has timed out, and no longer says which exception it was before 3.0.
-_TRIGGER_TIMEOUT = "Trigger timeout"
 
 
 class ScnetJobStateSensor(BaseSensorOperator):
@@ -293,7 +295,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
         if next_kwargs.pop("try_number", this_try) != this_try:
             return self._defer(context)
         # Airflow before 3.0 makes an ordinary failure of a deferral's time-out, which would be retried.
-        if next_method == "__fail__" and next_kwargs.get("error") == _TRIGGER_TIMEOUT:
+        if next_method == "__fail__" and next_kwargs.get("error") == TRIGGER_TIMEOUT:
             from airflow_provider_scnet.gate.decision import Verdict
 
             next_method, next_kwargs = "execute_complete", {"event": {"verdict": Verdict.TIMEOUT.value}}
@@ -357,7 +359,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
             from airflow_provider_scnet.gate.evaluator import GateEvaluator
 
             # In reschedule mode the process that had a good answer is gone; that it waited on stands for it.
-            again = self._was_rescheduled(context)
+            again = was_rescheduled(self, context)
             gate, wait_for = self._gate(), None if again else self.timeout
             conn_ids = named_connections(self.scnet_conn_id)
             self._clusters = Clusters(conn_ids)
@@ -394,26 +396,11 @@ class ScnetJobStateSensor(BaseSensorOperator):
         self.scnet_conn_id = conn_ids if len(conn_ids) > 1 else conn_ids[0]
 
     def _warn_that_nothing_is_claimed(self, context: Context) -> None:
-        if str(self.submits).strip() != "0" and not self._was_rescheduled(context):
+        if str(self.submits).strip() != "0" and not was_rescheduled(self, context):
             self.log.warning(
                 "without deferrable=True no room is claimed: gates that look at the same moment may all pass; "
                 "a gate that only watches has submits=0"
             )
-
-    def _was_rescheduled(self, context: Context) -> bool:
-        if not self.reschedule:
-            return False
-        count = context.get("task_reschedule_count")
-        if count is not None:
-            return bool(count)
-        # Airflow before 3.0 has no count in the context.
-        from airflow.models.taskreschedule import TaskReschedule
-        from airflow.utils.session import create_session
-
-        ti = context["ti"]
-        with create_session() as session:
-            statement = TaskReschedule.stmt_for_task_instance(ti, try_number=ti.try_number)  # type: ignore[arg-type, call-arg]
-            return session.scalar(statement.limit(1)) is not None
 
 
 def _seconds(claim_ttl: float | timedelta) -> float:

@@ -17,12 +17,17 @@ from airflow import __version__ as airflow_version
 from airflow.providers.common.compat.sdk import BaseSensorOperator, XComArg, conf
 
 if TYPE_CHECKING:
+    from airflow.sdk import Context
+
     from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
 
 _AIRFLOW = tuple(map(int, airflow_version.split(".")[:2]))
 
 #: Airflow 2 ends a deferral when the task's ``execution_timeout`` is over, Airflow 3 does not.
 EXECUTION_TIMEOUT_ENDS_DEFERRALS = _AIRFLOW < (3, 0)
+
+#: What Airflow says when a deferral has timed out; before 3.0 it does not say which exception that is.
+TRIGGER_TIMEOUT = "Trigger timeout"
 
 # Airflow 3.1 and 3.2 ignore it, and 2.11 does it in a way of its own.
 _AIRFLOW_STARTS_FROM_TRIGGER = _AIRFLOW >= (3, 3)
@@ -110,6 +115,28 @@ def is_template(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return any(map(is_template, value))
     return bool(re.search(r"\{[{%#]", value)) if isinstance(value, str) else hasattr(value, "resolve")
+
+
+def was_rescheduled(sensor: BaseSensorOperator, context: Context) -> bool:
+    """
+    Tell whether the try has looked before, in another process.
+
+    :param sensor: a sensor that a worker runs
+    :param context: the task's context
+    """
+    if not sensor.reschedule:
+        return False
+    count = context.get("task_reschedule_count")
+    if count is not None:
+        return bool(count)
+    # Airflow before 3.0 has no count in the context.
+    from airflow.models.taskreschedule import TaskReschedule
+    from airflow.utils.session import create_session
+
+    ti = context["ti"]
+    with create_session() as session:
+        statement = TaskReschedule.stmt_for_task_instance(ti, try_number=ti.try_number)  # type: ignore[arg-type, call-arg]
+        return session.scalar(statement.limit(1)) is not None
 
 
 def is_shorter(execution_timeout: timedelta | None, timeout: float) -> bool:
