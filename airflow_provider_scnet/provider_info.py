@@ -74,6 +74,14 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
         ),
         "schema": {"type": ["string", "null"]},
     },
+    "namespace": {
+        "label": "Namespace",
+        "description": (
+            "Tells the jobs of this Airflow from those of another with the same DAGs. "
+            "Empty: made once, and kept as the Variable scnet_namespace."
+        ),
+        "schema": {"type": ["string", "null"]},
+    },
     "platform": {
         "label": "Platform",
         "description": "With access keys: where tokens are issued. Empty: https://api.scnet.cn.",
@@ -112,7 +120,7 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": "airflow-provider-scnet",
         "name": "SCnet",
-        "description": "Gates on the load of an SCnet cluster (国家超算互联网).",
+        "description": "Gates on the load of an SCnet cluster (国家超算互联网), and jobs submitted to it.",
         "integrations": [
             {
                 "integration-name": _INTEGRATION,
@@ -121,11 +129,17 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "hooks": [{"integration-name": _INTEGRATION, "python-modules": [_HOOK]}],
+        "operators": [
+            {"integration-name": _INTEGRATION, "python-modules": ["airflow_provider_scnet.operators.scnet"]}
+        ],
         "sensors": [
             {"integration-name": _INTEGRATION, "python-modules": ["airflow_provider_scnet.sensors.scnet"]}
         ],
         "triggers": [
-            {"integration-name": _INTEGRATION, "python-modules": ["airflow_provider_scnet.triggers.scnet"]}
+            {
+                "integration-name": _INTEGRATION,
+                "python-modules": ["airflow_provider_scnet.triggers.scnet", "airflow_provider_scnet.triggers.job"],
+            }
         ],
         "connection-types": [
             {

@@ -133,6 +133,16 @@ def test_a_mapped_group_of_gates_and_submissions(scnet: ScnetSimulator, run_dag)
     assert sum("wait_for_room" in task for task in result["tasks"]) == 3
 
 
+# On 3.0 each part of a task builds an API of its own.
+@pytest.mark.timeout(600)
+def test_jobs_of_the_operator_behind_gates(scnet: ScnetSimulator, run_dag):
+    scnet.plan_jobs(JobPlan(run_for=0.3), times=None)
+    (example,) = [path for path in EXAMPLES if path.stem == "scnet_submit_job"]
+    result, printed = run_dag(example, "scnet_submit_job", inputs=2)
+    assert result["state"] == "success", printed
+    assert len({job.name for job in scnet.jobs("alice")}) == scnet.totals("alice").submitted == 2
+
+
 def test_submissions_as_scnet_documents_them(scnet: ScnetSimulator, run_dag):
     (example,) = [path for path in EXAMPLES if path.stem == "scnet_submit"]
     result, printed = run_dag(example, "scnet_submit", inputs=2)

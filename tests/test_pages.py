@@ -15,13 +15,12 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
-import requests
 import yaml
 from airflow.models.connection import Connection
 
@@ -34,16 +33,19 @@ from airflow_provider_scnet.claims.terms import GateId, SubmissionTasks, Terms
 from airflow_provider_scnet.client.connection_settings import EXTRAS, ConnectionSettings
 from airflow_provider_scnet.client.error_codes import CODES, ErrorKind
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
+from airflow_provider_scnet.client.lifecycle import JobState
 from airflow_provider_scnet.client.observation import Observation
+from airflow_provider_scnet.client.reported_job import ReportedJob
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.gate.claimed import NOTHING
 from airflow_provider_scnet.gate.decision import decide
 from airflow_provider_scnet.gate.gate import Gate
 from airflow_provider_scnet.hooks.scnet import ScnetHook
+from airflow_provider_scnet.operators.scnet import ScnetSubmitJobOperator
 from airflow_provider_scnet.polling.kept_room import MOST_OVERTAKEN, KeptRoom
 from airflow_provider_scnet.polling.waiting import WaitingGate
 from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
-from airflow_provider_scnet.testing import SUBMISSION_PATH, Fault, ScnetSimulator
+from airflow_provider_scnet.testing import ScnetSimulator
 from airflow_provider_scnet.testing import __main__ as simulator_command
 from benchmarks import virtual_time
 
@@ -234,18 +236,6 @@ def test_every_piece_of_a_dag_is_one_that_airflow_takes():
         assert len(names) == 2, where
 
 
-def test_the_submission_that_the_page_shows_submits_no_job_twice(scnet: ScnetSimulator):
-    (block,) = [block for block in blocks(EN / "submit.md") if "@task(" in block.text]
-    names: dict[str, Any] = {}
-    exec(compile(block.text, str(block), "exec"), names)
-    submit, one, other = names["submit"].function, *(SimpleNamespace(dag_id="d", run_id=f"r__{n}") for n in (1, 2))
-    scnet.order(Fault(drop="before"), path=SUBMISSION_PATH)
-    with pytest.raises(requests.ConnectionError):
-        submit(ti=one)
-    assert [submit(ti=one), submit(ti=one), submit(ti=other)] == ["1", "1", "2"]
-    assert [job.name for job in scnet.jobs("alice")] == ["d-r--1", "d-r--2"]
-
-
 def test_the_hook_alone_does_what_the_page_shows(scnet: ScnetSimulator):
     scnet.set_counts("alice", running=12, queued=4)
     pieces = [
@@ -392,6 +382,34 @@ def test_the_parameters_of_the_gate_are_all_there_with_their_defaults():
         codes(name)[0] for name, meaning, _ in table_of(EN / "gate.md", "parameter") if "(templated)" in meaning
     }
     assert templated == set(ScnetJobStateSensor.template_fields)
+
+
+def test_the_parameters_of_the_operator_are_all_there_with_their_defaults():
+    signature = inspect.signature(ScnetSubmitJobOperator.__init__).parameters
+    own = [name for name, given in signature.items() if given.kind is given.KEYWORD_ONLY]
+    table = table_of(EN / "submit.md", "parameter")
+    assert [codes(name)[0] for name, _, _ in table] == own
+    for name, _, default in ((codes(row[0])[0], *row[1:]) for row in table):
+        # None stands for what SCnet, or the operator, makes of it.
+        given, said = signature[name].default, codes(default)[0] if codes(default) else default
+        expected = {"": inspect.Parameter.empty, "7 days": timedelta(days=7)}.get(said)
+        assert given in (None, expected) or str(float(given) if said.isdecimal() else given) in (
+            said,
+            f"{said}.0",
+        ), name
+        assert (given is None) is (said in ("1", "SCnet's own", "none", "the task's id")), name
+    templated = {codes(name)[0] for name, meaning, _ in table if "(templated)" in meaning}
+    assert templated == set(ScnetSubmitJobOperator.template_fields)
+
+
+def test_what_the_operator_leaves_is_all_there():
+    (told,) = [
+        token.content
+        for token in tokens(EN / "submit.md")
+        if token.type == "inline" and token.content.startswith("**What it leaves.**")
+    ]
+    left = ReportedJob("1", "x", JobState.COMPLETED, "detail").as_dict()
+    assert re.findall(r"`(\w+)`", told.partition(". The same")[0]) == [*left, "scheduler_id", "scnet_conn_id"]
 
 
 def test_the_api_reference_names_what_there_is():
