@@ -148,6 +148,8 @@ def test_a_job_whose_deferred_task_somebody_marks_is_cancelled(engine: Engine, s
     engine.trigger_dag("touched")
     wait_for_task(engine, "touched", "marked", "deferred")
     wait_for_task(engine, "touched", "early", "deferred")
+    # What no triggerer has taken yet, none is told about.
+    engine.wait_until(lambda: "is running" in engine.log_of("touched", "marked"), 60, "the wait in the triggerer")
     # What Airflow's pages do.
     engine.execute("UPDATE task_instance SET state = 'failed' WHERE dag_id = 'touched' AND task_id = 'marked'")
     engine.wait_until(lambda: jobs(scnet, "marked")[0].state == "ended", 120, "the end of its job")
@@ -164,7 +166,7 @@ def test_a_task_that_is_cleared_submits_anew_and_never_before_the_job_before_has
 ):
     wait_for_task(engine, "touched", "again", "success")
     for task in ("again", "early"):
-        engine.airflow("tasks", "clear", "touched", "--task-regex", f"^{task}$", "--yes")
+        engine.airflow("tasks", "clear", "touched", "--task-regex", task, "--yes")
     for task in ("again", "early"):
         engine.wait_until(lambda task=task: len(jobs(scnet, task)) == 2, 180, f"the second job of {task}")
         first, second = jobs(scnet, task)

@@ -348,6 +348,29 @@ def killed(
     assert asked in ([("d", ["r"], ["g.run"])], [])
 
 
+def test_a_job_is_cancelled_also_where_airflow_ends_that_again_and_again(cluster: Cluster, lines, monkeypatch):
+    cluster.states["7"] = JobState.RUNNING
+
+    class TaskStates:
+        async def states(self, *_: Any) -> Any:
+            await asyncio.sleep(9)
+            return of_task("failed")
+
+    monkeypatch.setattr(module, "AirflowTaskStates", TaskStates)
+    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="g.run", map_index=-1)
+    monkeypatch.setattr(ScnetJobTrigger, "task_instance", ti)
+
+    async def whole() -> None:
+        killing = asyncio.ensure_future(trigger(cancel_on_kill=True).on_kill())
+        await asyncio.sleep(1)
+        killing.cancel()
+        await asyncio.sleep(9)
+        assert killing.cancelled()
+
+    virtual_time.run(whole())
+    assert cluster.cancelled == ["7"]
+
+
 def of_task(state: str | None, map_index: int = -1) -> dict[str, Any]:
     return {"r": {"g.run": {-1: "deferred", 3: "deferred", map_index: state}}}
 

@@ -599,6 +599,20 @@ def test_a_worker_that_is_only_shut_down_leaves_the_job_to_the_next_try(
     assert task.next_try()["job_id"] == "1"
 
 
+@pytest.mark.parametrize("state", ["running", "failed"])
+def test_a_worker_that_is_told_to_end_before_it_hands_over_to_the_triggerer_does_so_if_the_task_goes_on(
+    scnet: ScnetSimulator, state
+):
+    scnet.plan_jobs(JobPlan(run_for=FOR_EVER))
+    task = Task(Store(), deferrable=True)
+    task.ti.state = state
+    operator = task.operator()
+    operator.on_kill()
+    with pytest.raises(TaskDeferred if state == "running" else AirflowException):
+        operator.execute(task.context)
+    assert (scnet.jobs("alice")[0].end is None) is (state == "running")
+
+
 @pytest.mark.parametrize("cancel", [True, False])
 def test_a_task_whose_execution_timeout_is_over_cancels_its_job(
     scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch, cancel

@@ -389,8 +389,9 @@ class ScnetSubmitJobOperator(BaseOperator):
                 text = f"it cannot be read: {error}"
             self.log.info("the end of %s:\n%s", path, text or "(it is empty, or not there)")
         why = job.how_it_ended
-        cancelled_for = attempt.intent.cancelled_for if attempt.intent else ""
-        is_others = job.state is JobState.CANCELLED and not cancelled_for
+        is_cancelled = job.state is JobState.CANCELLED
+        cancelled_for = attempt.intent.cancelled_for if attempt.intent and is_cancelled else ""
+        is_others = is_cancelled and not cancelled_for
         attempt.fail()
         if is_others or ti.try_number > (ti.max_tries or 0):
             attempt.tidy_up()
@@ -407,7 +408,8 @@ class ScnetSubmitJobOperator(BaseOperator):
             until = min(until, start_by or until)
             while (left := until - clock.wall()) > 0 and not self._is_killed:
                 time.sleep(min(left, _NAP))
-        if self._is_killed:
+        # The triggerer needs no process that goes on; the task of one that somebody ended is over.
+        if self._is_killed and not (self.deferrable and _is_running(context)):
             raise AirflowException(f"the process was told to end{self._job_goes_on}")
         if self.deferrable:
             from airflow_provider_scnet.triggers.job import ScnetJobTrigger
@@ -433,10 +435,8 @@ class ScnetSubmitJobOperator(BaseOperator):
         return f"the task's execution_timeout of {self.execution_timeout} is over"
 
     def _cancel_if_over(self, context: Context) -> None:
-        from airflow_provider_scnet.operators.intents import is_running
-
         # A worker that is evicted gets the same signal as one whose task somebody ended.
-        if self._job_id and not is_running(context["ti"]):
+        if self._job_id and not _is_running(context):
             self._cancel(context, "somebody ended the task")
 
     def _cancel(self, context: Context, why: str) -> None:
@@ -472,6 +472,12 @@ class ScnetSubmitJobOperator(BaseOperator):
         paths = {"stdout": request.stdout_of(job.job_id), "stderr": request.stderr_of(job.job_id)}
         told = {name: value or paths.get(name) for name, value in job.as_dict().items()}
         return told | {"scheduler_id": attempt.scheduler_id, "scnet_conn_id": self.scnet_conn_id}
+
+
+def _is_running(context: Context) -> bool:
+    from airflow_provider_scnet.operators.intents import is_running
+
+    return is_running(context["ti"])
 
 
 def _is_template(value: Any) -> bool:

@@ -16,8 +16,8 @@ from airflow_provider_scnet.polling.job_poller import AwaitedJob, JobPoller
 from airflow_provider_scnet.triggers.scnet import SETTLE
 from airflow_provider_scnet.triggers.task_states import AirflowTaskStates
 
-# Seconds for which Airflow's answer is waited for after the task was ended; on_kill() has 30 in all.
-_ANSWER_WITHIN = 15.0
+# Seconds for which the cancelling of a job is waited for; Airflow gives on_kill() 30.
+_CANCELLED_WITHIN = 25.0
 # States of a task that nobody goes on with; None: somebody has cleared it. Whoever handed it over to another
 # triggerer finds it deferred, or by then on a worker.
 _OVER = ("success", "failed", "skipped", "upstream_failed", "removed", None)
@@ -115,24 +115,27 @@ class ScnetJobTrigger(BaseTrigger):
         """
         Cancel the job where somebody has ended the task, and Airflow says so.
 
-        Airflow 3.3 also calls this where another triggerer goes on with the wait (apache/airflow #73454).
+        Airflow 3.3 also calls this where another triggerer goes on with the wait (apache/airflow #73454). And it
+        cancels what it has called at each of its next loops, a second apart: so a task of its own does the work.
         """
-        ti = self.task_instance
-        if not (self.cancel_on_kill and self.job_id and ti):
-            return
+        if self.cancel_on_kill and self.job_id and self.task_instance:
+            work = self._cancel_job(self.job_id, self.task_instance, ThreadedLog(self.log))
+            await ShieldedCall(work, _CANCELLED_WITHIN).finished()
+
+    async def _cancel_job(self, job_id: str, ti: Any, log: ThreadedLog) -> None:
         from airflow_provider_scnet.hooks.scnet import ScnetHook
 
-        log = ThreadedLog(self.log)
         try:
-            question = AirflowTaskStates().states(ti.dag_id, [ti.run_id], [ti.task_id])
-            states = await ShieldedCall(question, _ANSWER_WITHIN).result()
+            states = await AirflowTaskStates().states(ti.dag_id, [ti.run_id], [ti.task_id])
             index = -1 if ti.map_index is None else ti.map_index
             if states.get(ti.run_id, {}).get(ti.task_id, {}).get(index) in _OVER:
                 hook = ScnetHook(self.scnet_conn_id)
-                job = await hook.aget_job(self.job_id, scheduler_id=self.scheduler_id)
+                job = await hook.aget_job(job_id, scheduler_id=self.scheduler_id)
                 if job and job.state.is_unfinished:
-                    log.info("job %s is cancelled: somebody ended the task", self.job_id)
-                    await hook.acancel_job(self.job_id, scheduler_id=self.scheduler_id)
+                    log.info("job %s is cancelled: somebody ended the task", job_id)
+                    job = await hook.acancel_job(job_id, scheduler_id=self.scheduler_id)
+                    if job and job.state.is_unfinished:
+                        log.warning("job %s is %s after it was cancelled", job_id, job.state)
         except Exception as error:
-            log.warning("job %s may go on, as it was not cancelled: %s", self.job_id, error)
+            log.warning("job %s may go on, as it was not cancelled: %s", job_id, error)
         await log.flush()
