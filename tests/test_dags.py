@@ -190,6 +190,19 @@ def test_the_dag_gets_the_decision_as_a_dict_in_every_way_to_wait(scnet: ScnetSi
     assert result == {"state": "success", "tasks": expected}, printed
 
 
+def test_a_dag_with_delimiters_of_its_own(scnet: ScnetSimulator, run_dag):
+    result, printed = run_dag(
+        """
+        marks = {"variable_start_string": "[[", "variable_end_string": "]]"}
+        with new("marked", jinja_environment_kwargs=marks, params={"most": 3, "user": "alice"}) as dag:
+            gate(condition="queued < [[ params.most ]]", user_name="[[ params.user ]]")
+            gate(task_id="wrong", condition="queued < [[ params.user ]]")
+        """,
+        "marked",
+    )
+    assert result["tasks"] == {"gate[-1]": "success", "wrong[-1]": "failed"}, printed
+
+
 def test_templated_mapped_and_soft_gates(scnet: ScnetSimulator, run_dag):
     scnet.set_counts("alice", queued=2, held=1)
     result, printed = run_dag(

@@ -29,7 +29,7 @@ from airflow_provider_scnet.sensors.start_and_end import (
     is_template,
     starts_in_scheduler,
 )
-from airflow_provider_scnet.sensors.submitting_tasks import names, submission_tasks
+from airflow_provider_scnet.sensors.submitting_tasks import named_tasks, names, submission_tasks
 
 # The hook and the trigger bring requests along, and Airflow's own triggers pydantic: they are imported where they
 # are needed, not wherever a DAG file is parsed. So is what decides: a DAG file needs the grammar of conditions.
@@ -136,7 +136,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
 
     def _starts_from_trigger(self) -> bool:
         # Airflow reads this when it serialises the DAG, which is when a name that no task has can be told.
-        self._submission_tasks()
+        named_tasks(self)
         return starts_in_scheduler(self, ScnetJobStateSensor)
 
     def _start_arguments(self) -> StartTriggerArgs | None:
@@ -157,19 +157,21 @@ class ScnetJobStateSensor(BaseSensorOperator):
     start_trigger_args = WhenRead(None, _start_arguments)  # type: ignore[assignment]
 
     def _check_what_is_no_template(self) -> None:
-        if not is_template(self.condition) and not is_template(self.submits):
+        dag, fields = self.get_dag(), ScnetJobStateSensor.template_fields
+        known = {field: not is_template(getattr(self, field), dag) for field in fields}
+        if known["condition"] and known["submits"]:
             Gate.of(self.condition, None, self.submits).checked()
-        elif not is_template(self.condition):
+        elif known["condition"]:
             Condition(self.condition)
-        elif not is_template(self.submits):
+        elif known["submits"]:
             number_of_jobs(self.submits)
-        if self.fail_when is not None and not is_template(self.fail_when):
+        if self.fail_when is not None and known["fail_when"]:
             Condition(self.fail_when)
-        if not is_template(self.scnet_conn_id):
+        if known["scnet_conn_id"]:
             self._set_connections()
-        if self.user_name is not None and not is_template(self.user_name):
+        if self.user_name is not None and known["user_name"]:
             self.user_name = named("user_name", self.user_name)
-        if self.queue_name is not None and not is_template(self.queue_name):
+        if self.queue_name is not None and known["queue_name"]:
             self.queue_name = named_queue(self.queue_name)
 
     def execute(self, context: Context) -> Any:
