@@ -34,7 +34,7 @@ from airflow_provider_scnet.testing import Fault, ScnetSimulator
 from airflow_provider_scnet.triggers import runtime
 from airflow_provider_scnet.triggers import scnet as triggers_scnet
 
-from gates import MODES, context, deferred, first_event, gate, run_deferred, run_poking
+from gates import MODES, context, decision_of, deferred, first_event, gate, run_deferred, run_poking
 
 BAD_CONDITIONS = ["pending < 5", "queued", "", "queued < 5 #", "queued ＜ 5", None, 5]
 
@@ -904,7 +904,7 @@ def test_a_gate_that_ends_in_the_triggerer_leaves_its_decision_for_people(scnet:
     event = asyncio.run(first_event(triggered(deferred(gate())[0])))
     assert isinstance(event, TaskSuccessEvent)
     assert set(event.xcoms) == {"decision"}
-    assert event.xcoms["decision"]["counts"]["queued"] == 0
+    assert decision_of(event)["counts"]["queued"] == 0
 
 
 def test_a_gate_that_pushes_no_xcom_leaves_none(scnet: ScnetSimulator):
@@ -913,11 +913,28 @@ def test_a_gate_that_pushes_no_xcom_leaves_none(scnet: ScnetSimulator):
     assert event.xcoms is None
 
 
-def test_without_an_engine_a_gate_ends_through_its_own_method(scnet: ScnetSimulator):
+def end(sensor: ScnetJobStateSensor) -> tuple[Any, dict[str, Any]]:
+    """End a gate without an engine, as dag.test() does: return its return value, and the XComs that it leaves."""
     # dag.test() has no trigger row, and would take an end event for an ordinary one.
-    event = asyncio.run(first_event(deferred(gate())[0]))
+    event = asyncio.run(first_event(deferred(sensor)[0])) if sensor.deferrable else None
     assert not isinstance(event, TaskSuccessEvent)
-    assert gate().execute_complete(context(), event.payload)["counts"]["queued"] == 0
+    given = context()
+    returned = sensor.execute_complete(given, event.payload) if event else sensor.execute(given)
+    return returned, dict(call.args for call in given["ti"].xcom_push.call_args_list)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"use_worker": True}, {"deferrable": False}, {"deferrable": False, "mode": "reschedule"}]
+)
+def test_the_decision_is_in_one_place_whichever_way_a_gate_goes(scnet: ScnetSimulator, arguments):
+    returned, xcoms = end(gate(**arguments))
+    assert set(xcoms) == {"decision"}
+    # Text in any case: Airflow 3 makes text of what a trigger leaves.
+    decision = json.loads(xcoms["decision"])
+    assert decision["counts"]["queued"] == 0
+    # And the return value is there in a test just where it is there with an engine.
+    assert returned == (decision if arguments else None)
+    assert end(gate(do_xcom_push=False, **arguments))[1] == {}
 
 
 class Slept(list):

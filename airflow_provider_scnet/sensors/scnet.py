@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -56,8 +57,8 @@ class ScnetJobStateSensor(BaseSensorOperator):
 
     By default it waits in the triggerer: hundreds of gates share one request an interval and hold no worker, and
     a gate that opens claims room for the jobs that follow, so that room for three opens three. Its decision
-    is the XCom ``decision``; it is the task's return value where the DAG uses the gate's ``.output``, with
-    ``use_worker``, and in poke and reschedule mode.
+    is the XCom ``decision``, as JSON text. It is the task's return value as well, a dict, where the DAG uses the
+    gate's ``.output``, with ``use_worker``, and in poke and reschedule mode. ``dag.test()`` does the same.
 
     :param condition: the state of the queue to wait for: comparisons of sums, differences and products of whole
         numbers and ``running``, ``queued``, ``held``, ``suspended``, ``other``, ``total``, joined by ``and``,
@@ -185,7 +186,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
         if not self.deferrable:
             self._warn_that_nothing_is_claimed(context)
             try:
-                return super().execute(context)
+                return self._left(context, super().execute(context))
             except AirflowTaskTimeout:
                 self.log.error("%s", self._time_is_up(self.execution_timeout))
                 raise
@@ -252,7 +253,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
             f"before the gate's own timeout of {self.timeout:g} s: gates need no execution_timeout"
         )
 
-    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
         """
         End the task as the trigger decided, or fail.
 
@@ -270,7 +271,9 @@ class ScnetJobStateSensor(BaseSensorOperator):
         self.log.info("%s", message)
         match event:
             case {"verdict": Verdict.OPEN.value, "decision": dict(decision)}:
-                return decision
+                self._left(context, decision)
+                # What ends in the triggerer has no return value; in dag.test() it comes here, and has none either.
+                return None if ends_in_triggerer(self, ScnetJobStateSensor) else decision
             case {"verdict": Verdict.RETRY.value}:
                 raise AirflowException(message)
             case {"verdict": Verdict.FAIL.value}:
@@ -281,6 +284,15 @@ class ScnetJobStateSensor(BaseSensorOperator):
             case {"verdict": Verdict.TIMEOUT.value}:
                 raise AirflowSensorTimeout(message)
         raise AirflowException("the trigger sent no decision; the gate stays shut")
+
+    def _left(self, context: Context, decision: Any) -> Any:
+        """Leave a decision where one that ends in the triggerer leaves it, too; return it."""
+        # A subclass may return something of its own from a poke.
+        if self.do_xcom_push and isinstance(decision, dict):
+            from airflow_provider_scnet.gate.decision import XCOM_KEY
+
+            context["ti"].xcom_push(XCOM_KEY, json.dumps(decision))
+        return decision
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from datetime import datetime, timezone
 from typing import Any
@@ -17,12 +18,13 @@ from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
 from airflow_provider_scnet.claims.terms import GateId, SubmissionTasks
 from airflow_provider_scnet.event_loop.log_thread import ThreadedLog
-from airflow_provider_scnet.gate.decision import Verdict
+from airflow_provider_scnet.gate.decision import XCOM_KEY, Verdict
 from airflow_provider_scnet.gate.evaluator import GateEvaluator
 from airflow_provider_scnet.gate.gate import Gate
 from airflow_provider_scnet.gate.reporter import Log
 from airflow_provider_scnet.polling.waiting import Place, WaitingGate
 from airflow_provider_scnet.triggers import runtime
+from airflow_provider_scnet.triggers.task_states import HAS_DATABASE
 from airflow_provider_scnet.triggers.watcher import ScnetJobStateEventTrigger
 
 __all__ = ["ScnetJobStateEventTrigger", "ScnetJobStateTrigger"]
@@ -160,7 +162,10 @@ class ScnetJobStateTrigger(BaseTrigger):
                 waiting.withdraw()
             raise
         if ends_here:
-            yield TaskSuccessEvent(xcoms={"decision": event["decision"]} if self.push_decision else None)
+            decision = event["decision"]
+            # Airflow 3 makes JSON text of whatever it gets here, Airflow 2 does not.
+            left = {XCOM_KEY: json.dumps(decision) if HAS_DATABASE else decision}
+            yield TaskSuccessEvent(xcoms=left if self.push_decision else None)
         else:
             yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 
