@@ -7,6 +7,7 @@ import asyncio
 import itertools
 import json
 import sys
+import warnings
 from datetime import datetime, timedelta, timezone
 from typing import Any
 from unittest import mock
@@ -23,6 +24,7 @@ from airflow.providers.common.compat.sdk import (
     BaseSensorOperator,
     TaskDeferred,
     XComArg,
+    conf,
 )
 from airflow.triggers.base import TaskSuccessEvent
 
@@ -130,6 +132,56 @@ def test_it_is_deferrable_unless_told_otherwise():
         gate(timeout=7).execute(context())
     assert caught.value.timeout == timedelta(seconds=7)
     assert caught.value.method_name == "execute_complete"
+
+
+@pytest.mark.parametrize("mode", ["poke", "reschedule"])
+@pytest.mark.parametrize("deferrable", [{}, {"deferrable": True}])
+def test_a_mode_of_a_gate_that_defers_is_a_contradiction(scnet: ScnetSimulator, mode, deferrable):
+    with pytest.raises(ValueError, match=f"mode='{mode}'.*deferrable=False with it, or leave it out"):
+        gate(mode=mode, **deferrable)
+    with dag():
+        mapped = ScnetJobStateSensor.partial(task_id="gate", mode=mode, **deferrable).expand(
+            condition=["total < 5"]
+        )
+    sensor = mapped.unmap({"condition": "total < 5"})
+    with pytest.raises(AirflowFailException, match=f"mode='{mode}'"):
+        sensor.execute(context())
+    assert gate(mode=mode, deferrable=False).mode == mode
+
+
+def warned(**given: Any) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        gate(**given)
+    return [str(each.message) for each in caught]
+
+
+def test_a_mode_for_all_sensors_of_a_dag_is_not_ignored_in_silence():
+    with dag(default_args={"mode": "reschedule"}):
+        (said,) = warned(task_id="gate")
+        assert "mode='reschedule' of the default_args is not heeded" in said
+        assert "say deferrable=True if that is meant, or deferrable=False" in said
+        assert warned(task_id="meant", deferrable=True) == warned(task_id="worker", deferrable=False) == []
+        mapped = ScnetJobStateSensor.partial(task_id="mapped").expand(condition=["total < 5"])
+        # Only a worker makes it.
+        with pytest.warns(UserWarning, match="not heeded"):
+            deferred(mapped.unmap({"condition": "total < 5"}))
+    with dag(default_args={"mode": "reschedule", "deferrable": False}):
+        assert warned(task_id="gate") == []
+
+
+@pytest.mark.parametrize("place", ["environment", "file"])
+def test_a_choice_of_the_installation_against_deferring_is_not_ignored_in_silence(monkeypatch, place):
+    assert warned() == []
+    if place == "environment":
+        monkeypatch.setenv("AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE", "False")
+    else:
+        monkeypatch.setattr(conf, "_sections", {**conf._sections, "operators": {"default_deferrable": "False"}})
+    (said,) = warned()
+    assert "[operators] default_deferrable = False is not heeded" in said
+    assert warned(deferrable=True) == warned(deferrable=False) == []
+    monkeypatch.setenv("AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE", "True")
+    assert warned() == []
 
 
 def test_parsing_a_dag_brings_neither_the_hook_nor_requests_nor_urllib3_along():

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from airflow_provider_scnet.gate.names import named, named_connections, named_qu
 from airflow_provider_scnet.sensors.start_and_end import (
     EXECUTION_TIMEOUT_ENDS_DEFERRALS,
     WhenRead,
+    asks_for_workers,
     ends_in_triggerer,
     is_shorter,
     is_template,
@@ -77,8 +79,8 @@ class ScnetJobStateSensor(BaseSensorOperator):
         task of the gate's own group may go by the name it has there
     :param claim_ttl: seconds, or a timedelta, for which the jobs of a gate that opened are counted at most on
         top of what the cluster reports, once their submission runs
-    :param deferrable: whether to wait in the triggerer; without it there is no shared request and there are no
-        claims, and ``mode`` says how a worker waits
+    :param deferrable: whether to wait in the triggerer, default True; with False there is no shared request and
+        there are no claims, and ``mode`` says how a worker waits: it is a mistake with any other gate
     :param use_worker: whether to start and end on a worker all the same, for a return value that is read by
         ``xcom_pull`` in a template, or for listeners that live there
     :raises ConditionError: when the DAG file is parsed, where an expression without a template is outside the
@@ -107,7 +109,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
         submits: int | str = 1,
         submitted_by: str | Sequence[str] | None = None,
         claim_ttl: float | timedelta = 180,
-        deferrable: bool = True,
+        deferrable: bool | None = None,
         use_worker: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -124,7 +126,9 @@ class ScnetJobStateSensor(BaseSensorOperator):
         names(submitted_by)
         self.submitted_by = submitted_by
         self.claim_ttl = _seconds(claim_ttl)
-        self.deferrable = deferrable
+        self.deferrable = deferrable is None or deferrable
+        # By whoever wrote the gate: what default_args say comes another way, and is meant for all sensors.
+        self._names_a_mode = "mode" in kwargs
         self.use_worker = use_worker
         # A template may render to nothing, and nothing must neither become the connection's own user nor all
         # queues, nor switch a guard off.
@@ -134,6 +138,12 @@ class ScnetJobStateSensor(BaseSensorOperator):
         # A mapped gate is built on the worker, where execute() checks it in a way that heeds soft_fail.
         if not getattr(self, "_BaseOperator__from_mapped", False):
             self._check_what_is_no_template()
+        if deferrable is None and not self._names_a_mode and (asks := asks_for_workers(self)):
+            warnings.warn(
+                f"{asks} is not heeded by SCnet's gates, which wait in the triggerer: say deferrable=True "
+                f"if that is meant, or deferrable=False to wait on a worker, where no room is claimed",
+                stacklevel=2,
+            )
 
     def _starts_from_trigger(self) -> bool:
         # Airflow reads this when it serialises the DAG, which is when a name that no task has can be told.
@@ -158,6 +168,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
     start_trigger_args = WhenRead(None, _start_arguments)  # type: ignore[assignment]
 
     def _check_what_is_no_template(self) -> None:
+        self._check_mode()
         dag, fields = self.get_dag(), ScnetJobStateSensor.template_fields
         known = {field: not is_template(getattr(self, field), dag) for field in fields}
         if known["condition"] and known["submits"]:
@@ -390,6 +401,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
     def _gate(self) -> Gate:
         """Read the arguments, rendered by now; what is wrong with them no retry would mend."""
         try:
+            self._check_mode()
             self._set_connections()
             if self._names_a_user:
                 self.user_name = named("user_name", self.user_name)
@@ -401,6 +413,13 @@ class ScnetJobStateSensor(BaseSensorOperator):
             return Gate.of(self.condition, self.fail_when, self.submits, self.queue_name).checked()
         except ValueError as e:
             raise AirflowFailException(str(e)) from None
+
+    def _check_mode(self) -> None:
+        if self._names_a_mode and self.deferrable:
+            raise ValueError(
+                f"mode={self.mode!r} says how a worker waits, and this gate waits in the triggerer: "
+                f"say deferrable=False with it, or leave it out"
+            )
 
     def _set_connections(self) -> None:
         # One is kept as the text that it was: so it stands in rendered fields and in the row of a trigger.

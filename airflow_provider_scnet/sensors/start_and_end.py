@@ -8,7 +8,9 @@ set their fields, and the policies of the installation have changed what they ch
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from configparser import ConfigParser
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +110,22 @@ def ends_in_triggerer(sensor: ScnetJobStateSensor, base: type[ScnetJobStateSenso
     :param base: the class of which it may be a subclass
     """
     return _nothing_is_lost_at_the_end(sensor, base) and not _output_is_used(sensor)
+
+
+def asks_for_workers(sensor: ScnetJobStateSensor) -> str:
+    """
+    Return the setting for all sensors that asks for waits on workers; empty where there is none.
+
+    :param sensor: the gate
+    """
+    if sensor.reschedule:
+        return "mode='reschedule' of the default_args"
+    # Airflow's own default says so, too, which nobody has chosen.
+    section, option = "operators", "default_deferrable"
+    chosen = (
+        ConfigParser.has_option(conf, section, option) or "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE" in os.environ
+    )
+    return f"[{section}] {option} = False" if chosen and not conf.getboolean(section, option) else ""
 
 
 def is_template(value: Any, dag: Any) -> bool:
