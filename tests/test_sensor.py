@@ -1040,6 +1040,14 @@ def test_a_trigger_with_bad_arguments_fails_its_own_task_only(bad):
     assert event.payload["verdict"] == "fail"
 
 
+def test_what_only_another_version_knows_of_is_ignored_and_said(scnet: ScnetSimulator, said):
+    _, kwargs = deferred(gate())[0].serialize()
+    trigger = triggers_scnet.ScnetJobStateTrigger(**kwargs, new_fashion=1, newer=None)
+    assert trigger.serialize()[1] == kwargs
+    assert asyncio.run(first_event(trigger)).payload["verdict"] == "open"
+    assert "only another version of airflow-provider-scnet knows it: new_fashion, newer" in said.text
+
+
 def test_no_secret_is_in_a_trigger(scnet: ScnetSimulator):
     trigger, deferral = deferred(gate())
     assert scnet.token("alice") not in repr(trigger) + str(trigger.serialize()) + repr(deferral)

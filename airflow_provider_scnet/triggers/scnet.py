@@ -25,7 +25,7 @@ from airflow_provider_scnet.gate.reporter import Log
 from airflow_provider_scnet.polling.waiting import Place, WaitingGate
 from airflow_provider_scnet.triggers import runtime
 from airflow_provider_scnet.triggers.task_states import HAS_DATABASE
-from airflow_provider_scnet.triggers.watcher import ScnetJobStateEventTrigger
+from airflow_provider_scnet.triggers.watcher import IGNORED, ScnetJobStateEventTrigger
 
 __all__ = ["ScnetJobStateEventTrigger", "ScnetJobStateTrigger"]
 
@@ -67,6 +67,7 @@ class ScnetJobStateTrigger(BaseTrigger):
     :param silent_fail: whether to wait on, too, where the try would fail
     :param end_task: whether to end the task from here, without a worker
     :param push_decision: whether a task that ends here leaves its decision as an XCom
+    :param unknown: what other versions of this package know: it is named in the gate's log, and ignored
     """
 
     def __init__(
@@ -89,9 +90,12 @@ class ScnetJobStateTrigger(BaseTrigger):
         silent_fail: bool = False,
         end_task: bool = False,
         push_decision: bool = True,
+        **unknown: Any,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        # Nothing is checked here: a trigger whose constructor raises ends the whole triggerer.
+        # Nothing is checked here: a trigger whose constructor raises ends the whole triggerer. Nor is refused what
+        # another version of this package wrote: while it is upgraded, schedulers, workers and triggerers differ.
+        self._unknown = sorted(unknown)
         self.condition = condition
         self.fail_when = fail_when
         self.user_name = user_name
@@ -145,6 +149,8 @@ class ScnetJobStateTrigger(BaseTrigger):
         if not ends_here:
             await asyncio.sleep(settled_at - loop.time())
         log, waiting = ThreadedLog(self.log), None
+        if self._unknown:
+            log.warning(IGNORED, ", ".join(self._unknown))
         try:
             try:
                 waiting = self._waiting_gate(log)
