@@ -210,6 +210,42 @@ def test_the_connections_condition_is_heeded_by_gates_that_wait(scnet: ScnetSimu
     assert "running 0, queued 4: waiting, the connection needs queued < 3" in printed
 
 
+def test_a_dag_with_delimiters_of_its_own(scnet: ScnetSimulator, run_dag):
+    result, printed = run_dag(
+        """
+        marks = {"variable_start_string": "[[", "variable_end_string": "]]"}
+        with new("marked", jinja_environment_kwargs=marks, params={"most": 3, "user": "alice"}) as dag:
+            gate(condition="queued < [[ params.most ]]", user_name="[[ params.user ]]")
+            gate(task_id="wrong", condition="queued < [[ params.user ]]")
+        """,
+        "marked",
+    )
+    assert result["tasks"] == {"gate[-1]": "success", "wrong[-1]": "failed"}, printed
+
+
+def test_the_decision_is_in_the_same_place_in_every_way_to_wait(scnet: ScnetSimulator, run_dag):
+    scnet.set_counts("alice", running=3, queued=2)
+    result, printed = run_dag(
+        """
+        import json
+        ways = [{}, {"use_worker": True}, {"deferrable": False}, {"deferrable": False, "mode": "reschedule"}]
+        with new("result") as dag:
+            @task
+            def check(name, returns, ti=None):
+                decision = json.loads(ti.xcom_pull(task_ids=name, key="decision"))
+                assert decision["counts"]["running"] == 3
+                assert ti.xcom_pull(task_ids=name) == (decision if returns else None)
+            for n, way in enumerate(ways):
+                gate(task_id=f"gate_{n}", submits=0, **way) >> check.override(task_id=f"check_{n}")(
+                    f"gate_{n}", bool(way)
+                )
+        """,
+        "result",
+    )
+    expected = {f"{name}_{n}[-1]": "success" for name in ("gate", "check") for n in range(4)}
+    assert result == {"state": "success", "tasks": expected}, printed
+
+
 def test_templated_mapped_and_soft_gates(scnet: ScnetSimulator, run_dag):
     scnet.set_counts("alice", queued=2, held=1)
     result, printed = run_dag(

@@ -98,6 +98,17 @@ def test_a_connection_that_airflow_does_not_know_is_named():
     assert caught.value.kind is ErrorKind.UNCLEAR
 
 
+def test_in_a_multi_team_airflow_a_connection_that_the_triggerer_does_not_find_may_be_a_teams(monkeypatch):
+    monkeypatch.setenv("AIRFLOW__CORE__MULTI_TEAM", "True")
+    with pytest.raises(ScnetConfigError, match=r"'nowhere'.*without a team.*deferrable=False") as caught:
+        asyncio.run(ScnetHook("nowhere").aget_job_counts())
+    assert "create it" not in str(caught.value)
+    assert caught.value.kind is ErrorKind.UNCLEAR
+    # A worker asks for its task's team.
+    with pytest.raises(ScnetConfigError, match="create it"):
+        ScnetHook("nowhere").get_job_counts()
+
+
 def test_a_malformed_uri_is_refused_without_showing_the_token(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", "scnet://alice:SECRET-TOKEN@h://x://y")
     with pytest.raises(ScnetConfigError) as caught:

@@ -11,7 +11,7 @@ from concurrent.futures import TimeoutError as TimeoutOfFuture
 from typing import Any
 
 from airflow.providers.common.compat.connection import get_async_connection
-from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook, conf
 
 from airflow_provider_scnet.client import issued_tokens, job_state, scheduler, transport
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
@@ -197,7 +197,7 @@ class ScnetHook(BaseHook):
         try:
             conn = await get_async_connection(self.scnet_conn_id)
         except Exception as error:
-            raise self._unreadable(error) from None
+            raise self._unreadable(error, in_triggerer=True) from None
         settings = ConnectionSettings.from_connection(self.scnet_conn_id, conn, user_name)
         await amask(settings.secrets)
         return settings
@@ -223,15 +223,20 @@ class ScnetHook(BaseHook):
             late, where = f"the platform issued no token within {seconds:g} s", f"connection '{settings.conn_id}'"
             raise ScnetConnectionError(late, where=where) from None
 
-    def _unreadable(self, error: Exception) -> ScnetError:
+    def _unreadable(self, error: Exception, in_triggerer: bool = False) -> ScnetError:
         # The error's own text is left out: Airflow puts a malformed URI into it, with the token. And the kind is
         # not permanent: Airflow says "isn't defined" also when a secrets backend or its API server did not answer.
-        if isinstance(error, AirflowNotFoundException):
+        if not isinstance(error, AirflowNotFoundException):
+            what = f"Airflow could not read it ({type(error).__name__})"
+        elif in_triggerer and conf.getboolean("core", "multi_team", fallback=False):
+            what = (
+                "the triggerer does not find it: it asks without a team, so in a multi-team Airflow it sees only "
+                "connections that belong to no team; use one of these, or give the gate deferrable=False"
+            )
+        else:
             what = (
                 "is not defined, or Airflow could not read it: create it under Admin, Connections, as type scnet"
             )
-        else:
-            what = f"Airflow could not read it ({type(error).__name__})"
         return ScnetConfigError(what, kind=ErrorKind.UNCLEAR, where=f"connection '{self.scnet_conn_id}'")
 
     def observe(self, user_name: str | None = None, queues: Collection[str] = ()) -> Observation:
