@@ -20,9 +20,9 @@ from airflow_provider_scnet.client.job_counts import STATES, JobCounts
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.client.queue_name import queue_named
 from airflow_provider_scnet.client.token_payload import local
+from airflow_provider_scnet.connection_form import CONN_FIELDS, DEFAULT_CONN_ID, UI_FIELD_BEHAVIOUR
 from airflow_provider_scnet.hooks.masking import amask, mask
 from airflow_provider_scnet.hooks.threads import arun_in_thread, run_in_thread
-from airflow_provider_scnet.provider_info import CONN_FIELDS, DEFAULT_CONN_ID, UI_FIELD_BEHAVIOUR
 
 # Seconds: the Test button waits in the API server. All requests together take so long, less a margin to answer.
 _TEST_TIMEOUT = 10.0
