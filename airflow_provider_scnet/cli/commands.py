@@ -28,6 +28,7 @@ from airflow_provider_scnet.client.queue_name import queue_named
 from airflow_provider_scnet.gate.condition import Condition
 from airflow_provider_scnet.gate.decision import Verdict, decide
 from airflow_provider_scnet.gate.gate import Gate
+from airflow_provider_scnet.hooks.polled_connection import PolledConnection
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.hooks.threads import run_in_thread
 
@@ -164,7 +165,7 @@ def _observe(asked: Iterable[tuple[str, str | None]], queues: Sequence[str]) -> 
         lambda: [
             (conn_id, user, observation.of(queue))
             for conn_id, user in asked
-            for observation in [ScnetHook(conn_id).observe(user, queues)]
+            for observation in [PolledConnection(conn_id).observe(user, queues)]
             for queue in (queues or (None,))
         ]
     ).result()
