@@ -27,6 +27,7 @@ from airflow_provider_scnet.client.errors import (
     ScnetResponseError,
 )
 from airflow_provider_scnet.client.job_counts import JobCounts
+from airflow_provider_scnet.hooks.polled_connection import PolledConnection
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
 
@@ -73,7 +74,7 @@ def test_the_connection_is_read_anew_for_each_call(scnet: ScnetSimulator, monkey
 def test_a_connection_may_be_json_or_a_uri(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch, form: str):
     conn = scnet.connection_json(timeout="5") if form == "json" else scnet.connection_uri(timeout="5")
     monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", conn)
-    assert ScnetHook().read_settings().timeout == 5.0
+    assert PolledConnection("scnet_default").read_settings().timeout == 5.0
     ScnetHook().get_job_counts()
 
 
@@ -88,7 +89,7 @@ def test_a_connection_may_be_json_or_a_uri(scnet: ScnetSimulator, monkeypatch: p
 )
 def test_a_uri_means_the_same_as_a_whole_address(monkeypatch: pytest.MonkeyPatch, uri: str, endpoint: str):
     monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", uri)
-    settings = ScnetHook().read_settings()
+    settings = PolledConnection("scnet_default").read_settings()
     assert (settings.endpoint, settings.user_name, settings.token) == (endpoint, "alice", "TOKEN")
 
 
@@ -176,7 +177,7 @@ def test_a_token_that_the_server_echoes_is_not_shown(scnet: ScnetSimulator):
 )
 def test_retry_after_is_read_and_bounded(scnet: ScnetSimulator, header, pause):
     scnet.order(Fault(status=429, headers={"Retry-After": header} if header is not None else {}))
-    assert ScnetHook().observe().pause == (pause or 0.0)
+    assert PolledConnection("scnet_default").observe().pause == (pause or 0.0)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -249,7 +250,7 @@ def test_a_token_that_is_echoed_in_a_malformed_header_is_in_no_log(monkeypatch, 
         uri = f"scnet://alice:SECRET-TOKEN@127.0.0.1:{server.getsockname()[1]}/http"
         monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", uri)
         with caplog.at_level("DEBUG"):
-            assert ScnetHook().observe().error is not None
+            assert PolledConnection("scnet_default").observe().error is not None
         thread.join()
     assert "SECRET-TOKEN" not in caplog.text
     assert "Failed to parse" not in caplog.text
@@ -257,7 +258,7 @@ def test_a_token_that_is_echoed_in_a_malformed_header_is_in_no_log(monkeypatch, 
 
 def test_many_unknown_names_make_one_note(scnet: ScnetSimulator):
     scnet.order(Fault.api("0", "success", [{"name": f"state {n}", "y": 1} for n in range(5000)]))
-    (note,) = ScnetHook().observe().notes
+    (note,) = PolledConnection("scnet_default").observe().notes
     assert note.endswith("'state 9' and 4990 more, counted as other")
 
 
@@ -489,7 +490,7 @@ def test_a_file_that_holds_no_authorities_is_a_mistake_of_the_connection(monkeyp
     empty = tmp_path / "empty.pem"
     empty.touch()
     use_tls(monkeypatch, tls_port, verify=str(empty))
-    look = ScnetHook().observe()
+    look = PolledConnection("scnet_default").observe()
     assert look.error is not None
     assert look.error.kind in (ErrorKind.PERMANENT, ErrorKind.UNCLEAR)
 
@@ -502,7 +503,7 @@ def test_verification_can_be_switched_off_whatever_the_environment_says(
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/etc/ssl/certs/ca-certificates.crt")
     use_tls(monkeypatch, tls_port, verify=False)
     with pytest.warns(Warning, match="Unverified HTTPS"):
-        look = ScnetHook().observe()
+        look = PolledConnection("scnet_default").observe()
     assert look.counts is not None
     assert look.counts.queued == 2
     assert any("not verified" in note for note in look.notes)
@@ -526,23 +527,23 @@ def test_an_encoding_that_was_not_asked_for_is_not_decoded(scnet: ScnetSimulator
 
 
 def test_zeros_for_another_user_than_the_tokens_own_are_doubted(scnet: ScnetSimulator, connect):
-    look = ScnetHook().observe("stranger")
+    look = PolledConnection("scnet_default").observe("stranger")
     assert look.counts is not None
     assert look.counts.all_zero
     assert "issued for 'alice'" in look.doubt
-    assert ScnetHook().observe("alice").doubt == ""
+    assert PolledConnection("scnet_default").observe("alice").doubt == ""
     connect(allow_foreign_user=True)
-    assert ScnetHook().observe("stranger").doubt == ""
+    assert PolledConnection("scnet_default").observe("stranger").doubt == ""
 
 
 def test_counts_of_another_user_are_believed_where_there_are_any(scnet: ScnetSimulator):
     scnet.order(Fault.api("0", "success", [{"name": "运行", "y": 1}]))
-    assert ScnetHook().observe("stranger").doubt == ""
+    assert PolledConnection("scnet_default").observe("stranger").doubt == ""
 
 
 def test_a_name_nobody_knows_is_noted(scnet: ScnetSimulator):
     scnet.order(Fault.api("0", "success", [{"name": "等\n待", "y": 1}, {"name": "其他", "y": 2}]))
-    look = ScnetHook().observe()
+    look = PolledConnection("scnet_default").observe()
     assert look.counts is not None
     assert look.counts.other == 3
     assert any("unknown state '等\\n待'" in note for note in look.notes)

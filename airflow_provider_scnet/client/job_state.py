@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from airflow_provider_scnet.client import issued_tokens, response, transport
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
 from airflow_provider_scnet.client.error_codes import ErrorKind
-from airflow_provider_scnet.client.errors import ScnetError
+from airflow_provider_scnet.client.errors import ScnetConnectionError, ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.client.queue_counts import MOST_REQUESTS, observe_queues
@@ -35,10 +35,10 @@ def poll(settings: ConnectionSettings, queues: Collection[str] = ()) -> Observat
     if not (settings.keys and observation.is_refused):
         return observation
     try:
-        settings = issued_tokens.with_token(settings, refused=settings.token)
+        settings = issued_tokens.with_token(settings)
     except ScnetError as error:
         return Observation(error=error, account=settings.account, where=settings.where)
-    return after_renewal(settings, poll_once(settings, queues))
+    return poll_once(settings, queues)
 
 
 def poll_once(settings: ConnectionSettings, queues: Collection[str] = ()) -> Observation:
@@ -62,6 +62,9 @@ def poll_once(settings: ConnectionSettings, queues: Collection[str] = ()) -> Obs
         error.where = settings.where
         if error.kind is ErrorKind.CREDENTIALS:
             error.advice = settings.advice
+            issued_tokens.invalidate(settings.token)
+        if isinstance(error, ScnetConnectionError):
+            issued_tokens.ask_for_region_again(settings)
     return Observation(
         counts=counts,
         error=error,
@@ -80,19 +83,14 @@ def poll_once(settings: ConnectionSettings, queues: Collection[str] = ()) -> Obs
 
 def most_seconds(settings: ConnectionSettings, queues: Collection[str] = ()) -> float:
     """
-    Return how long :func:`poll_once` may take, in seconds.
+    Return how long :func:`poll` may take, in seconds.
 
     :param settings: whom to ask, and about whom
     :param queues: the queues whose own counts are asked for, too
     """
-    return settings.timeout * (1 + MOST_REQUESTS if queues else 1)
-
-
-def after_renewal(settings: ConnectionSettings, observation: Observation) -> Observation:
-    """Return what a poll with a renewed token saw; if that token was refused too, nobody sends it again."""
-    if observation.error and observation.is_refused:
-        issued_tokens.note_refusal(settings, observation.error)
-    return observation
+    requests = 1 + MOST_REQUESTS if queues else 1
+    # With access keys perhaps twice, and in between what a new token takes.
+    return settings.timeout * (2 * requests + issued_tokens.MOST_TIMEOUTS if settings.keys else requests)
 
 
 def _request(settings: ConnectionSettings) -> transport.Request:

@@ -32,11 +32,15 @@ from airflow_provider_scnet.client.errors import (
 )
 from airflow_provider_scnet.client.response import Answer
 from airflow_provider_scnet.client.text import redacted
+from airflow_provider_scnet.client.token_payload import local
 
 #: The largest body that is read, in bytes after decompression.
 LARGEST_BODY = 1024 * 1024
 #: The longest ``Retry-After`` that is honoured, in seconds.
 LONGEST_PAUSE = 600.0
+
+# OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID.
+_NOT_YET_VALID = 9
 
 # Bytes; a compressed piece of this size cannot fill the memory: deflate expands by a factor of 1032 at most.
 _PIECE = 1024
@@ -310,6 +314,11 @@ def _readable(error: Exception, secrets: tuple[str, ...]) -> ScnetError:
     reason = redacted(said, *secrets)
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
+            if cause.verify_code == _NOT_YET_VALID:
+                now = local(datetime.now(timezone.utc))
+                return ScnetConnectionError(
+                    f"the server's certificate is not yet valid by the clock here, which says {now}: set the clock"
+                )
             return ScnetConnectionError(
                 f"the server's certificate does not verify ({redacted(cause.verify_message)}); "
                 "check the host, or name a file of authorities in extra 'verify'",

@@ -3,33 +3,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
+import functools
 import time
 from collections.abc import Collection
 from concurrent.futures import TimeoutError as TimeoutOfFuture
 from typing import Any
 
-from airflow.providers.common.compat.connection import get_async_connection
-from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook, conf
+import requests
+from airflow.providers.common.compat.sdk import BaseHook
 
-from airflow_provider_scnet.client import issued_tokens, job_state, scheduler, transport
+from airflow_provider_scnet.client import issued_tokens, job_state, response, scheduler, transport
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
-from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError, ScnetConnectionError, ScnetError
+from airflow_provider_scnet.client.errors import ErrorKind, ScnetConnectionError, ScnetError
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.client.queue_name import queue_named
 from airflow_provider_scnet.client.token_payload import local
-from airflow_provider_scnet.hooks.masking import amask, mask
-from airflow_provider_scnet.hooks.threads import arun_in_thread, run_in_thread
-from airflow_provider_scnet.provider_info import CONN_FIELDS, DEFAULT_CONN_ID, UI_FIELD_BEHAVIOUR
+from airflow_provider_scnet.connection_form import CONN_FIELDS, DEFAULT_CONN_ID, UI_FIELD_BEHAVIOUR
+from airflow_provider_scnet.hooks.masking import mask
+from airflow_provider_scnet.hooks.polled_connection import PolledConnection
+from airflow_provider_scnet.hooks.threads import run_in_thread
 
 # Seconds: the Test button waits in the API server. All requests together take so long, less a margin to answer.
 _TEST_TIMEOUT = 10.0
 _TEST_MARGIN = 0.5
-
-# Seconds on top of the connection's own time-out before the caller stops waiting for a thread.
-_GRACE = 2.0
 
 
 class ScnetHook(BaseHook):
@@ -50,6 +48,10 @@ class ScnetHook(BaseHook):
     def __init__(self, scnet_conn_id: str = default_conn_name) -> None:
         super().__init__()
         self.scnet_conn_id = scnet_conn_id
+
+    @property
+    def _connection(self) -> PolledConnection:
+        return PolledConnection(self.scnet_conn_id)
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
@@ -89,10 +91,13 @@ class ScnetHook(BaseHook):
         :raises ScnetConfigError: where the connection lacks or contradicts something
         :raises ScnetError: where access keys obtain no token
         """
-        settings = issued_tokens.with_token(self.read_settings())
+        settings = issued_tokens.with_token(self._connection.read_settings())
         # The caller may log the session's headers.
         mask(settings.secrets)
-        return transport.OneOriginSession(settings.endpoint, {"token": settings.token}, settings)
+        session = transport.OneOriginSession(settings.endpoint, {"token": settings.token}, settings)
+        if settings.keys:
+            session.hooks["response"].append(functools.partial(_learn, settings.token))
+        return session
 
     def get_job_counts(self, user_name: str | None = None, *, queue_name: str | None = None) -> JobCounts:
         """
@@ -103,7 +108,7 @@ class ScnetHook(BaseHook):
         :raises ScnetError: where no count could be learnt; the subclass says of which kind
         """
         queues = _queues(queue_name)
-        return self._counts_of(self.observe(user_name, queues).of(queue_name))
+        return self._counts_of(self._connection.observe(user_name, queues).of(queue_name))
 
     async def aget_job_counts(self, user_name: str | None = None, *, queue_name: str | None = None) -> JobCounts:
         """
@@ -114,8 +119,9 @@ class ScnetHook(BaseHook):
         :raises ScnetError: where no count could be learnt; the subclass says of which kind
         """
         queues = _queues(queue_name)
-        settings = await self.awith_token(await self.aread_settings(user_name))
-        return self._counts_of((await self.apoll(settings, queues)).of(queue_name))
+        connection = self._connection
+        settings = await connection.awith_token(await connection.aread_settings(user_name))
+        return self._counts_of((await connection.apoll(settings, queues)).of(queue_name))
 
     def get_job_limit(self) -> int | None:
         """
@@ -125,7 +131,7 @@ class ScnetHook(BaseHook):
 
         :raises ScnetError: where there is no answer, or one that is an error
         """
-        return scheduler.job_limit(issued_tokens.with_token(self.read_settings()))
+        return issued_tokens.ask(self._connection.read_settings(), scheduler.job_limit)
 
     def test_connection(self, queue_name: str | None = None) -> tuple[bool, str]:
         """
@@ -136,7 +142,8 @@ class ScnetHook(BaseHook):
         until = time.monotonic() + _TEST_TIMEOUT - _TEST_MARGIN
         try:
             queues = _queues(queue_name)
-            settings, seen = self._try_out(dataclasses.replace(self.read_settings(), until=until), queues)
+            settings = dataclasses.replace(self._connection.read_settings(), until=until)
+            settings, seen = self._try_out(settings, queues)
             observation = seen.of(queue_name)
             counts = self._counts_of(observation)
             counts.require(("total",))
@@ -172,118 +179,22 @@ class ScnetHook(BaseHook):
                 where=f"connection '{settings.conn_id}'",
             ) from None
 
-    def read_settings(self, user_name: str | None = None) -> ConnectionSettings:
-        """
-        Read the connection.
-
-        :param user_name: the cluster user to ask about; default: the connection's login, else the token's own
-        :raises ScnetConfigError: where the connection lacks or contradicts something
-        """
-        try:
-            conn = self.get_connection(self.scnet_conn_id)
-        except Exception as error:
-            raise self._unreadable(error) from None
-        settings = ConnectionSettings.from_connection(self.scnet_conn_id, conn, user_name)
-        mask(settings.secrets)
-        return settings
-
-    async def aread_settings(self, user_name: str | None = None) -> ConnectionSettings:
-        """
-        Read the connection without blocking the event loop.
-
-        :param user_name: the cluster user to ask about; default: the connection's login, else the token's own
-        :raises ScnetConfigError: where the connection lacks or contradicts something
-        """
-        try:
-            conn = await get_async_connection(self.scnet_conn_id)
-        except Exception as error:
-            raise self._unreadable(error, in_triggerer=True) from None
-        settings = ConnectionSettings.from_connection(self.scnet_conn_id, conn, user_name)
-        await amask(settings.secrets)
-        return settings
-
-    async def awith_token(self, settings: ConnectionSettings, refused: str = "") -> ConnectionSettings:
-        """
-        Obtain what access keys obtain, the token and perhaps the region, without blocking the event loop.
-
-        Airflow is not told to mask such a token. It keeps what it masks for ever, and compiles all of it anew for
-        each new one, so a triggerer that renews for weeks would stall. No text of this package holds one.
-
-        :param settings: what the connection says
-        :param refused: a token that the region has just not accepted: another is asked for
-        :raises ScnetError: where the platform does not issue a token, or does not say where the region is
-        """
-        if done := issued_tokens.cached(settings, refused):
-            return done
-        # The platform, the portal, and the same again for a renewal that is already under way.
-        seconds = 4 * settings.timeout + _GRACE
-        try:
-            return await arun_in_thread(lambda: issued_tokens.with_token(settings, refused), seconds)
-        except asyncio.TimeoutError:
-            late, where = f"the platform issued no token within {seconds:g} s", f"connection '{settings.conn_id}'"
-            raise ScnetConnectionError(late, where=where) from None
-
-    def _unreadable(self, error: Exception, in_triggerer: bool = False) -> ScnetError:
-        # The error's own text is left out: Airflow puts a malformed URI into it, with the token. And the kind is
-        # not permanent: Airflow says "isn't defined" also when a secrets backend or its API server did not answer.
-        if not isinstance(error, AirflowNotFoundException):
-            what = f"Airflow could not read it ({type(error).__name__})"
-        elif in_triggerer and conf.getboolean("core", "multi_team", fallback=False):
-            what = (
-                "the triggerer does not find it: it asks without a team, so in a multi-team Airflow it sees only "
-                "connections that belong to no team; use one of these, or give the gate deferrable=False"
-            )
-        else:
-            what = (
-                "is not defined, or Airflow could not read it: create it under Admin, Connections, as type scnet"
-            )
-        return ScnetConfigError(what, kind=ErrorKind.UNCLEAR, where=f"connection '{self.scnet_conn_id}'")
-
-    def observe(self, user_name: str | None = None, queues: Collection[str] = ()) -> Observation:
-        """
-        Read the connection and poll once; an error is part of the observation.
-
-        :param user_name: the cluster user; default: the connection's login, else the token's own user
-        :param queues: the queues whose own counts are asked for, too
-        """
-        try:
-            settings = issued_tokens.with_token(self.read_settings(user_name))
-        except ScnetError as error:
-            return Observation(error=error)
-        return job_state.poll(settings, queues)
-
-    async def apoll(self, settings: ConnectionSettings, queues: Collection[str] = ()) -> Observation:
-        """
-        Do what :func:`.job_state.poll` does without blocking the event loop.
-
-        :param settings: whom to ask, and about whom
-        :param queues: the queues whose own counts are asked for, too
-        """
-        observation = await self._apoll_once(settings, queues)
-        if not (settings.keys and observation.is_refused):
-            return observation
-        try:
-            settings = await self.awith_token(settings, refused=settings.token)
-        except ScnetError as error:
-            return Observation(error=error, account=settings.account, where=settings.where)
-        return job_state.after_renewal(settings, await self._apoll_once(settings, queues))
-
-    async def _apoll_once(self, settings: ConnectionSettings, queues: Collection[str]) -> Observation:
-        # A name server, or many addresses that do not answer, can block a thread for longer than the connection's
-        # time-out; the gates do not wait for that.
-        seconds = job_state.most_seconds(settings, queues)
-        try:
-            return await arun_in_thread(lambda: job_state.poll_once(settings, queues), seconds + _GRACE)
-        except asyncio.TimeoutError:
-            late = ScnetConnectionError(f"no whole answer within {seconds:g} s", where=settings.where)
-            return Observation(error=late, account=settings.account, where=settings.where)
-
     def _counts_of(self, observation: Observation) -> JobCounts:
         for note in (*observation.notes, *filter(None, [observation.doubt])):
             self.log.warning("%s", note)
         if observation.error:
             raise observation.error
         return observation.counts or JobCounts()
+
+
+def _learn(token: str, answer: requests.Response, **sent: Any) -> None:
+    """Learn from an answer to a session that its token is refused: nobody else is given it."""
+    body = b"" if sent.get("stream") or len(answer.content) > transport.LARGEST_BODY else answer.content
+    try:
+        response.read(response.Answer(answer.status_code, body), lambda data, *_: data)
+    except ScnetError as error:
+        if error.kind is ErrorKind.CREDENTIALS:
+            issued_tokens.invalidate(token)
 
 
 def _queues(queue_name: str | None) -> tuple[str, ...]:

@@ -340,14 +340,14 @@ class ScnetJobStateSensor(BaseSensorOperator):
         """
         from airflow_provider_scnet.gate.clusters import SET_ASIDE
         from airflow_provider_scnet.gate.decision import Decision, Verdict, record
-        from airflow_provider_scnet.hooks.scnet import ScnetHook
+        from airflow_provider_scnet.hooks.polled_connection import PolledConnection
 
         evaluators, self._pause = self._evaluators(context), 0.0
         outcome = Decision(Verdict.WAIT, "")
         for conn_id, evaluator in list(evaluators.items()):
             gate = evaluator.gate
             queues = () if gate.queue_name is None else (gate.queue_name,)
-            observation = ScnetHook(conn_id).observe(self.user_name, queues).of(gate.queue_name)
+            observation = PolledConnection(conn_id).observe(self.user_name, queues).of(gate.queue_name)
             self._pause = max(self._pause, observation.pause)
             decision = evaluator.judge(observation)
             if decision.verdict is Verdict.OPEN:

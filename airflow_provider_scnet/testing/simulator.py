@@ -83,8 +83,8 @@ class ScnetSimulator:
     - A queue without a job of the user is missing from the counts by queue; without any such queue, ``data``
       is null.
     - A request for tokens has to be signed, by a clock that is at most five minutes off, and is answered with one
-      token for each region. Tokens issued earlier are accepted as before. One region is there from the start,
-      ``11112``, with this simulator as its HPC address.
+      token for each region. Tokens issued earlier are accepted as before, unless ``ends_earlier_tokens``. One
+      region is there from the start, ``11112``, with this simulator as its HPC address.
 
     Three endpoints are the simulator's own, for tasks in other processes, and need no token:
 
@@ -103,6 +103,8 @@ class ScnetSimulator:
     :param queue_limit: how many jobs of one user may be queued; None: any number
     :param unknown_user: the code of the answer for a ``userName`` that the cluster does not know: ``"0"``
         with zero jobs, or ``"911009"``
+    :param ends_earlier_tokens: whether a request for tokens ends all that the same user had before; SCnet does not
+        say what it does
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class ScnetSimulator:
         clock: SimulatorClock | None = None,
         queue_limit: int | None = None,
         unknown_user: Literal["0", "911009"] = "0",
+        ends_earlier_tokens: bool = False,
     ) -> None:
         if unknown_user not in ("0", "911009"):
             raise ValueError(f"unknown_user must be '0' or '911009', not {unknown_user!r}")
@@ -123,12 +126,13 @@ class ScnetSimulator:
         )
         self.clock = self.cluster.clock
         self._port = port
-        #: Seconds by which SCnet's clock is ahead of this machine's.
+        #: Seconds by which SCnet's clock is ahead of this machine's; with 3600 the clock here is an hour behind.
         self.clock_ahead = 0.0
         self._tokens = TokenBook(self._wall_time)
         own_region = SimulatedRegion(FIRST_REGION, "模拟一区", self._tokens, lambda: self.url)
-        self._platform = Platform(own_region, self._wall_time)
+        self._platform = Platform(own_region, self._wall_time, ends_earlier=ends_earlier_tokens)
         self._server: LoopbackServer | None = None
+        self._more: dict[str, LoopbackServer] = {}
         self._faults: dict[str, deque[tuple[Fault, int | None]]] = {}
         self._faults_lock = threading.Lock()
         self._requests: list[Request] = []
@@ -169,6 +173,8 @@ class ScnetSimulator:
 
         Answers that are being delayed or dripped are broken off.
         """
+        for url in list(self._more):
+            self.remove_address(url)
         server, self._server = self._server, None
         if server is not None:
             server.stop()
@@ -193,6 +199,25 @@ class ScnetSimulator:
         """The address that a connection's host is to be."""
         return f"http://127.0.0.1:{self.port}"
 
+    def add_address(self) -> str:
+        """
+        Serve another port, too, until :meth:`remove_address` or :meth:`stop`, and return its address.
+
+        ``add_region(…, hpc_urls=[(scnet.url, True), (scnet.add_address(), False)])`` makes it one of a region.
+        """
+        server = LoopbackServer(0, self._respond)
+        url = f"http://127.0.0.1:{server.port}"
+        self._more[url] = server
+        return url
+
+    def remove_address(self, url: str) -> None:
+        """
+        Serve an address that was added no longer: connections to it are refused.
+
+        :param url: the address
+        """
+        self._more.pop(url).stop()
+
     # Users and tokens
 
     def add_user(
@@ -202,6 +227,7 @@ class ScnetSimulator:
         token: str | None = None,
         compute_user: str | None = None,
         lifetime: float | None = None,
+        expire_time: str | None = None,
     ) -> str:
         """
         Add a user and return its token.
@@ -211,8 +237,12 @@ class ScnetSimulator:
         :param compute_user: the ``computeUser`` in the token, if it is to differ from the name
         :param lifetime: seconds after which tokens made for this user expire, negative for one that has
             expired already; None: a day
+        :param expire_time: what its tokens say of their end instead (``expireTime``, epoch milliseconds as text),
+            such as ``"0"``; whatever it is, they are accepted until they are revoked
         """
-        token = self._tokens.add(name, token=token, compute_user=compute_user, lifetime=lifetime)
+        token = self._tokens.add(
+            name, token=token, compute_user=compute_user, lifetime=lifetime, expire_time=expire_time
+        )
         self.cluster.add_user(name)
         return token
 
@@ -255,9 +285,10 @@ class ScnetSimulator:
 
         :param cluster_id: its id
         :param name: what people call it
-        :param hpc_urls: addresses, each with whether it is in use; None: the simulator's own
+        :param hpc_urls: addresses, each with whether it is enabled; None: the simulator's own
         :param in_arrears: whether the platform issues no token for it
-        :param user_name: the cluster user that its description names; None: the token's own
+        :param user_name: the cluster user that its description names (``clusterUserInfo.userName``), which may
+            differ from the ``computeUser`` of the token; None: the token's own
         :param cluster: the simulator that is this region and accepts its tokens, which are those of its user
             ``user_name``, or of the one with the account's name; None: this simulator
         """

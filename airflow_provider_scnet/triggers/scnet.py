@@ -24,7 +24,7 @@ from airflow_provider_scnet.gate.gate import Gate
 from airflow_provider_scnet.gate.reporter import Log
 from airflow_provider_scnet.polling.waiting import Place, WaitingGate
 from airflow_provider_scnet.triggers import runtime
-from airflow_provider_scnet.triggers.task_states import HAS_DATABASE
+from airflow_provider_scnet.triggers.airflow_access import HAS_DATABASE
 from airflow_provider_scnet.triggers.watcher import IGNORED, ScnetJobStateEventTrigger
 
 __all__ = ["ScnetJobStateEventTrigger", "ScnetJobStateTrigger"]
