@@ -6,14 +6,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime, timezone
 
-from airflow_provider_scnet.client import issued_tokens, response, transport
+from airflow_provider_scnet.client import issued_tokens
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
-from airflow_provider_scnet.client.error_codes import ErrorKind
 from airflow_provider_scnet.client.errors import ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.observation import Observation
-from airflow_provider_scnet.client.queue_counts import MOST_REQUESTS, observe_queues
+from airflow_provider_scnet.client.queue_counts import observe_queues
 from airflow_provider_scnet.client.text import listed, redacted
+from airflow_provider_scnet.client.transport import ask
 from airflow_provider_scnet.event_loop import clock
 
 #: Source: SCnet OpenAPI v2, "query job state data".
@@ -52,16 +52,13 @@ def poll_once(settings: ConnectionSettings, queues: Collection[str] = ()) -> Obs
     counts, error, doubt = None, None, ""
     by_queue: Mapping[str, JobCounts | ScnetError] = {}
     try:
-        answer = transport.send(_request(settings), settings)
-        counts = response.read(answer, JobCounts.from_data, *settings.secrets)
+        counts = ask(settings, JOB_STATE_PATH, JobCounts.from_data, params={"userName": settings.user_name})
         doubt = _doubt(settings, counts)
         # What proves nothing of all queues proves nothing of one.
         by_queue = dict.fromkeys(queues, counts) if doubt else observe_queues(settings, queues, counts)
     except ScnetError as e:
         error = e
         error.where = settings.where
-        if error.kind is ErrorKind.CREDENTIALS:
-            error.advice = settings.advice
     return Observation(
         counts=counts,
         error=error,
@@ -77,32 +74,11 @@ def poll_once(settings: ConnectionSettings, queues: Collection[str] = ()) -> Obs
     )
 
 
-def most_seconds(settings: ConnectionSettings, queues: Collection[str] = ()) -> float:
-    """
-    Return how long :func:`poll_once` may take, in seconds.
-
-    :param settings: whom to ask, and about whom
-    :param queues: the queues whose own counts are asked for, too
-    """
-    return settings.timeout * (1 + MOST_REQUESTS if queues else 1)
-
-
 def after_renewal(settings: ConnectionSettings, observation: Observation) -> Observation:
     """Return what a poll with a renewed token saw; if that token was refused too, nobody sends it again."""
     if observation.error and observation.is_refused:
         issued_tokens.note_refusal(settings, observation.error)
     return observation
-
-
-def _request(settings: ConnectionSettings) -> transport.Request:
-    return transport.Request(
-        method="GET",
-        base=settings.endpoint,
-        path=JOB_STATE_PATH,
-        headers={"token": settings.token},
-        params={"userName": settings.user_name},
-        secrets=settings.secrets,
-    )
 
 
 def _doubt(settings: ConnectionSettings, counts: JobCounts) -> str:

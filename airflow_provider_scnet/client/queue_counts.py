@@ -15,14 +15,13 @@ from typing import Any
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError, ScnetError, ScnetResponseError
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
-from airflow_provider_scnet.client.scheduler import ask, queue_names
+from airflow_provider_scnet.client.job_manager import queue_names
 from airflow_provider_scnet.client.text import listed, redacted
+from airflow_provider_scnet.client.transport import ask
 
 #: Source: SCnet OpenAPI v2; the shape of the answer as a public client reads it.
 QUEUE_COUNTS_PATH = "/hpc/openapi/v2/view/queue/jobs"
 
-#: How many requests :func:`observe_queues` makes at most, where a region has one scheduler.
-MOST_REQUESTS = 3
 #: Seconds for which a queue is known to exist, while no answer lists it.
 KNOWN_FOR = 600.0
 
@@ -47,7 +46,7 @@ def observe_queues(settings: ConnectionSettings, queues: Collection[str], whole:
     if not queues:
         return {}
     try:
-        by_queue = ask(settings, QUEUE_COUNTS_PATH, by_queue_from_data, {"userName": settings.user_name})
+        by_queue = ask(settings, QUEUE_COUNTS_PATH, by_queue_from_data, params={"userName": settings.user_name})
     except ScnetError as error:
         return dict.fromkeys(queues, error)
     for queue in by_queue:

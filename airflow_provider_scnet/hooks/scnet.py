@@ -6,30 +6,26 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Collection
-from concurrent.futures import TimeoutError as TimeoutOfFuture
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_provider_scnet.client import issued_tokens, job_state, scheduler, transport
+from airflow_provider_scnet.client import issued_tokens, job_manager, job_state, transport
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
-from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError, ScnetConnectionError, ScnetError
+from airflow_provider_scnet.client.errors import ErrorKind, ScnetAuthError, ScnetConfigError, ScnetError
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.client.queue_name import queue_named
+from airflow_provider_scnet.client.threads import run_in_thread
 from airflow_provider_scnet.client.token_payload import local
 from airflow_provider_scnet.hooks.masking import amask, mask
-from airflow_provider_scnet.hooks.threads import arun_in_thread, run_in_thread
 from airflow_provider_scnet.provider_info import CONN_FIELDS, DEFAULT_CONN_ID, UI_FIELD_BEHAVIOUR
 
 # Seconds: the Test button waits in the API server. All requests together take so long, less a margin to answer.
 _TEST_TIMEOUT = 10.0
 _TEST_MARGIN = 0.5
-
-# Seconds on top of the connection's own time-out before the caller stops waiting for a thread.
-_GRACE = 2.0
 
 
 class ScnetHook(BaseHook):
@@ -117,6 +113,52 @@ class ScnetHook(BaseHook):
         settings = await self.awith_token(await self.aread_settings(user_name))
         return self._counts_of((await self.apoll(settings, queues)).of(queue_name))
 
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        data: Any = None,
+        files: Any = None,
+    ) -> Any:
+        """
+        Send one request with the token and return the ``data`` of SCnet's answer.
+
+        It raises instead where SCnet reports an error, which it mostly does with HTTP 200::
+
+            ScnetHook().request("GET", "/hpc/openapi/v2/cluster")  # [{"id": 1637646236, …}]
+
+        It is sent once, and once more only where the region refuses a token that access keys obtained. Where no
+        answer comes, nobody knows whether SCnet did what was asked: whoever repeats a submission has to ask first
+        whether the job is there.
+
+        :param method: such as ``POST``
+        :param path: below the connection's endpoint, such as ``/hpc/openapi/v2/jobs``
+        :param params: the query
+        :param json: the body, sent as JSON
+        :param data: the body, sent as a form
+        :param files: files to send, as ``requests`` takes them
+        :raises ScnetError: where there is no answer within the connection's ``timeout``, or one that is an error;
+            the subclass says of which kind
+        :raises ValueError: where the path does not begin with a slash
+        """
+        if not path.startswith("/"):
+            raise ValueError(f"the path has to begin with a slash: {path!r}")
+        content = {"params": params, "json": json, "data": data, "files": files}
+
+        def ask(settings: ConnectionSettings) -> Any:
+            return transport.ask(settings, path, lambda data, *_: data, method=method, **content)
+
+        settings = issued_tokens.with_token(self.read_settings())
+        try:
+            return ask(settings)
+        except ScnetAuthError:
+            if not settings.keys:
+                raise
+        return ask(issued_tokens.with_token(settings, refused=settings.token))
+
     def get_job_limit(self) -> int | None:
         """
         Ask how many jobs the connection's user may have submitted, SCnet's ``userMaxSubmitJob``.
@@ -125,7 +167,7 @@ class ScnetHook(BaseHook):
 
         :raises ScnetError: where there is no answer, or one that is an error
         """
-        return scheduler.job_limit(issued_tokens.with_token(self.read_settings()))
+        return job_manager.job_limit(issued_tokens.with_token(self.read_settings()))
 
     def test_connection(self, queue_name: str | None = None) -> tuple[bool, str]:
         """
@@ -136,8 +178,8 @@ class ScnetHook(BaseHook):
         until = time.monotonic() + _TEST_TIMEOUT - _TEST_MARGIN
         try:
             queues = _queues(queue_name)
-            settings, seen = self._try_out(dataclasses.replace(self.read_settings(), until=until), queues)
-            observation = seen.of(queue_name)
+            settings = issued_tokens.with_token(dataclasses.replace(self.read_settings(), until=until))
+            observation = job_state.poll(settings, queues).of(queue_name)
             counts = self._counts_of(observation)
             counts.require(("total",))
         except ScnetError as error:
@@ -155,22 +197,6 @@ class ScnetHook(BaseHook):
             if state in ("running", "queued") or getattr(counts, state)
         )
         return True, f"{whose}: {found}; {_way(settings)}"
-
-    def _try_out(
-        self, settings: ConnectionSettings, queues: Collection[str]
-    ) -> tuple[ConnectionSettings, Observation]:
-        def try_out() -> tuple[ConnectionSettings, Observation]:
-            done = issued_tokens.with_token(settings)
-            return done, job_state.poll(done, queues)
-
-        try:
-            # In a thread: a name server can block it for longer than any time-out.
-            return run_in_thread(try_out).result(settings.at_most(_TEST_TIMEOUT) + _TEST_MARGIN)
-        except TimeoutOfFuture:
-            raise ScnetConnectionError(
-                "nothing was found out in time: does the host, or a proxy, have an address?",
-                where=f"connection '{settings.conn_id}'",
-            ) from None
 
     def read_settings(self, user_name: str | None = None) -> ConnectionSettings:
         """
@@ -215,13 +241,7 @@ class ScnetHook(BaseHook):
         """
         if done := issued_tokens.cached(settings, refused):
             return done
-        # The platform, the portal, and the same again for a renewal that is already under way.
-        seconds = 4 * settings.timeout + _GRACE
-        try:
-            return await arun_in_thread(lambda: issued_tokens.with_token(settings, refused), seconds)
-        except asyncio.TimeoutError:
-            late, where = f"the platform issued no token within {seconds:g} s", f"connection '{settings.conn_id}'"
-            raise ScnetConnectionError(late, where=where) from None
+        return await asyncio.wrap_future(run_in_thread(lambda: issued_tokens.with_token(settings, refused)))
 
     def _unreadable(self, error: Exception) -> ScnetError:
         # The error's own text is left out: Airflow puts a malformed URI into it, with the token. And the kind is
@@ -264,14 +284,7 @@ class ScnetHook(BaseHook):
         return job_state.after_renewal(settings, await self._apoll_once(settings, queues))
 
     async def _apoll_once(self, settings: ConnectionSettings, queues: Collection[str]) -> Observation:
-        # A name server, or many addresses that do not answer, can block a thread for longer than the connection's
-        # time-out; the gates do not wait for that.
-        seconds = job_state.most_seconds(settings, queues)
-        try:
-            return await arun_in_thread(lambda: job_state.poll_once(settings, queues), seconds + _GRACE)
-        except asyncio.TimeoutError:
-            late = ScnetConnectionError(f"no whole answer within {seconds:g} s", where=settings.where)
-            return Observation(error=late, account=settings.account, where=settings.where)
+        return await asyncio.wrap_future(run_in_thread(lambda: job_state.poll_once(settings, queues)))
 
     def _counts_of(self, observation: Observation) -> JobCounts:
         for note in (*observation.notes, *filter(None, [observation.doubt])):
