@@ -67,7 +67,7 @@ def job_limit(settings: ConnectionSettings) -> int | None:
     return None
 
 
-def _limit_from_data(data: Any, *secrets: str) -> int | None:
+def _limit_from_data(data: Any) -> int | None:
     # A list by its documentation, an object to a public client.
     match data if isinstance(data, list) else [data]:
         case [{"userMaxSubmitJob": int(limit)}] if not isinstance(limit, bool) and 0 < limit <= _LARGEST_LIMIT:
@@ -75,14 +75,14 @@ def _limit_from_data(data: Any, *secrets: str) -> int | None:
     return None
 
 
-def _schedulers_from_data(data: Any, *secrets: str) -> list[str]:
+def _schedulers_from_data(data: Any) -> list[str]:
     ids = [entry.get("id") for entry in data if isinstance(entry, Mapping)] if isinstance(data, list) else []
     if not ids or not all(isinstance(each, str | int) and not isinstance(each, bool) for each in ids):
         raise ScnetResponseError("the answer's data is no list of schedulers with an id")
     return [str(each) for each in ids]
 
 
-def _names_from_data(data: Any, *secrets: str) -> set[Any]:
+def _names_from_data(data: Any) -> set[Any]:
     if data is None:
         return set()
     entries = data if isinstance(data, list) else [data]

@@ -60,12 +60,11 @@ def observe_queues(settings: ConnectionSettings, queues: Collection[str], whole:
     }
 
 
-def by_queue_from_data(data: Any, *secrets: str) -> dict[str, JobCounts]:
+def by_queue_from_data(data: Any) -> dict[str, JobCounts]:
     """
     Read the ``data`` of a successful answer of :data:`QUEUE_COUNTS_PATH`.
 
     :param data: the decoded list; None where no queue has jobs
-    :param secrets: texts that must not appear in what is said of it
     :raises ScnetResponseError: where it is anything else
     """
     if data is None:
@@ -77,8 +76,8 @@ def by_queue_from_data(data: Any, *secrets: str) -> dict[str, JobCounts]:
         if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str) or not entry["name"]:
             raise ScnetResponseError("an entry of the answer's data has no name of a queue")
         if entry["name"] in found:
-            raise ScnetResponseError(f"queue '{redacted(entry['name'], *secrets)}' is reported twice")
-        found[entry["name"]] = JobCounts.from_metrics(entry.get("values"), *secrets)
+            raise ScnetResponseError(f"queue '{redacted(entry['name'])}' is reported twice")
+        found[entry["name"]] = JobCounts.from_metrics(entry.get("values"))
     return found
 
 
@@ -126,7 +125,7 @@ def _errors_of_names(settings: ConnectionSettings, queues: Collection[str]) -> d
     except ScnetError as error:
         return dict.fromkeys(queues, error)
     _known.update({(*settings.account, queue): time.monotonic() for queue in names.intersection(queues)})
-    there_are = listed([f"'{redacted(name, *settings.secrets)}'" for name in sorted(names)], _MOST_NAMES)
+    there_are = listed([f"'{redacted(name)}'" for name in sorted(names)], _MOST_NAMES)
     return {
         queue: ScnetConfigError(
             f"SCnet knows no queue '{redacted(queue)}' for this user; there are {there_are}", where=settings.where

@@ -92,7 +92,7 @@ class Request:
 def ask(
     settings: ConnectionSettings,
     path: str,
-    reader: Callable[..., T],
+    reader: Callable[[Any], T],
     *,
     method: str = "GET",
     **content: Any,
@@ -102,7 +102,7 @@ def ask(
 
     :param settings: whom to ask
     :param path: below the endpoint, with a slash at its beginning
-    :param reader: converts the ``data`` of the answer; its further arguments are the secrets
+    :param reader: converts the ``data`` of the answer
     :param method: how to ask
     :param content: the query and the body, as in :class:`Request`
     :raises ScnetError: where there is no answer, or one that is an error or cannot be read; it names the path

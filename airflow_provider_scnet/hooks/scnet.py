@@ -149,7 +149,7 @@ class ScnetHook(BaseHook):
         content = {"params": params, "json": json, "data": data, "files": files}
 
         def ask(settings: ConnectionSettings) -> Any:
-            return transport.ask(settings, path, lambda data, *_: data, method=method, **content)
+            return transport.ask(settings, path, lambda data: data, method=method, **content)
 
         settings = issued_tokens.with_token(self.read_settings())
         try:
