@@ -225,7 +225,7 @@ class TestNames:
         assert late
         assert scnet.requests == []
 
-    def test_no_more_than_a_few_requests_hang(self, names, monkeypatch):
+    def test_no_more_than_a_few_requests_hang(self, scnet: ScnetSimulator, names, monkeypatch):
         monkeypatch.setattr(transport, "MOST_HANGING", 2)
         for _ in range(3):
             with pytest.raises(ScnetConnectionError) as caught:
@@ -234,6 +234,8 @@ class TestNames:
         assert caught.value.kind is ErrorKind.TRANSIENT
         assert len(names.threads) == 2
         names.answer()
+        conn = scnet.connection(timeout=60) | {"host": f"http://localhost:{scnet.port}"}
+        monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", json.dumps(conn))
         assert ScnetHook().get_job_counts().queued == 0
 
     @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -241,8 +243,8 @@ class TestNames:
         with pytest.raises(ScnetConnectionError):
             ScnetHook().get_job_counts()
         fork = multiprocessing.get_context("fork")
-        child = fork.Process(target=lambda: sys.exit(len(transport._hanging)))
-        assert transport._hanging
+        child = fork.Process(target=lambda: sys.exit(any(transport._hanging.values())))
+        assert any(transport._hanging.values())
         child.start()
         child.join()
         assert child.exitcode == 0
@@ -293,7 +295,7 @@ class TestProxies:
         [
             ("http://nowhere.invalid:3128", r"the proxy http://nowhere\.invalid:3128 .*it has no address"),
             ("http://127.0.0.1:9", r"the proxy http://127\.0\.0\.1:9 .*failed: Connection refused"),
-            ("http://127.0.0.1:99999", r"the proxy .* is no address"),
+            ("http://u:SECRET-PW@127.0.0.1:99999", r"the proxy .* is no address"),
             ("http://a..b:1", r"the proxy .* is no address"),
         ],
     )
@@ -302,6 +304,17 @@ class TestProxies:
         with pytest.raises(ScnetError, match=said) as caught:
             ScnetHook().get_job_counts()
         assert f"({named_by})" in str(caught.value)
+        assert "SECRET" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("proxy", "said"),
+        [("127.0.0.1:9", "failed: Connection refused"), ("u:SECRET-PW@127.0.0.1:9", "no address")],
+    )
+    def test_an_environment_may_leave_out_the_scheme_of_a_proxy(self, use, monkeypatch, proxy, said):
+        self.point_to(proxy, "the environment", use, monkeypatch)
+        with pytest.raises(ScnetError, match=rf"the proxy 127\.0\.0\.1:9 \(the environment\) .*{said}") as caught:
+            ScnetHook().get_job_counts()
+        assert "SECRET" not in str(caught.value)
 
     def test_a_proxy_that_is_silent_is_named(self, use):
         with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import http.client
 import math
 import os
@@ -63,7 +62,7 @@ _BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _NOT_YET_VALID = 9
 
 # By origin. A process that is forked has none of these threads.
-_hanging: dict[str, list[Future[Answer]]] = {}
+_hanging: dict[str, set[Future[Answer]]] = {}
 os.register_at_fork(after_in_child=_hanging.clear)
 
 
@@ -135,7 +134,7 @@ def send(request: Request, settings: ConnectionSettings) -> Answer:
     if not seconds:
         raise ScnetConnectionError("there was no time left to ask")
     until = _after(seconds)
-    hanging = _hanging[request.base] = [each for each in _hanging.get(request.base, ()) if not each.done()]
+    hanging = _hanging.setdefault(request.base, set())
     if len(hanging) >= MOST_HANGING:
         raise ScnetConnectionError(
             f"{len(hanging)} earlier requests to {request.base} still hang, in a name server perhaps"
@@ -146,7 +145,8 @@ def send(request: Request, settings: ConnectionSettings) -> Answer:
         return answer.result(seconds)
     except (requests.RequestException, OSError, ValueError, TimeoutOfFuture) as error:
         if not answer.done():
-            hanging.append(answer)
+            hanging.add(answer)
+            answer.add_done_callback(hanging.discard)
         if isinstance(error, (requests.Timeout, TimeoutOfFuture)) or isinstance(_root(error), TimeoutError):
             raise ScnetConnectionError(f"no whole answer within {seconds:.3g} s{_through(session)}") from None
         raise _readable(error, session, request.secrets) from None
@@ -224,8 +224,9 @@ class OneOriginSession(requests.Session):
         #: The proxy on the way, for people, without its password; empty where there is none.
         self.proxy = ""
         if proxy := select_proxy(base, self.proxies):
+            shown = redacted(re.sub(r"^(\w+://)?.*@", r"\1", proxy))
             named_by = "extra 'proxies'" if settings.proxies else "the environment"
-            self.proxy = f"the proxy {redacted(re.sub('//.*@', '//', proxy))} ({named_by})"
+            self.proxy = f"the proxy {shown} ({named_by})"
 
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
         """Send a request to a path or an address, with the connection's time-outs unless others are given."""
@@ -310,7 +311,7 @@ def _connected(host: str, port: int, seconds: float | None, options: Iterable[An
     """
     until = _after(seconds)
     untried = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
-    failure: OSError = OSError(errno.EADDRNOTAVAIL, "the name has no address")
+    failure = OSError("the name has no address")
     with selectors.DefaultSelector() as trying, contextlib.ExitStack() as sockets:
         while untried or trying.get_map():
             left = until - time.monotonic()
@@ -323,8 +324,8 @@ def _connected(host: str, port: int, seconds: float | None, options: Iterable[An
                     for option in options:
                         sock.setsockopt(*option)
                     sock.setblocking(False)
-                    if (code := sock.connect_ex(address)) not in (0, errno.EINPROGRESS):
-                        raise OSError(code, os.strerror(code))
+                    with contextlib.suppress(BlockingIOError):
+                        sock.connect(address)
                 except OSError as error:
                     failure = error
                     continue
@@ -390,9 +391,9 @@ def _readable(error: Exception, session: OneOriginSession, secrets: tuple[str, .
         return ScnetConfigError(f"{session.authorities} names no readable file of authorities")
     if isinstance(error, requests.exceptions.ContentDecodingError):
         return ScnetResponseError("the answer cannot be decompressed")
-    if isinstance(error, requests.exceptions.SSLError) and not isinstance(root, (ssl.SSLEOFError, OSError)):
-        return ScnetConnectionError(f"TLS failed: {reason}", kind=ErrorKind.UNCLEAR)
-    if isinstance(root, ssl.SSLError) and not isinstance(root, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+    is_tls = isinstance(error, requests.exceptions.SSLError) and not isinstance(root, OSError)
+    is_broken_off = isinstance(root, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
+    if is_tls or (isinstance(root, ssl.SSLError) and not is_broken_off):
         return ScnetConnectionError(f"TLS failed: {reason}; is it an https endpoint?", kind=ErrorKind.UNCLEAR)
     if isinstance(root, socket.gaierror) and root.errno != socket.EAI_AGAIN:
         return ScnetConnectionError(f"the host has no address ({reason}): is it right?", kind=ErrorKind.UNCLEAR)
@@ -400,7 +401,7 @@ def _readable(error: Exception, session: OneOriginSession, secrets: tuple[str, .
         return ScnetConnectionError(f"the connection failed: {reason}{_through(session)}")
     if session.proxy and "SOCKS support" in str(error):
         return ScnetConfigError(f"{session.proxy} is a SOCKS proxy, which needs the Python package PySocks")
-    if isinstance(error, (requests.exceptions.InvalidURL, UnicodeError)) or type(error) is ValueError:
+    if isinstance(error, requests.exceptions.InvalidURL) or (session.proxy and isinstance(root, ValueError)):
         return ScnetConfigError(f"{session.proxy or 'the host'} is no address")
     return ScnetResponseError(f"the answer cannot be read ({type(root).__name__})")
 
