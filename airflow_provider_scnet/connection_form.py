@@ -36,12 +36,12 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
     },
     "timeout": {
         "label": "Timeout (seconds)",
-        "description": "For connecting, between bytes, and for the whole answer. Empty: 10.",
+        "description": "For a whole request, from the look-up of the name to the end of the answer. Empty: 10.",
         "schema": {"type": ["number", "null"]},
     },
     "verify": {
         "label": "Verify certificates",
-        "description": "true, false, or the path of a CA bundle. Empty: true.",
+        "description": "Of the region: true, false, or the path of a CA bundle. Empty: true.",
         "schema": {"type": ["string", "null"]},
     },
     "proxies": {

@@ -19,15 +19,6 @@ from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
 HPC = "/hpc/openapi/v2"
 
 
-def data_of(answer):
-    """Return the data of an answer; an error where SCnet reports one, with what it says."""
-    answer.raise_for_status()
-    body = answer.json()
-    if str(body["code"]) != "0":
-        raise RuntimeError(f"SCnet answers with code {body['code']}: {body['msg']}")
-    return body["data"]
-
-
 @dag(
     schedule=None,
     start_date=datetime(2026, 1, 1),
@@ -43,21 +34,21 @@ def scnet_any_cluster():
     # Without retries: nobody knows whether a job without an answer is there. scnet_submit.py shows how to ask.
     @task
     def submit(sample, conn_id, params=None):
-        with ScnetHook(conn_id).get_conn() as scnet:
-            scheduler = str(data_of(scnet.get(f"{HPC}/cluster"))[0]["id"])
-            job = {
-                "GAP_APPNAME": "BASE",
-                "GAP_SUBMIT_TYPE": "cmd",
-                "GAP_JOB_NAME": sample,
-                "GAP_CMD_FILE": "hostname\nsleep 60",
-                "GAP_WORK_DIR": params["work_dir"],
-                "GAP_QUEUE": params["queue"],
-                "GAP_NNODE": "1",
-                "GAP_NPROC": "1",
-                "GAP_WALL_TIME": "00:10:00",
-            }
-            body = {"strJobManagerID": scheduler, "mapAppJobInfo": job}
-            return conn_id, data_of(scnet.post(f"{HPC}/apptemplates/BASIC/BASE/job", json=body))
+        hook = ScnetHook(conn_id)
+        scheduler = str(hook.request("GET", f"{HPC}/cluster")[0]["id"])
+        job = {
+            "GAP_APPNAME": "BASE",
+            "GAP_SUBMIT_TYPE": "cmd",
+            "GAP_JOB_NAME": sample,
+            "GAP_CMD_FILE": "hostname\nsleep 60",
+            "GAP_WORK_DIR": params["work_dir"],
+            "GAP_QUEUE": params["queue"],
+            "GAP_NNODE": "1",
+            "GAP_NPROC": "1",
+            "GAP_WALL_TIME": "00:10:00",
+        }
+        body = {"strJobManagerID": scheduler, "mapAppJobInfo": job}
+        return conn_id, hook.request("POST", f"{HPC}/apptemplates/BASIC/BASE/job", json=body)
 
     @task_group
     def gated_submission(sample):

@@ -25,19 +25,10 @@ INTERVAL = float(os.environ.get("SCNET_POKE_INTERVAL", 60))  # seconds; only a d
 RETRY_DELAY = timedelta(seconds=2 * INTERVAL)
 
 
-def data_of(answer):
-    """Return the data of an answer; an error where SCnet reports one, with what it says."""
-    answer.raise_for_status()
-    body = answer.json()
-    if str(body["code"]) != "0":
-        raise RuntimeError(f"SCnet answers with code {body['code']}: {body['msg']}")
-    return body["data"]
-
-
-def find_job(scnet, scheduler, name):
+def find_job(hook, scheduler, name):
     """Return the id of the job of this name; None where there is none."""
-    asked = {"strClusterIDList": scheduler, "strJobOwner": scnet.user_name, "strJobName": name}
-    found = data_of(scnet.get(f"{HPC}/jobs", params={**asked, "start": "0", "limit": "25"})) or {"total": 0}
+    asked = {"strClusterIDList": scheduler, "strJobOwner": hook.get_conn().user_name, "strJobName": name}
+    found = hook.request("GET", f"{HPC}/jobs", params={**asked, "start": "0", "limit": "25"}) or {"total": 0}
     jobs = found.get("list") or []
     ids = [str(job["jobId"]) for job in jobs if job["jobName"] == name]
     if not ids and int(found["total"]) > len(jobs):
@@ -47,27 +38,27 @@ def find_job(scnet, scheduler, name):
 
 def submit_once(name, command, queue, work_dir):
     """Submit a job unless there is one of this name; return its id."""
-    with ScnetHook().get_conn() as scnet:
-        scheduler = str(data_of(scnet.get(f"{HPC}/cluster"))[0]["id"])
-        if job_id := find_job(scnet, scheduler, name):
-            return job_id
-        job = {
-            "GAP_APPNAME": "BASE",
-            "GAP_SUBMIT_TYPE": "cmd",
-            "GAP_JOB_NAME": name,
-            "GAP_CMD_FILE": command,
-            "GAP_WORK_DIR": work_dir,
-            "GAP_QUEUE": queue,
-            "GAP_NNODE": "1",
-            "GAP_NPROC": "1",
-            "GAP_WALL_TIME": "00:10:00",
-        }
-        body = {"strJobManagerID": scheduler, "mapAppJobInfo": job}
-        # Where no answer comes, this raises, and the next try asks for the job.
-        job_id = data_of(scnet.post(f"{HPC}/apptemplates/BASIC/BASE/job", json=body))
-        if not job_id:
-            raise RuntimeError("SCnet names no job: the next try sees whether there is one")
-        return str(job_id)
+    hook = ScnetHook()
+    scheduler = str(hook.request("GET", f"{HPC}/cluster")[0]["id"])
+    if job_id := find_job(hook, scheduler, name):
+        return job_id
+    job = {
+        "GAP_APPNAME": "BASE",
+        "GAP_SUBMIT_TYPE": "cmd",
+        "GAP_JOB_NAME": name,
+        "GAP_CMD_FILE": command,
+        "GAP_WORK_DIR": work_dir,
+        "GAP_QUEUE": queue,
+        "GAP_NNODE": "1",
+        "GAP_NPROC": "1",
+        "GAP_WALL_TIME": "00:10:00",
+    }
+    body = {"strJobManagerID": scheduler, "mapAppJobInfo": job}
+    # Where no answer comes, this raises, and the next try asks for the job.
+    job_id = hook.request("POST", f"{HPC}/apptemplates/BASIC/BASE/job", json=body)
+    if not job_id:
+        raise RuntimeError("SCnet names no job: the next try sees whether there is one")
+    return str(job_id)
 
 
 @dag(

@@ -24,7 +24,7 @@ from airflow import __version__ as airflow_version
 
 from airflow_provider_scnet import __main__ as command_line
 from airflow_provider_scnet.cli import commands, definition
-from airflow_provider_scnet.client.scheduler import LIMITS_PATH, SCHEDULER_PATH
+from airflow_provider_scnet.client.job_manager import LIMITS_PATH, SCHEDULER_PATH
 from airflow_provider_scnet.hooks.polled_connection import PolledConnection
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.testing import Fault

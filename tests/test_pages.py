@@ -21,7 +21,6 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-import requests
 import yaml
 from airflow.models.connection import Connection
 
@@ -33,6 +32,7 @@ from airflow_provider_scnet.claims.record import FORMAT
 from airflow_provider_scnet.claims.terms import GateId, SubmissionTasks, Terms
 from airflow_provider_scnet.client.connection_settings import EXTRAS, ConnectionSettings
 from airflow_provider_scnet.client.error_codes import CODES, ErrorKind
+from airflow_provider_scnet.client.errors import ScnetConnectionError
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.event_loop import clock
@@ -240,7 +240,7 @@ def test_the_submission_that_the_page_shows_submits_no_job_twice(scnet: ScnetSim
     exec(compile(block.text, str(block), "exec"), names)
     submit, one, other = names["submit"].function, *(SimpleNamespace(dag_id="d", run_id=f"r__{n}") for n in (1, 2))
     scnet.order(Fault(drop="before"), path=SUBMISSION_PATH)
-    with pytest.raises(requests.ConnectionError):
+    with pytest.raises(ScnetConnectionError):
         submit(ti=one)
     assert [submit(ti=one), submit(ti=one), submit(ti=other)] == ["1", "1", "2"]
     assert [job.name for job in scnet.jobs("alice")] == ["d-r--1", "d-r--2"]

@@ -15,13 +15,13 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow_provider_scnet.client import queue_counts
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError, ScnetError, ScnetResponseError
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
+from airflow_provider_scnet.client.job_manager import QUEUE_NAMES_PATH, SCHEDULER_PATH
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.client.queue_counts import (
     QUEUE_COUNTS_PATH,
     by_queue_from_data,
     missing_queue,
 )
-from airflow_provider_scnet.client.scheduler import QUEUE_NAMES_PATH, SCHEDULER_PATH
 from airflow_provider_scnet.gate.condition import NAMES
 from airflow_provider_scnet.gate.decision import Verdict, decide
 from airflow_provider_scnet.gate.gate import Gate

@@ -8,8 +8,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import requests
 
+from airflow_provider_scnet.client.errors import (
+    ScnetApiError,
+    ScnetConnectionError,
+    ScnetError,
+    ScnetResponseError,
+)
 from airflow_provider_scnet.testing import JOB_LIST_PATH, SUBMISSION_PATH, Fault, ScnetSimulator
 
 EXAMPLE = Path(__file__).parent.parent / "example_dags" / "scnet_submit.py"
@@ -42,12 +47,12 @@ def test_it_submits_and_returns_the_id_of_the_job(scnet: ScnetSimulator, submit)
 @pytest.mark.parametrize(
     ("fault", "error"),
     [
-        (Fault(drop="before"), requests.ConnectionError),
-        (Fault(drop="body"), requests.exceptions.ChunkedEncodingError),
-        (Fault(status=504), requests.HTTPError),
-        (Fault.api("10013", "操作超时"), RuntimeError),
+        (Fault(drop="before"), ScnetConnectionError),
+        (Fault(drop="body"), ScnetConnectionError),
+        (Fault(status=504), ScnetResponseError),
+        (Fault.api("10013", "操作超时"), ScnetApiError),
         (Fault.api("0", "success", ""), RuntimeError),
-        (Fault.html(200, "<p>Login"), requests.exceptions.JSONDecodeError),
+        (Fault.html(200, "<p>Login"), ScnetResponseError),
     ],
     ids=["no answer", "half an answer", "gateway", "time-out", "no id", "a page"],
 )
@@ -61,7 +66,7 @@ def test_a_job_without_an_answer_is_found_and_not_submitted_again(scnet: ScnetSi
 
 def test_a_submission_that_scnet_did_not_hear_is_repeated(scnet: ScnetSimulator, submit):
     scnet.order(Fault(drop="before", unheard=True), path=SUBMISSION_PATH)
-    with pytest.raises(requests.ConnectionError):
+    with pytest.raises(ScnetConnectionError):
         submit()
     assert names(scnet) == []
     assert submit() == "1"
@@ -81,7 +86,7 @@ def test_another_job_whose_name_begins_alike_is_not_taken_for_it(scnet: ScnetSim
 def test_nothing_is_submitted_while_nobody_knows_whether_the_job_is_there(scnet: ScnetSimulator, submit):
     for fault in [Fault.api("10001", "内部错误"), Fault.api("0", "success", {"total": 26, "list": []})]:
         scnet.order(fault, path=JOB_LIST_PATH)
-        with pytest.raises(RuntimeError):
+        with pytest.raises((ScnetError, RuntimeError)):
             submit()
     assert names(scnet) == []
 
@@ -93,5 +98,7 @@ def test_a_list_without_jobs_may_be_null(scnet: ScnetSimulator, submit, data):
 
 
 def test_a_refusal_is_said_in_the_words_of_sbatch(submit):
-    with pytest.raises(RuntimeError, match=r"code 815007: 作业提交失败: sbatch: error: .*Invalid partition name"):
+    with pytest.raises(
+        ScnetApiError, match=r"code 815007 .*作业提交失败: sbatch: error: .*Invalid partition name"
+    ):
         submit(queue="nowhere")

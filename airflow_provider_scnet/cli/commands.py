@@ -25,12 +25,12 @@ from airflow_provider_scnet.client.errors import ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.client.queue_name import queue_named
+from airflow_provider_scnet.client.threads import run_in_thread
 from airflow_provider_scnet.gate.condition import Condition
 from airflow_provider_scnet.gate.decision import Verdict, decide
 from airflow_provider_scnet.gate.gate import Gate
 from airflow_provider_scnet.hooks.polled_connection import PolledConnection
 from airflow_provider_scnet.hooks.scnet import ScnetHook
-from airflow_provider_scnet.hooks.threads import run_in_thread
 
 #: How a command ends; those from 128 on as a shell names the signals.
 YES, NO, COULD_NOT_TELL, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141

@@ -102,12 +102,11 @@ class RegionToken:
         return f"'{self.name}' ({self.cluster_id})" if self.name else self.cluster_id
 
 
-def tokens_from_data(data: Any, *secrets: str) -> list[RegionToken]:
+def tokens_from_data(data: Any) -> list[RegionToken]:
     """
     Read the ``data`` of the platform's answer: the tokens of all regions.
 
     :param data: the decoded list
-    :param secrets: texts that must not appear in an error
     :raises ScnetResponseError: where it is not the documented list
     """
     if not isinstance(data, list) or not data:
@@ -116,7 +115,7 @@ def tokens_from_data(data: Any, *secrets: str) -> list[RegionToken]:
     issued = [
         entry["token"] for entry in data if isinstance(entry, Mapping) and isinstance(entry.get("token"), str)
     ]
-    entries = [_entry(entry, *secrets, *issued) for entry in data]
+    entries = [_entry(entry, *issued) for entry in data]
     return [entry for entry in entries if entry.cluster_id != NO_REGION]
 
 
@@ -145,7 +144,7 @@ def token_of(cluster_id: str, regions: Sequence[RegionToken]) -> RegionToken:
     return found[0]
 
 
-def _entry(entry: Any, *secrets: str) -> RegionToken:
+def _entry(entry: Any, *issued: str) -> RegionToken:
     if not isinstance(entry, Mapping) or "token" not in entry:
         raise ScnetResponseError("the answer's list of tokens holds something else")
     cluster_id, name, token = entry.get("clusterId"), entry.get("clusterName"), entry["token"]
@@ -154,10 +153,10 @@ def _entry(entry: Any, *secrets: str) -> RegionToken:
     if not isinstance(cluster_id, str) or not cluster_id:
         raise ScnetResponseError("the answer lists a token without its clusterId")
     if token is not None and (not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token)):
-        raise ScnetResponseError(f"the answer's token for the region {redacted(cluster_id, *secrets)} is no token")
+        raise ScnetResponseError(f"the answer's token for the region {redacted(cluster_id, *issued)} is no token")
     return RegionToken(
-        cluster_id=redacted(cluster_id, *secrets),
-        name=redacted(name, *secrets) if isinstance(name, str) else "",
+        cluster_id=redacted(cluster_id, *issued),
+        name=redacted(name, *issued) if isinstance(name, str) else "",
         token=token,
     )
 
@@ -177,12 +176,11 @@ class Region:
     others: tuple[str, ...]
 
     @classmethod
-    def of(cls, data: Any, *secrets: str) -> Region:
+    def of(cls, data: Any) -> Region:
         """
         Read a description.
 
         :param data: the ``data`` of the answer
-        :param secrets: texts that must not appear in an error
         :raises ScnetResponseError: where it is not the documented object
         """
         if not isinstance(data, Mapping):
@@ -196,10 +194,10 @@ class Region:
             if not isinstance(entry, Mapping) or not isinstance(entry.get("url"), str):
                 raise ScnetResponseError("the answer's hpcUrls hold something else")
             # Documented as a text.
-            addresses[str(entry.get("enable")).lower() == "true"].append(redacted(entry["url"], *secrets))
+            addresses[str(entry.get("enable")).lower() == "true"].append(redacted(entry["url"]))
         name = (user or {}).get("userName")
-        # Messages and records show the name as it is.
-        if name is not None and not (is_user_name(name) and all(secret not in name for secret in secrets)):
+        # Messages and records show the name as it is. Stars are what stood for a secret.
+        if name is not None and not (is_user_name(name) and "***" not in name):
             raise ScnetResponseError("the answer's name of the cluster user is no name")
         return cls(
             user_name=name.strip() if name else None,

@@ -58,8 +58,8 @@ class ConnectionSettings:
     :param endpoint: scheme, host, port and path, without the trailing ``/hpc``
     :param user_name: the cluster user whose jobs are counted
     :param token: what the request is authorised with
-    :param timeout: seconds for connecting, between bytes, and for the whole answer
-    :param verify: whether to verify certificates, or a file of authorities to trust
+    :param timeout: seconds for a whole request, from the look-up of the name to the end of the answer
+    :param verify: whether to verify certificates of the endpoint, or a file of authorities to trust
     :param proxies: proxy addresses by scheme
     :param allow_foreign_user: whether all zeros for another user than the token's own are believed
     :param counted_after: seconds after which the cluster's counts include a submitted job
@@ -365,7 +365,7 @@ def _proxies(value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or not all(
         scheme in ("http", "https", "all")
         and isinstance(address, str)
-        and address.startswith(("http://", "https://"))
+        and re.match("(https?|socks5h?|socks4a?)://.", address)
         for scheme, address in value.items()
     ):
         raise ScnetConfigError('extra \'proxies\' is not a JSON object such as {"https": "http://proxy:3128"}')

@@ -11,13 +11,10 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHo
 
 from airflow_provider_scnet.client import issued_tokens, job_state
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
-from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError, ScnetConnectionError, ScnetError
+from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError, ScnetError
 from airflow_provider_scnet.client.observation import Observation
+from airflow_provider_scnet.client.threads import run_in_thread
 from airflow_provider_scnet.hooks.masking import amask, mask
-from airflow_provider_scnet.hooks.threads import arun_in_thread
-
-# Seconds on top of the connection's own time-out before the caller stops waiting for a thread.
-_GRACE = 2.0
 
 
 class PolledConnection:
@@ -72,12 +69,7 @@ class PolledConnection:
         """
         if done := issued_tokens.cached(settings):
             return done
-        seconds = issued_tokens.MOST_TIMEOUTS * settings.timeout + _GRACE
-        try:
-            return await arun_in_thread(lambda: issued_tokens.with_token(settings), seconds)
-        except asyncio.TimeoutError:
-            late, where = f"the platform issued no token within {seconds:g} s", f"connection '{settings.conn_id}'"
-            raise ScnetConnectionError(late, where=where) from None
+        return await asyncio.wrap_future(run_in_thread(lambda: issued_tokens.with_token(settings)))
 
     def _unreadable(self, error: Exception, in_triggerer: bool = False) -> ScnetError:
         # The error's own text is left out: Airflow puts a malformed URI into it, with the token. And the kind is
@@ -115,10 +107,4 @@ class PolledConnection:
         :param settings: whom to ask, and about whom
         :param queues: the queues whose own counts are asked for, too
         """
-        # A backstop: the gates do not wait for a thread that a name server blocks.
-        seconds = job_state.most_seconds(settings, queues)
-        try:
-            return await arun_in_thread(lambda: job_state.poll(settings, queues), seconds + _GRACE)
-        except asyncio.TimeoutError:
-            late = ScnetConnectionError(f"no whole answer within {seconds:g} s", where=settings.where)
-            return Observation(error=late, account=settings.account, where=settings.where)
+        return await asyncio.wrap_future(run_in_thread(lambda: job_state.poll(settings, queues)))

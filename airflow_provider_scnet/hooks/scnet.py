@@ -6,16 +6,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Collection
-from concurrent.futures import TimeoutError as TimeoutOfFuture
+from collections.abc import Mapping
 from typing import Any
 
 import requests
 from airflow.providers.common.compat.sdk import BaseHook
 
-from airflow_provider_scnet.client import issued_tokens, job_state, response, scheduler, transport
+from airflow_provider_scnet.client import issued_tokens, job_manager, job_state, response, transport
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
-from airflow_provider_scnet.client.errors import ErrorKind, ScnetConnectionError, ScnetError
+from airflow_provider_scnet.client.errors import ErrorKind, ScnetError
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.client.queue_name import queue_named
@@ -23,7 +22,6 @@ from airflow_provider_scnet.client.token_payload import local
 from airflow_provider_scnet.connection_form import CONN_FIELDS, DEFAULT_CONN_ID, UI_FIELD_BEHAVIOUR
 from airflow_provider_scnet.hooks.masking import mask
 from airflow_provider_scnet.hooks.polled_connection import PolledConnection
-from airflow_provider_scnet.hooks.threads import run_in_thread
 
 # Seconds: the Test button waits in the API server. All requests together take so long, less a margin to answer.
 _TEST_TIMEOUT = 10.0
@@ -123,6 +121,46 @@ class ScnetHook(BaseHook):
         settings = await connection.awith_token(await connection.aread_settings(user_name))
         return self._counts_of((await connection.apoll(settings, queues)).of(queue_name))
 
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        data: Any = None,
+        files: Any = None,
+    ) -> Any:
+        """
+        Send one request with the token and return the ``data`` of SCnet's answer.
+
+        It raises instead where SCnet reports an error, which it mostly does with HTTP 200::
+
+            ScnetHook().request("GET", "/hpc/openapi/v2/cluster")  # [{"id": 1637646236, …}]
+
+        It is sent once, and once more only where the region refuses a token that access keys obtained. Where no
+        answer comes, nobody knows whether SCnet did what was asked: whoever repeats a submission has to ask first
+        whether the job is there.
+
+        :param method: such as ``POST``
+        :param path: below the connection's endpoint, such as ``/hpc/openapi/v2/jobs``
+        :param params: the query
+        :param json: the body, sent as JSON
+        :param data: the body, sent as a form
+        :param files: files to send, as ``requests`` takes them
+        :raises ScnetError: where there is no answer within the connection's ``timeout``, or one that is an error;
+            the subclass says of which kind
+        :raises ValueError: where the path does not begin with a slash
+        """
+        if not path.startswith("/"):
+            raise ValueError(f"the path has to begin with a slash: {path!r}")
+        content = {"params": params, "json": json, "data": data, "files": files}
+
+        def ask(settings: ConnectionSettings) -> Any:
+            return transport.ask(settings, path, lambda data: data, method=method, **content)
+
+        return issued_tokens.ask(self._connection.read_settings(), ask)
+
     def get_job_limit(self) -> int | None:
         """
         Ask how many jobs the connection's user may have submitted, SCnet's ``userMaxSubmitJob``.
@@ -131,7 +169,7 @@ class ScnetHook(BaseHook):
 
         :raises ScnetError: where there is no answer, or one that is an error
         """
-        return issued_tokens.ask(self._connection.read_settings(), scheduler.job_limit)
+        return issued_tokens.ask(self._connection.read_settings(), job_manager.job_limit)
 
     def test_connection(self, queue_name: str | None = None) -> tuple[bool, str]:
         """
@@ -143,8 +181,8 @@ class ScnetHook(BaseHook):
         try:
             queues = _queues(queue_name)
             settings = dataclasses.replace(self._connection.read_settings(), until=until)
-            settings, seen = self._try_out(settings, queues)
-            observation = seen.of(queue_name)
+            settings = issued_tokens.with_token(settings)
+            observation = job_state.poll(settings, queues).of(queue_name)
             counts = self._counts_of(observation)
             counts.require(("total",))
         except ScnetError as error:
@@ -162,22 +200,6 @@ class ScnetHook(BaseHook):
             if state in ("running", "queued") or getattr(counts, state)
         )
         return True, f"{whose}: {found}; {_way(settings)}"
-
-    def _try_out(
-        self, settings: ConnectionSettings, queues: Collection[str]
-    ) -> tuple[ConnectionSettings, Observation]:
-        def try_out() -> tuple[ConnectionSettings, Observation]:
-            done = issued_tokens.with_token(settings)
-            return done, job_state.poll(done, queues)
-
-        try:
-            # In a thread: a name server can block it for longer than any time-out.
-            return run_in_thread(try_out).result(settings.at_most(_TEST_TIMEOUT) + _TEST_MARGIN)
-        except TimeoutOfFuture:
-            raise ScnetConnectionError(
-                "nothing was found out in time: does the host, or a proxy, have an address?",
-                where=f"connection '{settings.conn_id}'",
-            ) from None
 
     def _counts_of(self, observation: Observation) -> JobCounts:
         for note in (*observation.notes, *filter(None, [observation.doubt])):

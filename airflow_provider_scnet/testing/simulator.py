@@ -8,12 +8,13 @@ it leaves open is answered in the way that is hardest on a client: see :class:`S
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from email.utils import formatdate
 from types import TracebackType
@@ -33,7 +34,7 @@ from airflow_provider_scnet.testing.platform import (
     SimulatedRegion,
 )
 from airflow_provider_scnet.testing.scheduler import LIMITS_PATH, QUEUE_NAMES_PATH, SCHEDULER_PATH, Scheduler
-from airflow_provider_scnet.testing.server import Answer, Call, LoopbackServer
+from airflow_provider_scnet.testing.server import Answer, Call, LoopbackServer, dead_first_address
 from airflow_provider_scnet.testing.submission import JOB_LIST_PATH, SUBMISSION_PATH, Submission
 from airflow_provider_scnet.testing.tokens import TokenBook
 
@@ -58,6 +59,7 @@ class Request:
     at: float
     at_wall: float
     status: int | None
+    body: bytes = b""
 
 
 class ScnetSimulator:
@@ -487,6 +489,16 @@ class ScnetSimulator:
         with self._faults_lock:
             self._faults.setdefault(path, deque()).append((fault, times))
 
+    @contextlib.contextmanager
+    def dead_first_address(self) -> Iterator[str]:
+        """
+        Give this simulator a name with two addresses, the first of which never answers; on Linux only.
+
+        It holds in this process, and as long as the context; the value is what a connection's host is to be.
+        """
+        with dead_first_address(self.port):
+            yield f"http://localhost:{self.port}"
+
     def clear_faults(self) -> None:
         """Forget the faults that were ordered; answers already on their way are not touched."""
         with self._faults_lock:
@@ -575,8 +587,9 @@ class ScnetSimulator:
     def _record(self, call: Call, answer: Answer) -> None:
         status = None if answer.fault.drop == "before" else answer.status
         with self._recorded:
+            at = self.clock.now(), time.time()
             self._requests.append(
-                Request(call.method, call.path, call.query, call.headers, self.clock.now(), time.time(), status)
+                Request(call.method, call.path, call.query, call.headers, *at, status, call.body)
             )
             self._recorded.notify_all()
 
