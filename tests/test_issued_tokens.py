@@ -166,30 +166,51 @@ def test_with_a_host_the_user_is_the_tokens_own_else_the_regions(scnet, connect_
 
 
 @pytest.mark.parametrize(
-    ("urls", "message"),
+    ("urls", "message", "for_good"),
     [
-        ((), "no HPC address in use; there are no others"),
+        ((), "no HPC address in use; there are no others", True),
         (
             (("https://a.example/hpc", False),),
             r"no HPC address in use; the others are: https://a\.example/hpc: fill in the field 'host'",
+            False,
         ),
     ],
 )
-def test_a_region_without_an_address_in_use_fails_for_good(scnet, connect_keys, run, urls, message, monkeypatch):
+def test_a_region_without_an_address_in_use_fails(scnet, connect_keys, run, urls, message, for_good, monkeypatch):
     monkeypatch.setattr(issued_tokens, "PAUSE_AFTER_FAILURE", 60.0)
     scnet.add_region("33", "odd", hpc_urls=urls)
     connect_keys(cluster_id="33")
     for _ in range(2):
-        with pytest.raises(AirflowFailException, match=message) as caught:
+        with pytest.raises(AirflowException, match=message) as caught:
             run(gate())
+        assert isinstance(caught.value, AirflowFailException) == for_good
         assert "connection 'scnet_default'" in str(caught.value)
     assert paths(scnet) == ["tokens", "region"]
+
+
+def test_a_gate_that_waits_outlasts_a_region_that_is_switched_off_for_a_while(scnet, keys, run, said):
+    one = scnet.add_address()
+    scnet.add_region("11112", "one", hpc_urls=[(one, True)])
+    scnet.set_counts("alice", queued=9)
+
+    def switch_off_and_on() -> None:
+        # With the second poll the first has had its answer.
+        scnet.wait_for_requests(4)
+        scnet.add_region("11112", "one", hpc_urls=[(one, False)])
+        scnet.remove_address(one)
+        scnet.wait_for_requests(len(scnet.requests) + 2)
+        scnet.set_counts("alice", queued=0)
+        scnet.add_region("11112", "one")
+
+    assert while_it_waits(switch_off_and_on, run)["counts"]["queued"] == 0
+    assert "waiting: connection 'scnet_default'" in said.text
+    assert "no HPC address in use" in said.text
 
 
 def test_an_address_that_is_switched_on_later_is_found_though_the_token_is_kept(scnet, connect_keys, run):
     scnet.add_region("33", "odd", hpc_urls=[(scnet.url, False)])
     connect_keys(cluster_id="33")
-    with pytest.raises(AirflowFailException, match="no HPC address in use"):
+    with pytest.raises(AirflowException, match="no HPC address in use"):
         run(gate())
     scnet.add_region("33", "odd", hpc_urls=[(scnet.url, True)])
     assert run(gate())
@@ -198,6 +219,15 @@ def test_an_address_that_is_switched_on_later_is_found_though_the_token_is_kept(
 
 def hosts(scnet: ScnetSimulator) -> list[str]:
     return [f"http://{request.headers['host']}" for request in scnet.job_state_requests]
+
+
+def while_it_waits(change: Any, run: Any) -> Any:
+    """Run a gate, and change something meanwhile: aside, as Airflow 2 runs a task in its own thread only."""
+    with ThreadPoolExecutor(1) as pool:
+        changing = pool.submit(change)
+        result = run(gate())
+        changing.result()
+    return result
 
 
 def look_once() -> Observation:
@@ -237,13 +267,14 @@ def test_a_gate_that_waits_finds_the_other_address(scnet, keys, run):
     one, two = scnet.add_address(), scnet.add_address()
     scnet.add_region("11112", "one", hpc_urls=[(one, True), (two, True)])
     scnet.set_counts("alice", queued=9)
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(run, gate())
+
+    def move() -> None:
         scnet.wait_for_requests(3)
         scnet.add_region("11112", "one", hpc_urls=[(two, True)])
         scnet.remove_address(one)
         scnet.set_counts("alice", queued=0)
-        assert waiting.result()["counts"]["queued"] == 0
+
+    assert while_it_waits(move, run)["counts"]["queued"] == 0
     assert (hosts(scnet)[0], hosts(scnet)[-1]) == (one, two)
 
 
@@ -337,11 +368,12 @@ def test_an_unknown_region_lists_those_there_are_but_not_the_platform(scnet, con
 @pytest.mark.parametrize(("ahead", "message"), [(420, "7 min behind"), (-420, "7 min ahead of")])
 def test_a_clock_that_is_off_is_said_and_waited_out(scnet, keys, run, ahead, message, said):
     scnet.clock_ahead = ahead
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(run, gate())
+
+    def set_the_clock() -> None:
         scnet.wait_for_requests(3)
         scnet.clock_ahead = 0.0
-        assert waiting.result()["counts"]["queued"] == 0
+
+    assert while_it_waits(set_the_clock, run)["counts"]["queued"] == 0
     assert f"the clock here is {message} SCnet's, which fails signatures: set it" in said.text
 
 

@@ -975,9 +975,7 @@ def end(sensor: ScnetJobStateSensor) -> tuple[Any, dict[str, Any]]:
     return returned, dict(call.args for call in given["ti"].xcom_push.call_args_list)
 
 
-@pytest.mark.parametrize(
-    "arguments", [{}, {"use_worker": True}, {"deferrable": False}, {"deferrable": False, "mode": "reschedule"}]
-)
+@pytest.mark.parametrize("arguments", [{}, {"use_worker": True}, {"deferrable": False}])
 def test_the_decision_is_in_one_place_whichever_way_a_gate_goes(scnet: ScnetSimulator, arguments):
     returned, xcoms = end(gate(**arguments))
     assert set(xcoms) == {"decision"}

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow_provider_scnet.client.address import base_url
-from airflow_provider_scnet.client.errors import ScnetConfigError, ScnetResponseError
+from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError, ScnetResponseError
 from airflow_provider_scnet.client.text import listed, redacted
 
 #: The platform issues tokens, the portal describes regions; a connection can name others.
@@ -226,7 +226,9 @@ class Region:
         if wrong:
             raise ScnetResponseError(f"{wrong}; fill in the field 'host'")
         raise ScnetConfigError(
-            f"the region has no HPC address in use; {_listed('others', self.others)}: fill in the field 'host'"
+            f"the region has no HPC address in use; {_listed('others', self.others)}: fill in the field 'host'",
+            # What is switched off, perhaps for maintenance, may be switched on again.
+            kind=ErrorKind.UNCLEAR if self.others else ErrorKind.PERMANENT,
         )
 
 

@@ -92,8 +92,11 @@ def ask_for_region_again(settings: ConnectionSettings) -> None:
 
     :param settings: whom a request did not reach
     """
-    if settings.keys and (grant := _account_of(settings.keys).grants.get(settings.keys.cluster_id)):
-        grant.place = None
+    if keys := settings.keys:
+        grants = _account_of(keys).grants
+        if grant := grants.get(keys.cluster_id):
+            # A copy: another thread may be completing settings with that one.
+            grants[keys.cluster_id] = dataclasses.replace(grant, place=None)
 
 
 class _Place(NamedTuple):
