@@ -10,7 +10,7 @@ from airflow_provider_scnet.client.error_codes import ErrorKind as ErrorKind
 
 class ScnetError(Exception):
     """
-    Any failure to learn job counts from SCnet.
+    Any failure to learn something from SCnet, or to have it done.
 
     :param message: what happened and what to do about it
     :param kind: what the error means for a gate that waits; default: the class's own
@@ -76,3 +76,26 @@ class ScnetApiError(ScnetError):
 
 class ScnetAuthError(ScnetApiError):
     """SCnet does not accept the token."""
+
+
+class ScnetSubmissionRefusedError(ScnetApiError):
+    """
+    It is certain that SCnet, or Slurm, did not take a job.
+
+    :param code: SCnet's code
+    :param msg: what SCnet said, with sbatch's own text
+    """
+
+    kind = ErrorKind.PERMANENT
+
+
+class ScnetJobLimitError(ScnetSubmissionRefusedError):
+    """It is certain that Slurm did not take a job: the limit of submitted jobs is met. Wait, and try again."""
+
+
+class ScnetSubmissionUnknownError(ScnetError):
+    """
+    Nobody knows whether SCnet took a job: no answer came, or one that does not say.
+
+    Ask whether the job is there, by its name, before it is submitted again.
+    """

@@ -51,7 +51,12 @@ def parse(body: bytes, *secrets: str) -> Any:
         # json takes the last of two equal keys: {"y": 100, "y": 0} must not open a gate.
         if len(dict(pairs)) != len(pairs):
             raise ValueError("a key is given twice")
-        return {name: without(value, *secrets) if isinstance(value, str) else value for name, value in pairs}
+        return {name: cleaned(value) for name, value in pairs}
+
+    def cleaned(value: Any) -> Any:
+        if isinstance(value, list):
+            return list(map(cleaned, value))
+        return without(value, *secrets) if isinstance(value, str) else value
 
     try:
         return json.loads(body.decode("utf-8"), object_pairs_hook=read_object)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hook: an Airflow connection, and the job counts that SCnet reports through it."""
+"""The hook: an Airflow connection, and the job counts that SCnet reports through it; jobs are next door."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.client.queue_name import queue_named
 from airflow_provider_scnet.client.token_payload import local
 from airflow_provider_scnet.connection_form import CONN_FIELDS, DEFAULT_CONN_ID, UI_FIELD_BEHAVIOUR
+from airflow_provider_scnet.hooks.jobs import JobMethods
 from airflow_provider_scnet.hooks.masking import mask
 from airflow_provider_scnet.hooks.polled_connection import PolledConnection
 
@@ -28,7 +29,7 @@ _TEST_TIMEOUT = 10.0
 _TEST_MARGIN = 0.5
 
 
-class ScnetHook(BaseHook):
+class ScnetHook(JobMethods, BaseHook):
     """
     The token and the endpoint of one SCnet region.
 

@@ -19,12 +19,21 @@ class SimulatorClock:
     def __init__(self, *, frozen: bool = False) -> None:
         self._lock = threading.Lock()
         self._passed = 0.0
+        self._made_at = time.time()
         self._ticking_since = None if frozen else time.monotonic()
 
     def now(self) -> float:
         """Return the seconds since this clock was made."""
         with self._lock:
             return self._now()
+
+    def wall(self, seconds: float) -> float:
+        """
+        Return what epoch time it is when the clock reads ``seconds``.
+
+        It was right when the clock was made; since then it passes as this clock does.
+        """
+        return self._made_at + seconds
 
     def advance(self, seconds: float) -> None:
         """Let ``seconds`` pass at once, on a frozen clock and on a ticking one."""
@@ -48,6 +57,19 @@ class SimulatorClock:
         if self._ticking_since is None:
             return self._passed
         return self._passed + time.monotonic() - self._ticking_since
+
+
+def check_number(name: str, value: int, least: int = 0) -> None:
+    """
+    Make sure that a value is a whole number.
+
+    :param name: what it is called in the error
+    :param value: the value
+    :param least: the least that it may be
+    :raises ValueError: if it is not
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number from {least}, not {value!r}")
 
 
 def check_seconds(name: str, value: float) -> None:

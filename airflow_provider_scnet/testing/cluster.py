@@ -11,16 +11,24 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
-from airflow_provider_scnet.testing.clock import SimulatorClock, check_seconds
+from airflow_provider_scnet.testing.clock import SimulatorClock, check_number, check_seconds
+from airflow_provider_scnet.testing.job_plan import JobEnd, JobPlan, JobTerms, Run
 
 STATES = ("running", "queued", "held", "suspended", "other")
 #: The queue that is there from the start.
 FIRST_QUEUE = "comp"
+#: What a job is called whose submission does not say; SCnet's own page calls jobs so.
+NO_NAME = "STDIN"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job as it was when it was looked at. All times are seconds on the simulator's clock."""
+    """
+    One job as it was when it was looked at. All times are seconds on the simulator's clock.
+
+    ``end`` is how its last run ended. A job that was requeued has its ``earlier_runs``, and until it is queued
+    again it looks as if it had ended.
+    """
 
     id: int
     user: str
@@ -30,6 +38,38 @@ class Job:
     ended_at: float | None = None
     queue: str = FIRST_QUEUE
     name: str = ""
+    end: JobEnd | None = None
+    plan: JobPlan = field(default=JobPlan(), repr=False)
+    terms: JobTerms = field(default=JobTerms(), repr=False)
+    earlier_runs: tuple[Run, ...] = ()
+
+    @property
+    def stdout(self) -> str:
+        """The file with its standard output."""
+        return (self.terms.stdout or f"{self.terms.work_dir}/std.out.%j").replace("%j", str(self.id))
+
+    @property
+    def stderr(self) -> str:
+        """The file with its standard error."""
+        return (self.terms.stderr or f"{self.terms.work_dir}/std.err.%j").replace("%j", str(self.id))
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """All of its runs that have ended, one that was cancelled in the queue too."""
+        if self.ended_at is None or self.end is None:
+            return self.earlier_runs
+        start = self.ended_at if self.started_at is None else self.started_at
+        return (*self.earlier_runs, Run(start, self.ended_at, self.end))
+
+    def state_at(self, time: float) -> str:
+        """Return in which state it was at an earlier time; empty if it was not there yet."""
+        if time < self.submitted_at:
+            return ""
+        if any(run.started_at <= time < run.ended_at for run in self.runs):
+            return "running"
+        if self.ended_at is not None and self.ended_at <= time:
+            return "ended"
+        return "queued" if self.started_at is None or time < self.started_at else "running"
 
     @property
     def state(self) -> str:
@@ -49,20 +89,32 @@ class Totals:
     highest_running: int = 0
 
 
+def sbatch_says(text: str, reason: str = "") -> str:
+    """
+    Return what Slurm's sbatch says of a job that was not taken.
+
+    :param text: the text of Slurm's error
+    :param reason: Slurm's own word for the limit that was met, such as ``QOSMaxSubmitJobPerUserLimit``
+    """
+    first = f"sbatch: error: {reason}\n" if reason else ""
+    return f"{first}sbatch: error: Batch job submission failed: {text}"
+
+
 class SubmissionError(Exception):
     """
     The cluster took no job of a submission.
 
     :param message: why
     :param sbatch: what Slurm's sbatch would have said
+    :param reason: Slurm's own word for the limit that was met, which sbatch says first
     """
 
     #: "作业提交失败", submission failed, in the list of codes of SCnet's job interfaces.
     code = "815005"
 
-    def __init__(self, message: str, sbatch: str) -> None:
+    def __init__(self, message: str, sbatch: str, reason: str = "") -> None:
         super().__init__(message)
-        self.sbatch = f"sbatch: error: Batch job submission failed: {sbatch}"
+        self.sbatch = sbatch_says(sbatch, reason)
 
 
 @dataclass
@@ -82,6 +134,13 @@ class _User:
     pinned: dict[str | None, dict[str, int]] = field(default_factory=dict)
 
 
+@dataclass
+class _Planned:
+    plan: JobPlan
+    name: str
+    times: float
+
+
 class Cluster:
     """
     Queues, each first in, first out in front of slots of its own, for any number of users and threads.
@@ -92,6 +151,7 @@ class Cluster:
     :param slots: how many jobs of the first queue, ``comp``, run at once, over all users
     :param run_for: seconds that a job runs if its submission does not say
     :param counted_after: seconds from a submission until the reported counts include it
+    :param counts_refreshed_every: seconds for which the reported counts stay as they were; 0: they are never stale
     :param queue_limit: how many jobs of one user may be queued; None: any number
     :param clock: the time; by default real time
     """
@@ -102,15 +162,18 @@ class Cluster:
         slots: int = 4,
         run_for: float = 60.0,
         counted_after: float = 0.0,
+        counts_refreshed_every: float = 0.0,
         queue_limit: int | None = None,
         clock: SimulatorClock | None = None,
     ) -> None:
         check_seconds("run_for", run_for)
         check_seconds("counted_after", counted_after)
+        check_seconds("counts_refreshed_every", counts_refreshed_every)
         if queue_limit is not None:
-            _check_number("queue_limit", queue_limit)
+            check_number("queue_limit", queue_limit)
         self.run_for = run_for
         self.counted_after = counted_after
+        self.counts_refreshed_every = counts_refreshed_every
         self.queue_limit = queue_limit
         self.clock = clock or SimulatorClock()
         self._lock = threading.Lock()
@@ -119,6 +182,10 @@ class Cluster:
         self._queues: dict[str, _Queue] = {}
         self._jobs: dict[int, Job] = {}
         self._running: list[tuple[float, int]] = []  # a heap of (end, job id)
+        # A heap of (time, order, job id, end): a job that ends then, or, without an end, is queued again.
+        self._later: list[tuple[float, int, int, JobEnd | None]] = []
+        self._order = itertools.count()
+        self._plans: list[_Planned] = []
         self.add_queue(FIRST_QUEUE, slots=slots)
 
     @property
@@ -155,7 +222,7 @@ class Cluster:
         :param users: who may use it; None: everybody
         :raises ValueError: if the name is empty or taken
         """
-        _check_number("slots", slots)
+        check_number("slots", slots)
         with self._lock:
             if not name:
                 raise ValueError("a queue needs a name")
@@ -189,7 +256,7 @@ class Cluster:
     def set_most_jobs(self, user: str, jobs: int | None) -> None:
         """Allow a user so many jobs, queued and running (None: any number); what is there already stays."""
         if jobs is not None:
-            _check_number("jobs", jobs)
+            check_number("jobs", jobs)
         with self._lock:
             self._user(user).most_jobs = jobs
 
@@ -206,6 +273,8 @@ class Cluster:
         *,
         queue: str | None = None,
         name: str = "",
+        plan: JobPlan | None = None,
+        terms: JobTerms | None = None,
     ) -> list[int]:
         """
         Submit some jobs at once: all of them, or none.
@@ -215,12 +284,14 @@ class Cluster:
         :param run_for: seconds that each of them runs (``math.inf``: never ends); None: as the cluster says
         :param queue: the queue; None: the first one there is
         :param name: what the jobs are called
+        :param plan: how they go; None: as :meth:`plan_jobs` says
+        :param terms: what they ask for
         :return: the ids of the jobs
         :raises SubmissionError: if the queue is disabled, or the user may not use it, or would have more than
             ``queue_limit`` jobs queued, or more jobs than :meth:`set_most_jobs` allows
         """
         run_for = self.run_for if run_for is None else run_for
-        _check_number("jobs", jobs)
+        check_number("jobs", jobs)
         check_seconds("run_for", run_for)
         with self._lock:
             now = self._catch_up()
@@ -232,7 +303,17 @@ class Cluster:
                 raise refusal
             ids = [next(self._ids) for _ in range(jobs)]
             for job_id in ids:
-                self._jobs[job_id] = Job(job_id, user, run_for, submitted_at=now, queue=queue, name=name)
+                goes = plan or self._planned(name)
+                self._jobs[job_id] = Job(
+                    job_id,
+                    user,
+                    run_for if goes.run_for is None else goes.run_for,
+                    submitted_at=now,
+                    queue=queue,
+                    name=name or NO_NAME,
+                    plan=goes,
+                    terms=terms or JobTerms(),
+                )
             self._queue(queue).waiting.extend(ids)
             self._fill_slots(queue, now)
             owner.totals = replace(
@@ -242,11 +323,74 @@ class Cluster:
             )
             return ids
 
+    def plan_jobs(self, plan: JobPlan, times: int | None = 1, name: str = "") -> None:
+        """
+        Say how the next jobs go, after those planned before.
+
+        :param plan: how they go
+        :param times: how many jobs; None: all
+        :param name: only jobs whose name has this part
+        """
+        if times is not None and times < 1:
+            raise ValueError(f"times must be 1 or more, not {times!r}")
+        with self._lock:
+            self._plans.append(_Planned(plan, name, math.inf if times is None else times))
+
     def cancel(self, user: str) -> None:
         """End all queued and running jobs of a user now."""
         with self._lock:
             self._user(user)
             self._end(lambda job: job.user == user)
+
+    def cancel_job(self, user: str, job_id: int, after: float = 0.0) -> None:
+        """
+        Cancel a job of a user; nothing happens where there is no such job, or it has ended.
+
+        :param user: whose job it is
+        :param job_id: which
+        :param after: seconds from now until it has ended
+        """
+        with self._lock:
+            now = self._catch_up()
+            job = self._jobs.get(job_id)
+            if job is None or job.user != user or not self._is_unfinished(job):
+                return
+            if after:
+                heapq.heappush(self._later, (now + after, next(self._order), job_id, JobEnd("CANCELLED")))
+            else:
+                self._end(lambda job: job.id == job_id)
+
+    def end_job(self, job_id: int, end: JobEnd) -> None:
+        """
+        End a job now.
+
+        :param job_id: which
+        :param end: how it ended
+        :raises LookupError: if there is no such job, or it has ended
+        """
+        with self._lock:
+            self._catch_up()
+            if not self._is_unfinished(self._job(job_id)):
+                raise LookupError(f"job {job_id} has ended")
+            self._end(lambda job: job.id == job_id, end)
+
+    def requeue_job(self, job_id: int, end: JobEnd) -> None:
+        """
+        Queue a job again under its id: its run ends now, or has ended already.
+
+        :param job_id: which
+        :param end: how the run ends, if it is running
+        :raises LookupError: if there is no such job, or it is queued
+        """
+        with self._lock:
+            now = self._catch_up()
+            if self._job(job_id).state == "queued":
+                raise LookupError(f"job {job_id} is queued")
+            if self._job(job_id).state == "running":
+                self._end(lambda job: job.id == job_id, end)
+            self._later = [entry for entry in self._later if entry[2] != job_id]
+            heapq.heapify(self._later)
+            self._queue_again(job_id, now)
 
     def set_counts(self, user: str, queue: str | None = None, **counts: int | None) -> None:
         """
@@ -263,7 +407,7 @@ class Cluster:
             if state not in STATES:
                 raise ValueError(f"no state {state!r}; there are {', '.join(STATES)}")
             if count is not None:
-                _check_number(state, count)
+                check_number(state, count)
         with self._lock:
             if queue is not None:
                 self._queue(queue)
@@ -295,7 +439,7 @@ class Cluster:
             return {queue: states for queue, states in counts.items() if any(states.values()) or pinned.get(queue)}
 
     def jobs(self, user: str) -> list[Job]:
-        """Return all jobs of a user, ended ones too, in the order of their submission."""
+        """Return all jobs of a user, ended ones too, in the order in which they were submitted."""
         with self._lock:
             self._catch_up()
             self._user(user)
@@ -319,6 +463,24 @@ class Cluster:
         except KeyError:
             raise LookupError(f"the cluster has no queue {name!r}") from None
 
+    def _job(self, job_id: int) -> Job:
+        try:
+            return self._jobs[job_id]
+        except KeyError:
+            raise LookupError(f"the cluster has no job {job_id}") from None
+
+    def _planned(self, name: str) -> JobPlan:
+        for planned in self._plans:
+            if planned.name in name:
+                planned.times -= 1
+                self._plans = [each for each in self._plans if each.times > 0]
+                return planned.plan
+        return JobPlan()
+
+    def _is_unfinished(self, job: Job) -> bool:
+        """Whether a job is queued, running, or about to be queued again."""
+        return job.ended_at is None or any(entry[2:] == (job.id, None) for entry in self._later)
+
     def _refusal(self, user: str, jobs: int, queue: str) -> SubmissionError | None:
         if not self._queue(queue).enabled:
             return SubmissionError(
@@ -334,17 +496,27 @@ class Cluster:
         over = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
         if self.queue_limit is not None and queued > self.queue_limit:
             return SubmissionError(
-                f"{user} would have {queued} jobs in the queue, {self.queue_limit} are allowed", over
+                f"{user} would have {queued} jobs in the queue, {self.queue_limit} are allowed",
+                over,
+                "QOSMaxSubmitJobPerUserLimit",
             )
         total = sum(counts.values()) + jobs
         if most_jobs is not None and total > most_jobs:
-            return SubmissionError(f"{user} would have {total} jobs, {most_jobs} are allowed", over)
+            return SubmissionError(
+                f"{user} would have {total} jobs, {most_jobs} are allowed", over, "AssocMaxSubmitJobLimit"
+            )
         return None
 
-    def _end(self, is_meant: Callable[[Job], bool]) -> None:
+    def _end(self, is_meant: Callable[[Job], bool], end: JobEnd | None = None) -> None:
         now = self._catch_up()
-        for job in filter(is_meant, self._unfinished()):
-            self._jobs[job.id] = replace(job, ended_at=now)
+        awaited = [self._jobs[job_id] for _, _, job_id, then in self._later if then is None]
+        for job in filter(is_meant, [*self._unfinished(), *awaited]):
+            self._jobs[job.id] = replace(job, ended_at=now, end=end or JobEnd("CANCELLED"))
+            self._later = [entry for entry in self._later if entry[2] != job.id]
+        heapq.heapify(self._later)
+        self._free_slots_of_the_ended(now)
+
+    def _free_slots_of_the_ended(self, now: float) -> None:
         self._running = sorted(entry for entry in self._running if self._jobs[entry[1]].ended_at is None)
         for name, queue in self._queues.items():
             queue.waiting = deque(i for i in queue.waiting if self._jobs[i].ended_at is None)
@@ -354,12 +526,42 @@ class Cluster:
     def _catch_up(self) -> float:
         """Let everything happen that is due, in its order; return the time."""
         now = self.clock.now()
-        while self._running and self._running[0][0] <= now:
-            end, job_id = heapq.heappop(self._running)
-            job = self._jobs[job_id] = replace(self._jobs[job_id], ended_at=end)
-            self._queues[job.queue].free += 1
-            self._fill_slots(job.queue, end)
-        return now
+        while True:
+            run_ends = self._running[0][0] if self._running else math.inf
+            later = self._later[0][0] if self._later else math.inf
+            if not min(run_ends, later) <= now:
+                return now
+            if run_ends <= later:
+                self._end_run(*heapq.heappop(self._running))
+            else:
+                self._do_later(*heapq.heappop(self._later))
+
+    def _end_run(self, time: float, job_id: int) -> None:
+        job = self._jobs[job_id]
+        if job.terms.wall_time < job.run_for:
+            end = JobEnd("TIMEOUT")
+        elif len(job.earlier_runs) < job.plan.requeues:
+            end = JobEnd(job.plan.requeued_as)
+            heapq.heappush(self._later, (time + job.plan.requeued_after, next(self._order), job_id, None))
+        else:
+            end = job.plan.end
+        self._jobs[job_id] = replace(job, ended_at=time, end=end)
+        self._queues[job.queue].free += 1
+        self._fill_slots(job.queue, time)
+
+    def _do_later(self, time: float, order: int, job_id: int, end: JobEnd | None) -> None:
+        job = self._jobs[job_id]
+        if end is None:
+            self._queue_again(job_id, time)
+        elif job.ended_at is None:
+            self._jobs[job_id] = replace(job, ended_at=time, end=end)
+            self._free_slots_of_the_ended(time)
+
+    def _queue_again(self, job_id: int, time: float) -> None:
+        job = self._jobs[job_id]
+        self._jobs[job_id] = replace(job, started_at=None, ended_at=None, end=None, earlier_runs=job.runs)
+        self._queue(job.queue).waiting.append(job_id)
+        self._fill_slots(job.queue, time)
 
     def _fill_slots(self, name: str, now: float) -> None:
         queue = self._queues[name]
@@ -367,7 +569,7 @@ class Cluster:
             job = replace(self._jobs[queue.waiting.popleft()], started_at=now)
             self._jobs[job.id] = job
             queue.free -= 1
-            heapq.heappush(self._running, (now + job.run_for, job.id))
+            heapq.heappush(self._running, (now + min(job.run_for, job.terms.wall_time), job.id))
             owner = self._users[job.user]
             running = sum(self._jobs[job_id].user == job.user for _, job_id in self._running)
             owner.totals = replace(owner.totals, highest_running=max(owner.totals.highest_running, running))
@@ -378,7 +580,15 @@ class Cluster:
 
     def _reported(self, user: str, queue: str | None, now: float) -> dict[str, int]:
         pinned = self._user(user).pinned.get(queue, {})
-        return self._count(user, queue, submitted_until=now - self.counted_after) | pinned
+        if not self.counts_refreshed_every:
+            return self._count(user, queue, submitted_until=now - self.counted_after) | pinned
+        counts = dict.fromkeys(STATES, 0)
+        then = now - now % self.counts_refreshed_every
+        for job in self._jobs.values():
+            state = job.state_at(then) if job.submitted_at <= then - self.counted_after else ""
+            if state in counts and job.user == user and queue in (None, job.queue):
+                counts[state] += 1
+        return counts | pinned
 
     def _count(self, user: str, queue: str | None = None, submitted_until: float = math.inf) -> dict[str, int]:
         counts = dict.fromkeys(STATES, 0)
@@ -386,8 +596,3 @@ class Cluster:
             if job.user == user and queue in (None, job.queue) and job.submitted_at <= submitted_until:
                 counts[job.state] += 1
         return counts
-
-
-def _check_number(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{name} must be a whole number from 0, not {value!r}")

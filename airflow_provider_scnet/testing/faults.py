@@ -9,6 +9,43 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+#: The code for a submission that Slurm's sbatch refuses.
+REFUSED = "815007"
+
+_FAILED = "Batch job submission failed: "
+_POLICY = f"{_FAILED}Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+#: What Slurm's sbatch says of a job that it does not take. After the first five nobody can be sure that there is
+#: no job.
+REFUSALS: dict[str, str] = {
+    "no answer": f"{_FAILED}Unable to contact slurm controller (connect failure)",
+    "time-out": f"{_FAILED}Socket timed out on send/recv operation",
+    "no bytes": f"{_FAILED}Zero Bytes were transmitted or received",
+    "unavailable": f"{_FAILED}Resource temporarily unavailable",
+    "busy": "Slurm temporarily unable to accept job, sleeping and retrying",
+    "user's limit": f"AssocMaxSubmitJobLimit\nsbatch: error: {_POLICY}",
+    "account's limit": f"AssocGrpSubmitJobsLimit\nsbatch: error: {_POLICY}",
+    "user's limit of the QOS": f"QOSMaxSubmitJobPerUserLimit\nsbatch: error: {_POLICY}",
+    "limit of the QOS": f"QOSGrpSubmitJobsLimit\nsbatch: error: {_POLICY}",
+    "policy": _POLICY,
+    "no card asked for": f"QOSMinGRES\nsbatch: error: {_POLICY}",
+    "queue": f"{_FAILED}Invalid partition name specified",
+    "group": f"{_FAILED}User's group not permitted to use this partition",
+    "account": f"{_FAILED}Invalid account or account/partition combination specified",
+    "nodes": f"{_FAILED}Requested node configuration is not available",
+    "wall time": f"{_FAILED}Requested time limit is invalid (missing or exceeds some limit)",
+    "memory": f"{_FAILED}Memory required by task is not available",
+    "cards": f"{_FAILED}Invalid generic resource (gres) specification",
+}
+
+
+def refusal_text(sbatch: str) -> str:
+    """
+    Return what SCnet says of a submission that was refused.
+
+    :param sbatch: what sbatch said
+    """
+    return f"作业提交失败: {sbatch}"
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -46,6 +83,24 @@ class Fault:
     ) -> Fault:
         """Answer with an error in SCnet's envelope, which mostly comes with HTTP 200."""
         return cls(status=status, body={"code": code, "msg": msg, "data": data}, unheard=unheard)
+
+    @classmethod
+    def lost(cls, *, taken: bool) -> Fault:
+        """
+        Lose the answer, of a submission or whatever else.
+
+        :param taken: whether what was asked for happens all the same
+        """
+        return cls(drop="before", unheard=not taken)
+
+    @classmethod
+    def refusal(cls, text: str) -> Fault:
+        """
+        Refuse a submission; no job is taken.
+
+        :param text: one of the names in :data:`REFUSALS`, or what sbatch says
+        """
+        return cls.api(REFUSED, refusal_text(f"sbatch: error: {REFUSALS.get(text, text)}"), unheard=True)
 
     @classmethod
     def redirect(cls, location: str, status: int = 302) -> Fault:

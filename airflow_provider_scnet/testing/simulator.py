@@ -26,6 +26,10 @@ from airflow_provider_scnet.testing.clock import SimulatorClock
 from airflow_provider_scnet.testing.cluster import Cluster, Job, SubmissionError, Totals
 from airflow_provider_scnet.testing.counts import JOB_STATE_PATH, QUEUE_COUNTS_PATH, Counts
 from airflow_provider_scnet.testing.faults import Fault
+from airflow_provider_scnet.testing.history import HISTORY_PATH, History
+from airflow_provider_scnet.testing.job_files import FILE_CONTENT_PATH, JobFiles
+from airflow_provider_scnet.testing.job_plan import JobEnd, JobPlan, Outcome
+from airflow_provider_scnet.testing.job_quirks import JobQuirks
 from airflow_provider_scnet.testing.platform import (
     REGION_PATH,
     TOKENS_PATH,
@@ -66,9 +70,9 @@ class ScnetSimulator:
     """
     A small SCnet on loopback: one cluster with users and queues, what it answers, and the platform before it.
 
-    It answers the counts of jobs, by state and by queue, takes and lists jobs, and names its scheduler, the queues
-    and the limit of a user. The platform issues tokens for access keys, and describes its regions; a region can
-    be another simulator (:meth:`add_region`).
+    It answers the counts of jobs, by state and by queue, takes, lists, shows and deletes jobs, shows what they
+    wrote, and names its scheduler, the queues and the limit of a user. The platform issues tokens for access keys,
+    and describes its regions; a region can be another simulator (:meth:`add_region`).
 
     It serves while it is used as a context manager, or from :meth:`start` to :meth:`stop`. One that was
     stopped can be started again, on the same port and with the same jobs.
@@ -78,28 +82,36 @@ class ScnetSimulator:
     - A token counts the jobs of its own user, under the user's name and under its ``computeUser``. Any other
       ``userName``, known to the cluster or not, has **zero jobs, with code "0"**: SCnet does not document
       what it answers, and this is the answer that opens a gate by mistake.
-    - Jobs go where :meth:`submit` or ``POST /hpc/openapi/v2/apptemplates/BASIC/BASE/job`` sends them, as SCnet
+    - Jobs come from :meth:`submit` or ``POST /hpc/openapi/v2/apptemplates/BASIC/BASE/job``, as SCnet
       documents it. One queue is there from the start, ``comp``. A refused submission has the code ``815007``
       and the text of Slurm's sbatch. The list of jobs shows what the counts include, and ended jobs for five
-      minutes. ``order(Fault(drop="before"), path=SUBMISSION_PATH)`` takes the next job and never answers.
+      minutes; the history shows all that have ended. How jobs go is planned with :meth:`plan_jobs`. What SCnet
+      does not document of all this can be set: :class:`.JobQuirks`, also later, in ``quirks``.
+    - ``order(Fault.lost(taken=True), path=SUBMISSION_PATH)`` takes the next job and never answers;
+      ``Fault.refusal("user's limit")`` refuses it with Slurm's text, see :data:`.REFUSALS`.
     - A queue without a job of the user is missing from the counts by queue; without any such queue, ``data``
       is null.
     - A request for tokens has to be signed, by a clock that is at most five minutes off, and is answered with one
       token for each region. Tokens issued earlier are accepted as before, unless ``ends_earlier_tokens``. One
       region is there from the start, ``11112``, with this simulator as its HPC address.
 
-    Three endpoints are the simulator's own, for tasks in other processes, and need no token:
+    Some endpoints are the simulator's own, for tasks in other processes, and need no token:
 
     - ``POST /simulator/jobs`` with ``{"user": "alice", "jobs": 1, "run_for": 30, "queue": "comp"}`` submits;
       it answers ``{"ids": [1]}``, HTTP 429 when the queue is full, HTTP 400 when the call makes no sense.
     - ``DELETE /simulator/jobs?user=alice`` ends all queued and running jobs of a user;
       it answers with what is left, as :meth:`counts` does, and HTTP 400 for an unknown user.
+    - ``GET /simulator/jobs?user=alice`` tells all jobs of a user, ended ones too.
+    - ``POST /simulator/plans`` with ``{"outcome": "FAILED", "output": "no such file", "times": 1, "name": "run"}``
+      plans jobs, with the parameters of :meth:`plan_jobs` and :class:`.JobPlan`.
     - ``GET /simulator/state`` tells what :meth:`state` returns.
 
     :param port: the port on 127.0.0.1; 0: any free one
     :param slots: how many jobs of the queue ``comp`` run at once, over all users
     :param run_for: seconds that a job runs if its submission does not say
     :param counted_after: seconds from a submission until the reported counts include it
+    :param counts_refreshed_every: seconds for which the reported counts stay as they were; 0: they are never stale
+    :param quirks: what SCnet does not document of its job interfaces
     :param clock: the cluster's time; by default real time. Delays of answers and the expiry of tokens are in
         real time, whatever the clock.
     :param queue_limit: how many jobs of one user may be queued; None: any number
@@ -116,7 +128,9 @@ class ScnetSimulator:
         slots: int = 4,
         run_for: float = 60.0,
         counted_after: float = 0.0,
+        counts_refreshed_every: float = 0.0,
         clock: SimulatorClock | None = None,
+        quirks: JobQuirks | None = None,
         queue_limit: int | None = None,
         unknown_user: Literal["0", "911009"] = "0",
         ends_earlier_tokens: bool = False,
@@ -124,8 +138,15 @@ class ScnetSimulator:
         if unknown_user not in ("0", "911009"):
             raise ValueError(f"unknown_user must be '0' or '911009', not {unknown_user!r}")
         self.cluster = Cluster(
-            slots=slots, run_for=run_for, counted_after=counted_after, queue_limit=queue_limit, clock=clock
+            slots=slots,
+            run_for=run_for,
+            counted_after=counted_after,
+            counts_refreshed_every=counts_refreshed_every,
+            queue_limit=queue_limit,
+            clock=clock,
         )
+        #: What SCnet does not document of its job interfaces; may be replaced at any time.
+        self.quirks = quirks or JobQuirks()
         self.clock = self.cluster.clock
         self._port = port
         #: Seconds by which SCnet's clock is ahead of this machine's; with 3600 the clock here is an hour behind.
@@ -135,13 +156,15 @@ class ScnetSimulator:
         self._platform = Platform(own_region, self._wall_time, ends_earlier=ends_earlier_tokens)
         self._server: LoopbackServer | None = None
         self._more: dict[str, LoopbackServer] = {}
-        self._faults: dict[str, deque[tuple[Fault, int | None]]] = {}
+        self._faults: dict[tuple[str, str], deque[tuple[Fault, int | None]]] = {}
         self._faults_lock = threading.Lock()
         self._requests: list[Request] = []
         self._recorded = threading.Condition()
         access = Access(self._tokens, self.cluster, unknown_user)
         counts, scheduler = Counts(access, self.cluster), Scheduler(access, self.cluster)
-        submission = Submission(access, self.cluster)
+        submission = Submission(access, self.cluster, lambda: self.quirks)
+        history = History(access, self.cluster, lambda: self.quirks)
+        self._files = JobFiles(access, self.cluster)
         self._routes: dict[str, dict[str, Callable[[Call], Answer]]] = {
             JOB_STATE_PATH: {"GET": counts.answer_by_state},
             QUEUE_COUNTS_PATH: {"GET": counts.answer_by_queue},
@@ -149,10 +172,18 @@ class ScnetSimulator:
             QUEUE_NAMES_PATH: {"GET": scheduler.answer_queue_names},
             LIMITS_PATH: {"GET": scheduler.answer_limits},
             SUBMISSION_PATH: {"POST": submission.answer_submission},
-            JOB_LIST_PATH: {"GET": submission.answer_list},
+            JOB_LIST_PATH: {"GET": submission.answer_list, "DELETE": submission.answer_deletion},
+            f"{JOB_LIST_PATH}/": {"GET": submission.answer_detail},
+            HISTORY_PATH: {"GET": history.answer},
+            FILE_CONTENT_PATH: {"POST": self._files.answer_content},
             TOKENS_PATH: {"POST": self._platform.answer_tokens},
             REGION_PATH: {"GET": self._platform.answer_region},
-            f"{CONTROL_PREFIX}jobs": {"POST": self._answer_submission, "DELETE": self._answer_cancellation},
+            f"{CONTROL_PREFIX}jobs": {
+                "GET": self._answer_jobs,
+                "POST": self._answer_submission,
+                "DELETE": self._answer_cancellation,
+            },
+            f"{CONTROL_PREFIX}plans": {"POST": self._answer_plan},
             f"{CONTROL_PREFIX}state": {"GET": self._answer_state},
         }
 
@@ -394,6 +425,7 @@ class ScnetSimulator:
         *,
         queue: str | None = None,
         name: str = "",
+        plan: JobPlan | None = None,
     ) -> list[int]:
         """
         Submit jobs of a user, all or none, and return their ids; see :meth:`Cluster.submit`.
@@ -403,13 +435,55 @@ class ScnetSimulator:
         :param run_for: seconds that each of them runs (``math.inf``: never ends); None: as the cluster says
         :param queue: the queue; None: the first one there is, ``comp``
         :param name: what the jobs are called
+        :param plan: how they go; None: as :meth:`plan_jobs` says
         :raises SubmissionError: if the queue is disabled, or the user may not use it, or would have too many jobs
         """
-        return self.cluster.submit(user, jobs, run_for, queue=queue, name=name)
+        return self.cluster.submit(user, jobs, run_for, queue=queue, name=name, plan=plan)
+
+    def plan_jobs(self, plan: JobPlan, *, times: int | None = 1, name: str = "") -> None:
+        """
+        Say how the next jobs go, whoever submits them, after those planned before.
+
+        :param plan: how they go
+        :param times: how many jobs; None: all
+        :param name: only jobs whose name has this part
+        """
+        self.cluster.plan_jobs(plan, times, name)
 
     def cancel(self, user: str) -> None:
         """End all queued and running jobs of a user now."""
         self.cluster.cancel(user)
+
+    def end_job(self, job_id: int, outcome: Outcome = "COMPLETED", exit_code: str = "", reason: str = "") -> None:
+        """
+        End a queued or running job now.
+
+        :param job_id: which
+        :param outcome: how it ended, in Slurm's words
+        :param exit_code: Slurm's ``ExitCode``, such as ``37:0``; empty: what is usual for the outcome
+        :param reason: Slurm's ``Reason``; empty: what is usual for the outcome
+        :raises LookupError: if there is no such job, or it has ended
+        """
+        self.cluster.end_job(job_id, JobEnd(outcome, exit_code, reason))
+
+    def requeue_job(self, job_id: int, outcome: Outcome = "NODE_FAIL") -> None:
+        """
+        Queue a running or ended job again under its id, as Slurm does when a node is lost.
+
+        :param job_id: which
+        :param outcome: how its run ended, if it is running
+        :raises LookupError: if there is no such job, or it is queued
+        """
+        self.cluster.requeue_job(job_id, JobEnd(outcome))
+
+    def write_file(self, path: str, text: str) -> None:
+        """
+        Write a file of the cluster, in place of what is there, such as the output of a job.
+
+        :param path: its absolute path
+        :param text: what is in it
+        """
+        self._files.write(path, text)
 
     def jobs(self, user: str) -> list[Job]:
         """Return all jobs of a user, ended ones too."""
@@ -476,18 +550,20 @@ class ScnetSimulator:
 
     # Faults
 
-    def order(self, fault: Fault, times: int | None = 1, path: str = JOB_STATE_PATH) -> None:
+    def order(self, fault: Fault, times: int | None = 1, path: str = JOB_STATE_PATH, method: str = "") -> None:
         """
         Answer the next requests to an endpoint with a fault, after those ordered before.
 
         :param fault: what goes wrong
         :param times: how many requests; None: all, until :meth:`clear_faults`
-        :param path: the endpoint; default: the job states
+        :param path: the endpoint; default: the job states. One that ends in a slash is all of those below it
+            that have no faults of their own
+        :param method: only requests with this method, such as ``DELETE``, before those ordered for any
         """
         if times is not None and times < 1:
             raise ValueError(f"times must be 1 or more, not {times!r}")
         with self._faults_lock:
-            self._faults.setdefault(path, deque()).append((fault, times))
+            self._faults.setdefault((method, path), deque()).append((fault, times))
 
     @contextlib.contextmanager
     def dead_first_address(self) -> Iterator[str]:
@@ -547,7 +623,7 @@ class ScnetSimulator:
     # Answering
 
     def _respond(self, call: Call) -> Answer:
-        fault = self._next_fault(call.path)
+        fault = self._next_fault(call)
         answer = Answer(200, b"") if fault and fault.unheard else self._route(call)
         answer = replace(answer, headers={"Date": formatdate(self._wall_time(), usegmt=True), **answer.headers})
         if fault:
@@ -558,8 +634,7 @@ class ScnetSimulator:
 
     def _route(self, call: Call) -> Answer:
         # An endpoint whose path ends with a name is known by what stands before it.
-        folder = call.path[: call.path.rfind("/") + 1]
-        methods = self._routes.get(call.path) or self._routes.get(folder)
+        methods = self._routes.get(call.path) or self._routes.get(_folder(call.path))
         if methods is None:
             return Answer.envelope("404", "Not Found", status=404)
         if call.method not in methods:
@@ -569,10 +644,12 @@ class ScnetSimulator:
         except RefusedError as refusal:
             return refusal.answer
 
-    def _next_fault(self, path: str) -> Fault | None:
+    def _next_fault(self, call: Call) -> Fault | None:
+        paths = (call.path, _folder(call.path))
         with self._faults_lock:
-            faults = self._faults.get(path)
-            if not faults:
+            ordered = (self._faults.get((method, path)) for path in paths for method in (call.method, ""))
+            faults = next(filter(None, ordered), None)
+            if faults is None:
                 return None
             fault, times = faults[0]
             if times == 1:
@@ -602,6 +679,29 @@ class ScnetSimulator:
             return Answer.envelope("10004", f"参数无效: {error}", status=400)
         return Answer.json({"ids": ids})
 
+    def _answer_plan(self, call: Call) -> Answer:
+        try:
+            asked = json.loads(call.body)
+            options = {name: asked.pop(name) for name in ("times", "name") if name in asked}
+            self.plan_jobs(JobPlan(**asked), **options)
+        except (AttributeError, TypeError, ValueError) as error:
+            return Answer.envelope("10004", f"参数无效: {error}", status=400)
+        return Answer.json({})
+
+    def _answer_jobs(self, call: Call) -> Answer:
+        try:
+            jobs = self.jobs(call.query.get("user", ""))
+        except LookupError as error:
+            return Answer.envelope("10004", f"参数无效: {error}", status=400)
+        shown = ("id", "name", "queue", "state", "submitted_at", "started_at", "ended_at", "stdout", "stderr")
+        return Answer.json(
+            [
+                {name: getattr(job, name) for name in shown}
+                | {"outcome": job.end and job.end.outcome, "exit_code": job.end and job.end.exit_code}
+                for job in jobs
+            ]
+        )
+
     def _answer_cancellation(self, call: Call) -> Answer:
         user = call.query.get("user", "")
         try:
@@ -612,3 +712,7 @@ class ScnetSimulator:
 
     def _answer_state(self, call: Call) -> Answer:
         return Answer.json(self.state())
+
+
+def _folder(path: str) -> str:
+    return path[: path.rfind("/") + 1]

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A job as SCnet reports it; its live list, its detail and its history name the same things differently."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any, Literal
+
+from airflow_provider_scnet.client.errors import ScnetResponseError
+from airflow_provider_scnet.client.lifecycle import JobState, history_state, live_state
+
+#: The zone of all times that SCnet writes, which it does not name. Source: clients that measured it.
+BEIJING = timezone(timedelta(hours=8), "Asia/Shanghai")
+
+_TIME = "%Y-%m-%d %H:%M:%S"
+
+
+@dataclass(frozen=True)
+class ReportedJob:
+    """
+    A job, as one answer of SCnet has it.
+
+    Texts of SCnet's are as they came, but for secrets; escape what is to be shown.
+
+    :param job_id: its id
+    :param name: its name, which SCnet may have changed
+    :param state: what is known of it
+    :param source: which answer this is: the live ``list``, the ``detail`` of the job, or the ``history``
+    :param code: SCnet's own code of the state, such as ``statR``
+    :param queue: its queue
+    :param exit_code: Slurm's exit code, status and signal, such as ``37:0``; only a detail has it
+    :param reason: Slurm's reason, such as ``NonZeroExitCode``
+    :param queued_at: when it was queued; only the history has it
+    :param started_at: when it started
+    :param ended_at: when it ended; only the history has it
+    :param stdout: the file of its standard output; only a detail has it
+    :param stderr: the file of its standard error; only a detail has it
+    """
+
+    job_id: str
+    name: str
+    state: JobState
+    source: Literal["list", "detail", "history"]
+    code: str = ""
+    queue: str = ""
+    exit_code: str = ""
+    reason: str = ""
+    work_dir: str = ""
+    queued_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    stdout: str = ""
+    stderr: str = ""
+
+    @classmethod
+    def from_list(cls, entry: Any) -> ReportedJob:
+        """
+        Read an entry of the live list.
+
+        :param entry: the entry
+        :raises ScnetResponseError: where it has no id, name or state
+        """
+        read = _Fields(entry)
+        return cls(
+            job_id=read.job_id(),
+            name=read.name(),
+            state=live_state(read.required("jobStatus")),
+            source="list",
+            code=read.text("jobStatus"),
+            queue=read.text("queue"),
+            reason=read.text("reason"),
+            work_dir=read.text("workDir"),
+            started_at=read.time("jobStartTime"),
+        )
+
+    @classmethod
+    def from_detail(cls, entry: Any) -> ReportedJob:
+        """
+        Read the detail of a job; of its state and exit code Slurm's own record is believed where there is one.
+
+        :param entry: the detail
+        :raises ScnetResponseError: where it has no id, name or state
+        """
+        read = _Fields(entry)
+        slurm = _Fields(read.entry.get("jobInitAttr") or {})
+        job_id, exit_code = read.job_id(), slurm.text("ExitCode") or read.text("exitCode")
+        return cls(
+            job_id=job_id,
+            name=read.name(),
+            state=live_state(read.required("jobStatus"), slurm.text("JobState")),
+            source="detail",
+            code=read.text("jobStatus"),
+            queue=read.text("queue"),
+            exit_code=exit_code if re.fullmatch(r"\d+:\d+", exit_code) else "",
+            reason=slurm.text("Reason") or read.text("reason"),
+            work_dir=read.text("workDir") or slurm.text("WorkDir"),
+            started_at=read.time("jobStartTime"),
+            # Slurm's pattern for the id stands there as it was asked for, or filled in.
+            stdout=read.text("outputPath").replace("%j", job_id),
+            stderr=read.text("errorPath").replace("%j", job_id),
+        )
+
+    @classmethod
+    def from_history(cls, entry: Any) -> ReportedJob:
+        """
+        Read an entry of the history. Its ``jobExitStatus`` is accounting's, no exit code, and left out.
+
+        :param entry: the entry
+        :raises ScnetResponseError: where it has no id, name or state
+        """
+        read = _Fields(entry)
+        return cls(
+            job_id=read.job_id(),
+            name=read.name(),
+            state=history_state(read.required("jobState")),
+            source="history",
+            code=read.text("jobState"),
+            queue=read.text("queue"),
+            work_dir=read.text("workdir"),
+            queued_at=read.time("jobQueueTime"),
+            started_at=read.time("jobStartTime"),
+            ended_at=read.time("jobEndTime"),
+        )
+
+
+class _Fields:
+    """The fields of an entry, of which SCnet may leave out some, or say null."""
+
+    def __init__(self, entry: Any) -> None:
+        if not isinstance(entry, Mapping):
+            raise ScnetResponseError("an entry of the answer's data is no job")
+        self.entry = entry
+
+    def text(self, name: str) -> str:
+        """Return a text, or a number as text; empty for whatever else."""
+        value = self.entry.get(name)
+        return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
+
+    def required(self, name: str) -> str:
+        """Return a text that has to be there."""
+        if text := self.text(name):
+            return text
+        raise ScnetResponseError(f"a job in the answer's data has no {name}")
+
+    def name(self) -> str:
+        """Return the job's name. An empty one is a name; where none was sent, this may be any job."""
+        if not isinstance(self.entry.get("jobName"), str):
+            raise ScnetResponseError("a job in the answer's data has no jobName")
+        return self.text("jobName")
+
+    def job_id(self) -> str:
+        """Return the id; of a job that somebody submitted elsewhere it may be such as ``5_[1-50]``."""
+        return self.required("jobId")
+
+    def time(self, name: str) -> datetime | None:
+        """Return a time; None where there is none, or it cannot be read: nothing is decided by it."""
+        try:
+            return datetime.strptime(self.text(name), _TIME).replace(tzinfo=BEIJING)
+        except ValueError:
+            return None
+
+
+def scnet_time(time: datetime) -> str:
+    """
+    Write a time as SCnet reads it.
+
+    :param time: the time, with its zone
+    """
+    return time.astimezone(BEIJING).strftime(_TIME)

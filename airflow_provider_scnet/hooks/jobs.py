@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hook's methods for jobs: to submit, find, look at and cancel them, and to read what they wrote."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, TypeVar
+
+from airflow_provider_scnet.client import issued_tokens, job_lists, jobs, submission
+from airflow_provider_scnet.client.connection_settings import ConnectionSettings
+from airflow_provider_scnet.client.errors import ScnetConfigError
+from airflow_provider_scnet.client.job_lists import JobList
+from airflow_provider_scnet.client.job_request import JobRequest
+from airflow_provider_scnet.client.queue_name import queue_named
+from airflow_provider_scnet.client.reported_job import ReportedJob
+from airflow_provider_scnet.client.text import redacted
+from airflow_provider_scnet.client.threads import run_in_thread
+from airflow_provider_scnet.hooks.polled_connection import PolledConnection
+
+T = TypeVar("T")
+
+
+class JobMethods:
+    """
+    What a hook does with jobs of the connection's user.
+
+    Each call reads the connection anew. ``scheduler_id``, where a region has one scheduler, may be left out: it is
+    asked for, with one request more. Whoever calls often gets it once, from :meth:`get_scheduler_id`.
+    """
+
+    if TYPE_CHECKING:
+
+        @property
+        def _connection(self) -> PolledConnection: ...
+
+    def get_scheduler_id(self) -> str:
+        """
+        Ask for the id of the region's scheduler, SCnet's ``strJobManagerID``.
+
+        :raises ScnetConfigError: where the region has several
+        :raises ScnetError: where there is no answer, or one that is an error
+        """
+        return self._asked(jobs.only_scheduler)
+
+    def submit_job(self, job: JobRequest, *, scheduler_id: str | None = None) -> str:
+        """
+        Submit a job once and return its id.
+
+        Such as::
+
+            job = JobRequest(
+                command="hostname", work_dir="/public/home/alice", queue_name="comp", wall_time="01:00:00",
+                job_name="run_1",
+            )
+            job_id = ScnetHook().submit_job(job)
+
+        It never sends a submission twice, and looks for no earlier one: whoever repeats it asks first, with
+        :meth:`find_jobs`, whether the job is there. Any other error than these means that nothing was submitted.
+
+        :param job: the job
+        :param scheduler_id: the scheduler that is to take it
+        :raises ScnetJobLimitError: where it is certain that there is no job, as the limit of submitted jobs is
+            met: try again later
+        :raises ScnetSubmissionRefusedError: where it is certain that there is no job, as Slurm or SCnet refused it
+        :raises ScnetSubmissionUnknownError: where nobody knows whether there is a job
+        :raises ScnetError: where it could not be sent
+        """
+
+        def submit(settings: ConnectionSettings) -> str:
+            job_lists.check_own_jobs(settings)
+            return submission.submit(settings, job, scheduler_id or jobs.only_scheduler(settings))
+
+        return self._asked(submit)
+
+    def find_jobs(
+        self,
+        job_name: str = "",
+        *,
+        queue_name: str | None = None,
+        ended_since: datetime | None = None,
+        scheduler_id: str | None = None,
+    ) -> JobList:
+        """
+        List jobs of the connection's user: those that are live, or those that ended since some time.
+
+        The live list also shows jobs that ended in the last minutes. Jobs are absent only where the list
+        ``is_complete``; even then a new job may appear late, in either list.
+
+        :param job_name: only jobs of this name, exactly; SCnet is told as well
+        :param queue_name: only jobs of this queue
+        :param ended_since: asks the history for runs that ended since then, a time with its zone; default: the
+            live list
+        :param scheduler_id: the scheduler
+        :raises ScnetError: where the list cannot be read
+        """
+        return self._asked(_find(job_name, queue_name, ended_since, scheduler_id))
+
+    async def afind_jobs(
+        self,
+        job_name: str = "",
+        *,
+        queue_name: str | None = None,
+        ended_since: datetime | None = None,
+        scheduler_id: str | None = None,
+    ) -> JobList:
+        """Do what :meth:`find_jobs` does without blocking the event loop."""
+        return await self._aasked(_find(job_name, queue_name, ended_since, scheduler_id))
+
+    def get_job(
+        self, job_id: str, *, since: datetime | None = None, scheduler_id: str | None = None
+    ) -> ReportedJob | None:
+        """
+        Ask what is known of a job: how it goes, or how it ended.
+
+        It asks the job's detail and, where that does not say how the job ended, the history. None means that
+        neither shows it: it may be unknown, or not to be seen yet, or not any longer.
+
+        :param job_id: its id
+        :param since: from when on the history is asked, a time with its zone; default: 30 days ago
+        :param scheduler_id: the scheduler
+        :raises ScnetError: where an answer cannot be read
+        """
+        return self._asked(_get(job_id, since, scheduler_id))
+
+    async def aget_job(
+        self, job_id: str, *, since: datetime | None = None, scheduler_id: str | None = None
+    ) -> ReportedJob | None:
+        """Do what :meth:`get_job` does without blocking the event loop."""
+        return await self._aasked(_get(job_id, since, scheduler_id))
+
+    def cancel_job(self, job_id: str, *, scheduler_id: str | None = None) -> ReportedJob | None:
+        """
+        Ask SCnet to delete a job, and return it as it is then.
+
+        SCnet's success does not say that a job was cancelled, and a cancelled job may go on for a while: look at
+        the state of what is returned, and ask :meth:`get_job` again. None: SCnet shows no such job.
+
+        :param job_id: its id
+        :param scheduler_id: the scheduler
+        :raises ScnetError: where there is no answer, or one that is an error
+        """
+        return self._asked(_cancel(job_id, scheduler_id))
+
+    async def acancel_job(self, job_id: str, *, scheduler_id: str | None = None) -> ReportedJob | None:
+        """Do what :meth:`cancel_job` does without blocking the event loop."""
+        return await self._aasked(_cancel(job_id, scheduler_id))
+
+    def read_log(self, path: str, *, lines: int = 50) -> str:
+        """
+        Return the last lines of a file of the cluster, such as the ``stdout`` of a job.
+
+        A file that does not exist reads as an empty one: that is all that SCnet says.
+
+        :param path: its absolute path
+        :param lines: how many lines, at most 1000
+        :raises ScnetError: where it cannot be read
+        """
+        return self._asked(lambda settings: jobs.log_tail(settings, path, lines))
+
+    async def aread_log(self, path: str, *, lines: int = 50) -> str:
+        """Do what :meth:`read_log` does without blocking the event loop."""
+        return await self._aasked(lambda settings: jobs.log_tail(settings, path, lines))
+
+    def _asked(self, ask: Callable[[ConnectionSettings], T]) -> T:
+        return issued_tokens.ask(self._connection.read_settings(), ask)
+
+    async def _aasked(self, ask: Callable[[ConnectionSettings], T]) -> T:
+        settings = await self._connection.aread_settings()
+        return await asyncio.wrap_future(run_in_thread(lambda: issued_tokens.ask(settings, ask)))
+
+
+def _find(
+    job_name: str, queue_name: str | None, ended_since: datetime | None, scheduler_id: str | None
+) -> Callable[[ConnectionSettings], JobList]:
+    queue = "" if queue_name is None else queue_named(queue_name)
+    since = _with_zone("ended_since", ended_since)
+
+    def find(settings: ConnectionSettings) -> JobList:
+        scheduler = scheduler_id or jobs.only_scheduler(settings)
+        if since is None:
+            return job_lists.live_jobs(settings, scheduler, job_name, queue)
+        return job_lists.ended_jobs(settings, scheduler, since, job_name, queue_name=queue)
+
+    return find
+
+
+def _get(
+    job_id: str, since: datetime | None, scheduler_id: str | None
+) -> Callable[[ConnectionSettings], ReportedJob | None]:
+    job_id, since = _id(job_id), _with_zone("since", since)
+    return lambda settings: jobs.job(settings, scheduler_id or jobs.only_scheduler(settings), job_id, since)
+
+
+def _cancel(job_id: str, scheduler_id: str | None) -> Callable[[ConnectionSettings], ReportedJob | None]:
+    job_id = _id(job_id)
+    return lambda settings: jobs.cancel(settings, scheduler_id or jobs.only_scheduler(settings), job_id)
+
+
+def _id(job_id: object) -> str:
+    text = str(job_id).strip() if isinstance(job_id, str | int) and not isinstance(job_id, bool) else ""
+    # What separates the parts of a deletion would make it one of other jobs.
+    if not text or len(text) > 100 or not text.isprintable() or set(text) & set(",:;/ "):
+        raise ScnetConfigError(f"job_id is no id of a job: '{redacted(job_id)[:80]}'")
+    return text
+
+
+def _with_zone(name: str, time: datetime | None) -> datetime | None:
+    if time is not None and (not isinstance(time, datetime) or time.tzinfo is None):
+        raise ScnetConfigError(f"{name} has to be a time with its zone, not {redacted(time)}")
+    return time
