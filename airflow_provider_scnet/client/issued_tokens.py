@@ -20,7 +20,13 @@ from typing import NamedTuple, TypeVar
 from airflow_provider_scnet.client import access_keys, response, transport
 from airflow_provider_scnet.client.access_keys import AccessKeys, Region, RegionToken
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
-from airflow_provider_scnet.client.errors import ErrorKind, ScnetApiError, ScnetConnectionError, ScnetError
+from airflow_provider_scnet.client.errors import (
+    ErrorKind,
+    ScnetApiError,
+    ScnetAuthError,
+    ScnetConnectionError,
+    ScnetError,
+)
 from airflow_provider_scnet.client.token_payload import TokenPayload
 
 T = TypeVar("T")
@@ -80,9 +86,11 @@ def ask(settings: ConnectionSettings, request: Callable[[ConnectionSettings], T]
     try:
         return request(settings)
     except ScnetError as error:
-        if not settings.keys or error.kind is not ErrorKind.CREDENTIALS:
+        if error.kind is ErrorKind.CREDENTIALS:
+            invalidate(settings.token)
+        # A submission that was refused is not sent again by itself.
+        if not settings.keys or not isinstance(error, ScnetAuthError):
             raise
-    invalidate(settings.token)
     return request(with_token(settings))
 
 
