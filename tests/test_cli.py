@@ -544,7 +544,7 @@ class TestWatch:
     def test_without_a_terminal_it_prints_one_table_after_another_until_ctrl_c(self, scnet, heeds_ctrl_c):
         command = [*MODULE, "jobs", "--watch", "5"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            scnet.wait_for_requests(2)
+            scnet.wait_for_requests(2, timeout=120)
             process.send_signal(signal.SIGINT)
             out, err = process.communicate()
         assert (process.returncode, err) == (commands.INTERRUPTED, "")
@@ -560,7 +560,7 @@ class TestWatch:
             [*MODULE, "jobs", "--watch", "5"], stdin=theirs, stdout=theirs, stderr=theirs
         ) as process:
             os.close(theirs)
-            scnet.wait_for_requests(2)
+            scnet.wait_for_requests(2, timeout=120)
             said = os.read(ours, 10_000)
             while b"\x1b[1A" not in said:
                 said += os.read(ours, 10_000)

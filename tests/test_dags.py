@@ -346,7 +346,9 @@ def test_the_tests_of_a_dag_that_the_page_shows_pass(airflow_db: Path, tmp_path:
     for block in blocks(ROOT / "docs" / "en" / "testing.md"):
         if block.language == "python":
             files[block.text.splitlines()[0].removeprefix("# ")] = block.text
-    assert files.keys() == {"conftest.py", "my_dag.py", "test_my_dag.py", "test_my_dag_with_requests_mock.py"}
+    assert files.keys() == {
+        *("conftest.py", "my_dag.py", "test_my_dag.py", "test_my_jobs.py", "test_my_dag_with_requests_mock.py")
+    }
     files["conftest.py"] = AIRFLOW_MENDED + files["conftest.py"]
     for name, text in files.items():
         (folder / name).write_text(text)
@@ -364,4 +366,4 @@ def test_the_tests_of_a_dag_that_the_page_shows_pass(airflow_db: Path, tmp_path:
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     shutil.rmtree(folder)
     assert done.returncode == 0, done.stdout
-    assert "3 passed" in done.stdout
+    assert "5 passed" in done.stdout

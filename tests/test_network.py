@@ -24,6 +24,7 @@ import requests
 from airflow_provider_scnet.client import transport
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetConnectionError, ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
+from airflow_provider_scnet.hooks.polled_connection import PolledConnection
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.testing import ScnetSimulator
 from airflow_provider_scnet.testing.server import dead_first_address
@@ -446,7 +447,7 @@ class TestAuthorities:
             monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/etc/ssl/certs/ca-certificates.crt")
         use(f"https://127.0.0.1:{tls_port}", verify=False)
         with pytest.warns(Warning, match="Unverified HTTPS"):
-            look = ScnetHook().observe()
+            look = PolledConnection("scnet_default").observe()
         assert look.counts is not None
         assert look.counts.queued == 2
         assert any("not verified" in note for note in look.notes)
@@ -458,5 +459,5 @@ class TestAuthorities:
         found = transport._readable(
             requests.exceptions.SSLError(error), transport.OneOriginSession("https://h", {}, settings), ()
         )
-        assert "is the clock here" in str(found)
+        assert "by the clock here, which says" in str(found)
         assert found.kind is ErrorKind.TRANSIENT

@@ -37,8 +37,6 @@ MARGIN = 60.0
 UNKNOWN_LIFETIME = 900.0
 #: Seconds after a failed request before the next one; gates that arrive meanwhile share the error.
 PAUSE_AFTER_FAILURE = 5.0
-#: How many of the connection's time-outs it takes at most: for the renewal of another thread, and for one's own.
-MOST_TIMEOUTS = 4
 #: Seconds by which the clocks here and at SCnet may differ before a refusal is put down to that.
 CLOCKS_DIFFER = 60.0
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from configparser import ConfigParser
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -120,12 +119,10 @@ def asks_for_workers(sensor: ScnetJobStateSensor) -> str:
     """
     if sensor.reschedule:
         return "mode='reschedule' of the default_args"
-    # Airflow's own default says so, too, which nobody has chosen.
-    section, option = "operators", "default_deferrable"
-    chosen = (
-        ConfigParser.has_option(conf, section, option) or "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE" in os.environ
-    )
-    return f"[{section}] {option} = False" if chosen and not conf.getboolean(section, option) else ""
+    # Airflow's own default says so, too, and so does each file that Airflow makes: nobody has chosen these.
+    chosen = "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE" in os.environ
+    is_against = chosen and not conf.getboolean("operators", "default_deferrable")
+    return "[operators] default_deferrable = False" if is_against else ""
 
 
 def is_template(value: Any, dag: Any) -> bool:
