@@ -9,7 +9,7 @@ SHELL := /bin/bash
 AIRFLOW := 3.3.2
 COMPAT := 2.11.2 3.0.6 3.1.8 3.2.2
 VERSIONS := $(AIRFLOW) $(COMPAT)
-PYTHONS := 3.10 3.12 3.13
+PYTHONS := 3.10 3.12 3.13 3.14
 UV_VERSION := 0.13.9
 
 # A pyenv shim may exist for a Python that does not run, so each candidate is asked.
@@ -60,7 +60,7 @@ test-lowest: ## the test suite on the lowest versions that pyproject.toml admits
 
 # Airflow's own work, in whole DAGs and at the start of each command, takes half of the time of the suite, and is not
 # what a Python changes. Nor are the pages and what is simulated, which one version tests for all.
-ONCE := $(addprefix tests/test_,$(addsuffix .py,pages project shared_decisions turn phases kept_room claim_record))
+ONCE := $(addprefix tests/test_,$(addsuffix .py,pages project shared_decisions turn phases kept_room claim_record job_request simulator simulator_job_lives))
 .PHONY: test-pythons
 test-pythons: ## the test suite without whole DAGs on the other Pythons, where they are found
 	$(if $(PYTHONS_HERE),$(MAKE) --no-print-directory $(PYTHONS_HERE:%=test-python-%))
@@ -84,10 +84,14 @@ check: .venv/$(AIRFLOW)/.made ## ruff, mypy, and the workflows
 	$(MAIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 .PHONY: wheel
-wheel: .venv/$(AIRFLOW)/.made ## build sdist and wheel into dist/, and check them
+wheel: .venv/build/.made ## build sdist and wheel into dist/, and check what they hold
 	rm -rf dist
-	$(MAIN)/python -m build --no-isolation
-	$(MAIN)/python scripts/check_wheel.py dist --uv $(UV) --constraint requirements/airflow-$(AIRFLOW).txt
+	.venv/build/bin/python -m build --no-isolation
+	.venv/build/bin/python scripts/check_wheel.py dist
+
+.PHONY: test-wheel
+test-wheel: wheel ## install that wheel beside an Airflow, which has to find it
+	.venv/build/bin/python scripts/check_wheel.py dist --uv $(UV) --constraint requirements/airflow-$(AIRFLOW).txt
 
 # The pages need nothing from elsewhere, neither to be built nor to be read.
 .PHONY: docs
@@ -124,7 +128,7 @@ $(VERSIONS:%=demo-%): demo-%: .venv/%/.made
 	@.venv/$*/bin/python -m demo.run
 
 $(VERSIONS:%=.venv/%/.made) .venv/lowest/.made: .venv/%/.made: requirements/airflow-%.txt
-.venv/docs/.made: requirements/docs.txt
+.venv/build/.made .venv/docs/.made: .venv/%/.made: requirements/%.txt
 $(PYTHONS:%=.venv/python-%/.made): requirements/airflow-$(AIRFLOW).txt
 
 INTERPRETER = $(PYTHON)
@@ -154,4 +158,4 @@ pins: $(UV) ## renew requirements/*.txt from requirements/*.in
 	  $(PIN) --upgrade requirements/airflow-$$version.in -o requirements/airflow-$$version.txt; done
 	$(PIN) --resolution lowest-direct --no-deps pyproject.toml | \
 	  $(PIN) --upgrade requirements/airflow-lowest.in - -o requirements/airflow-lowest.txt
-	$(PIN) --upgrade requirements/docs.in -o requirements/docs.txt
+	for use in build docs; do $(PIN) --upgrade requirements/$$use.in -o requirements/$$use.txt; done

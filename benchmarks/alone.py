@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import types
 from datetime import datetime, timedelta, timezone
@@ -42,5 +43,7 @@ async def wait(map_index: int, run_id: str = "run", waited: float | None = None,
         event = await anext(events)
     finally:
         await events.aclose()
-    found: dict[str, Any] = event.xcoms["decision"]
-    return found
+    found = event.xcoms["decision"]
+    # Text where Airflow does not make text of it by itself.
+    decision: dict[str, Any] = json.loads(found) if isinstance(found, str) else found
+    return decision

@@ -9,23 +9,14 @@ and the job goes there. One pair of access keys opens several regions: the conne
 from __future__ import annotations
 
 import os
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from airflow.providers.common.compat.sdk import dag, task, task_group
 
-from airflow_provider_scnet.hooks.scnet import ScnetHook
+from airflow_provider_scnet.operators.scnet import ScnetSubmitJobOperator
 from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
 
-HPC = "/hpc/openapi/v2"
-
-
-def data_of(answer):
-    """Return the data of an answer; an error where SCnet reports one, with what it says."""
-    answer.raise_for_status()
-    body = answer.json()
-    if str(body["code"]) != "0":
-        raise RuntimeError(f"SCnet answers with code {body['code']}: {body['msg']}")
-    return body["data"]
+INTERVAL = float(os.environ.get("SCNET_POKE_INTERVAL", 60))  # seconds; only a demo asks more often
 
 
 @dag(
@@ -38,40 +29,32 @@ def data_of(answer):
 def scnet_any_cluster():
     @task
     def list_inputs(params=None):
-        return [f"sample-{number:03}" for number in range(params["inputs"])]
-
-    # Without retries: nobody knows whether a job without an answer is there. scnet_submit.py shows how to ask.
-    @task
-    def submit(sample, conn_id, params=None):
-        with ScnetHook(conn_id).get_conn() as scnet:
-            scheduler = str(data_of(scnet.get(f"{HPC}/cluster"))[0]["id"])
-            job = {
-                "GAP_APPNAME": "BASE",
-                "GAP_SUBMIT_TYPE": "cmd",
-                "GAP_JOB_NAME": sample,
-                "GAP_CMD_FILE": "hostname\nsleep 60",
-                "GAP_WORK_DIR": params["work_dir"],
-                "GAP_QUEUE": params["queue"],
-                "GAP_NNODE": "1",
-                "GAP_NPROC": "1",
-                "GAP_WALL_TIME": "00:10:00",
-            }
-            body = {"strJobManagerID": scheduler, "mapAppJobInfo": job}
-            return conn_id, data_of(scnet.post(f"{HPC}/apptemplates/BASIC/BASE/job", json=body))
+        return [f"echo sample-{number:03}\nsleep 60" for number in range(params["inputs"])]
 
     @task_group
-    def gated_submission(sample):
+    def gated_submission(command):
         wait_for_room = ScnetJobStateSensor(
             task_id="wait_for_room",
             scnet_conn_id=["scnet_west", "scnet_east"],
             queue_name="{{ params.queue }}",
             condition="queued < 2",
-            poke_interval=float(os.environ.get("SCNET_POKE_INTERVAL", 60)),  # seconds; only a demo asks more often
+            poke_interval=INTERVAL,
             timeout=6 * 3600,
         )
-        submit(sample, wait_for_room.output["scnet_conn_id"])
+        ScnetSubmitJobOperator(
+            task_id="submit",
+            scnet_conn_id=wait_for_room.output["scnet_conn_id"],
+            command=command,
+            work_dir="{{ params.work_dir }}",
+            queue_name="{{ params.queue }}",
+            wall_time=timedelta(minutes=10),
+            cores=1,
+            # The task ends when the job is accepted.
+            wait_for_completion=False,
+            poll_interval=INTERVAL,
+        )
 
-    gated_submission.expand(sample=list_inputs())
+    gated_submission.expand(command=list_inputs())
 
 
 scnet_any_cluster()

@@ -15,7 +15,7 @@ import pytest
 from airflow_provider_scnet.client import job_state
 from airflow_provider_scnet.client.unexpected import unexpected
 from airflow_provider_scnet.event_loop import background
-from airflow_provider_scnet.hooks.scnet import ScnetHook
+from airflow_provider_scnet.hooks.polled_connection import PolledConnection
 from airflow_provider_scnet.polling import accounts as accounts_module
 from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.polling.poller import Poller
@@ -307,19 +307,19 @@ def test_a_reading_of_the_connection_that_takes_too_long_is_met_again_and_never_
 ):
     """A request to Airflow's supervisor that is cancelled ends the trigger runner of 3.1.8."""
     monkeypatch.setattr(accounts_module, "LONGEST_READ", 0.5)
-    resolve = ScnetHook.aread_settings
+    resolve = PolledConnection.aread_settings
     reads, handed_out = [], asyncio.Event()
 
-    async def slow(hook: ScnetHook, user_name: str | None = None) -> Any:
+    async def slow(connection: PolledConnection, user_name: str | None = None) -> Any:
         reads.append("asked")
         try:
             await handed_out.wait()
         except asyncio.CancelledError:
             reads.append("cancelled")
             raise
-        return await resolve(hook, user_name)
+        return await resolve(connection, user_name)
 
-    monkeypatch.setattr(ScnetHook, "aread_settings", slow)
+    monkeypatch.setattr(PolledConnection, "aread_settings", slow)
 
     async def scenario() -> None:
         accounts = runtime.accounts()
@@ -340,16 +340,16 @@ def test_a_reading_of_the_connection_that_takes_too_long_is_met_again_and_never_
 
 def test_a_connection_that_is_never_handed_out_holds_up_two_looks_only(scnet, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(accounts_module, "LONGEST_READ", 0.05)
-    resolve = ScnetHook.aread_settings
+    resolve = PolledConnection.aread_settings
     reads = []
 
-    async def hang_at_first(hook: ScnetHook, user_name: str | None = None) -> Any:
+    async def hang_at_first(connection: PolledConnection, user_name: str | None = None) -> Any:
         reads.append(user_name)
         if len(reads) == 1:
             await asyncio.Event().wait()
-        return await resolve(hook, user_name)
+        return await resolve(connection, user_name)
 
-    monkeypatch.setattr(ScnetHook, "aread_settings", hang_at_first)
+    monkeypatch.setattr(PolledConnection, "aread_settings", hang_at_first)
 
     async def scenario() -> None:
         for event in await asyncio.gather(*start([trigger(submits=0) for _ in range(3)])):

@@ -24,7 +24,8 @@ from airflow import __version__ as airflow_version
 
 from airflow_provider_scnet import __main__ as command_line
 from airflow_provider_scnet.cli import commands, definition
-from airflow_provider_scnet.client.scheduler import LIMITS_PATH, SCHEDULER_PATH
+from airflow_provider_scnet.client.job_manager import LIMITS_PATH, SCHEDULER_PATH
+from airflow_provider_scnet.hooks.polled_connection import PolledConnection
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.testing import Fault
 
@@ -164,7 +165,7 @@ class TestJobs:
         assert "'held' is missing" in row["trouble"]
 
     def test_brackets_in_a_name_are_shown_as_they_are(self, scnet, capsys):
-        look = ScnetHook().observe()
+        look = PolledConnection("scnet_default").observe()
         commands._show([("[red]a", None, look)], "table", commands._Console())
         assert "[red]a" in capsys.readouterr().out
 
@@ -529,20 +530,21 @@ class TestWatch:
         signal.signal(signal.SIGINT, before)
 
     def test_ctrl_c_in_a_finalizer_ends_it_too(self, scnet, pauses, monkeypatch, heeds_ctrl_c):
-        look_at = ScnetHook.observe
+        look_at = PolledConnection.observe
 
-        def interrupted(hook, *asked):
-            weakref.finalize(ScnetHook(), signal.raise_signal, signal.SIGINT)  # at once: nobody keeps that hook
-            return look_at(hook, *asked)
+        def interrupted(connection, *asked):
+            # At once: nobody keeps that one.
+            weakref.finalize(PolledConnection("x"), signal.raise_signal, signal.SIGINT)
+            return look_at(connection, *asked)
 
-        monkeypatch.setattr(ScnetHook, "observe", interrupted)
+        monkeypatch.setattr(PolledConnection, "observe", interrupted)
         assert self.watch() == commands.INTERRUPTED
         assert not pauses
 
     def test_without_a_terminal_it_prints_one_table_after_another_until_ctrl_c(self, scnet, heeds_ctrl_c):
         command = [*MODULE, "jobs", "--watch", "5"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            scnet.wait_for_requests(2)
+            scnet.wait_for_requests(2, timeout=120)
             process.send_signal(signal.SIGINT)
             out, err = process.communicate()
         assert (process.returncode, err) == (commands.INTERRUPTED, "")
@@ -558,7 +560,7 @@ class TestWatch:
             [*MODULE, "jobs", "--watch", "5"], stdin=theirs, stdout=theirs, stderr=theirs
         ) as process:
             os.close(theirs)
-            scnet.wait_for_requests(2)
+            scnet.wait_for_requests(2, timeout=120)
             said = os.read(ours, 10_000)
             while b"\x1b[1A" not in said:
                 said += os.read(ours, 10_000)

@@ -116,7 +116,7 @@ def test_all_ways_to_write_an_address_mean_the_same(given, endpoint):
         ({"extra": {"allow_foreign_user": 1}}, "allow_foreign_user"),
         ({"extra": {"proxies": "http://proxy:1"}}, "proxies"),
         ({"extra": {"proxies": {"https": "proxy:1"}}}, "proxies"),
-        ({"extra": {"proxies": {"https": "socks5://proxy:1"}}}, "proxies"),
+        ({"extra": {"proxies": {"https": "socks6://proxy:1"}}}, "proxies"),
         ({"extra": {"proxies": {"ftp": "http://proxy:1"}}}, "proxies"),
         ({"extra": {"proxies": {"https": "http://p:1"}}, "host": "http://127.0.0.1"}, "proxies"),
     ],
@@ -303,3 +303,13 @@ def test_a_pasted_token_that_has_ended_is_refused():
     with pytest.raises(ScnetConfigError, match=r"the token ended 2\d{3}-.*paste a fresh token") as caught:
         settings(password=make_token("alice", expire_time=time.time() - 1))
     assert caught.value.kind is ErrorKind.CREDENTIALS
+
+
+@pytest.mark.parametrize("name", ["al\nice", "al\x1b[31mice", "al\u2028ice", "a" * 201])
+def test_a_token_names_no_user_whose_name_no_log_could_show(name):
+    token = make_token(name)
+    with pytest.raises(ScnetConfigError, match="the token names no user") as caught:
+        settings(login="", password=token)
+    assert name not in str(caught.value)
+    # It is another user than the connection's all the same, so that zeros prove nothing.
+    assert settings(password=token).token_user == name

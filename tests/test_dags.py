@@ -135,15 +135,8 @@ def test_a_mapped_group_of_gates_and_submissions(scnet: ScnetSimulator, run_dag)
 
 # On 3.0 each part of a task builds an API of its own.
 @pytest.mark.timeout(600)
-def test_jobs_of_the_operator_behind_gates(scnet: ScnetSimulator, run_dag):
+def test_jobs_behind_gates(scnet: ScnetSimulator, run_dag):
     scnet.plan_jobs(JobPlan(run_for=0.3), times=None)
-    (example,) = [path for path in EXAMPLES if path.stem == "scnet_submit_job"]
-    result, printed = run_dag(example, "scnet_submit_job", inputs=2)
-    assert result["state"] == "success", printed
-    assert len({job.name for job in scnet.jobs("alice")}) == scnet.totals("alice").submitted == 2
-
-
-def test_submissions_as_scnet_documents_them(scnet: ScnetSimulator, run_dag):
     (example,) = [path for path in EXAMPLES if path.stem == "scnet_submit"]
     result, printed = run_dag(example, "scnet_submit", inputs=2)
     assert result["state"] == "success", printed
@@ -280,6 +273,42 @@ def test_the_connections_condition_is_heeded_by_gates_that_wait(scnet: ScnetSimu
     assert "running 0, queued 4: waiting, the connection needs queued < 3" in printed
 
 
+def test_a_dag_with_delimiters_of_its_own(scnet: ScnetSimulator, run_dag):
+    result, printed = run_dag(
+        """
+        marks = {"variable_start_string": "[[", "variable_end_string": "]]"}
+        with new("marked", jinja_environment_kwargs=marks, params={"most": 3, "user": "alice"}) as dag:
+            gate(condition="queued < [[ params.most ]]", user_name="[[ params.user ]]")
+            gate(task_id="wrong", condition="queued < [[ params.user ]]")
+        """,
+        "marked",
+    )
+    assert result["tasks"] == {"gate[-1]": "success", "wrong[-1]": "failed"}, printed
+
+
+def test_the_decision_is_in_the_same_place_in_every_way_to_wait(scnet: ScnetSimulator, run_dag):
+    scnet.set_counts("alice", running=3, queued=2)
+    result, printed = run_dag(
+        """
+        import json
+        ways = [{}, {"use_worker": True}, {"deferrable": False}, {"deferrable": False, "mode": "reschedule"}]
+        with new("result") as dag:
+            @task
+            def check(name, returns, ti=None):
+                decision = json.loads(ti.xcom_pull(task_ids=name, key="decision"))
+                assert decision["counts"]["running"] == 3
+                assert ti.xcom_pull(task_ids=name) == (decision if returns else None)
+            for n, way in enumerate(ways):
+                gate(task_id=f"gate_{n}", submits=0, **way) >> check.override(task_id=f"check_{n}")(
+                    f"gate_{n}", bool(way)
+                )
+        """,
+        "result",
+    )
+    expected = {f"{name}_{n}[-1]": "success" for name in ("gate", "check") for n in range(4)}
+    assert result == {"state": "success", "tasks": expected}, printed
+
+
 def test_templated_mapped_and_soft_gates(scnet: ScnetSimulator, run_dag):
     scnet.set_counts("alice", queued=2, held=1)
     result, printed = run_dag(
@@ -380,7 +409,9 @@ def test_the_tests_of_a_dag_that_the_page_shows_pass(airflow_db: Path, tmp_path:
     for block in blocks(ROOT / "docs" / "en" / "testing.md"):
         if block.language == "python":
             files[block.text.splitlines()[0].removeprefix("# ")] = block.text
-    assert files.keys() == {"conftest.py", "my_dag.py", "test_my_dag.py", "test_my_dag_with_requests_mock.py"}
+    assert files.keys() == {
+        *("conftest.py", "my_dag.py", "test_my_dag.py", "test_my_jobs.py", "test_my_dag_with_requests_mock.py")
+    }
     files["conftest.py"] = AIRFLOW_MENDED + files["conftest.py"]
     for name, text in files.items():
         (folder / name).write_text(text)
@@ -398,4 +429,4 @@ def test_the_tests_of_a_dag_that_the_page_shows_pass(airflow_db: Path, tmp_path:
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     shutil.rmtree(folder)
     assert done.returncode == 0, done.stdout
-    assert "3 passed" in done.stdout
+    assert "5 passed" in done.stdout

@@ -24,9 +24,11 @@ from airflow_provider_scnet.client.access_keys import REGION_PATH, TOKENS_PATH, 
 from airflow_provider_scnet.client.errors import ScnetError
 from airflow_provider_scnet.client.job_state import JOB_STATE_PATH
 from airflow_provider_scnet.client.response import Answer
+from airflow_provider_scnet.client.token_payload import TokenPayload
 from airflow_provider_scnet.gate.decision import record
 from airflow_provider_scnet.gate.evaluator import GateEvaluator
 from airflow_provider_scnet.gate.gate import Gate
+from airflow_provider_scnet.hooks.polled_connection import PolledConnection
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.testing import Fault, ScnetSimulator, make_token
 
@@ -114,7 +116,7 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(issued_tokens, "_caches", {})
+    monkeypatch.setattr(issued_tokens, "_accounts", {})
     monkeypatch.setattr(issued_tokens, "PAUSE_AFTER_FAILURE", 0.0)
 
 
@@ -144,14 +146,14 @@ class Said:
 
 def ask_in_every_way(said: Said) -> None:
     """Let the provider make of the answers whatever it makes of them."""
-    hook = ScnetHook()
+    hook, connection = ScnetHook(), PolledConnection("scnet_default")
     said.attempt(hook.test_connection)
     said.attempt(hook.get_job_counts)
     said.attempt(lambda: asyncio.run(hook.aget_job_counts()))
     said.attempt(lambda: hook.get_conn().close())
-    if settings := said.attempt(lambda: issued_tokens.with_token(hook.read_settings())):
+    if settings := said.attempt(lambda: issued_tokens.with_token(connection.read_settings())):
         said.add(settings.where, settings.notes, settings.account, settings.advice, settings.region)
-    look = hook.observe()
+    look = connection.observe()
     said.add(look, look.error, look.notes, look.doubt, look.where, look.account)
     counts = look.counts
     if counts:
@@ -160,8 +162,7 @@ def ask_in_every_way(said: Said) -> None:
     gate = Gate.of("queued < 5", fail_when="other > 5")
     said.attempt(lambda: GateEvaluator(gate, logging.getLogger("gate")).judge(look))
     said.add(json.dumps(record(gate, look, scnet_conn_id="scnet_default", claimed=0), ensure_ascii=False))
-    said.add(issued_tokens._caches, *(cache._grant for cache in issued_tokens._caches.values()))
-    said.add(*(vars(cache) for cache in issued_tokens._caches.values()))
+    said.add(issued_tokens._accounts, *(vars(account) for account in issued_tokens._accounts.values()))
 
 
 def assert_unsaid(secret: str, *texts: object) -> None:
@@ -255,7 +256,7 @@ def test_what_holds_a_token_does_not_print_it():
     token = TOKENS["an opaque token"]
     assert token not in repr(RegionToken("1", "x", token))
     assert token not in repr(Answer(200, token.encode(), location=token))
-    assert token not in repr(issued_tokens._Grant(token, "x", 0.0))
+    assert token not in repr(issued_tokens._Grant(token, "x", TokenPayload(), 0.0))
 
 
 def test_errors_of_the_provider_carry_no_cause_that_could_be_printed(scnet: ScnetSimulator):

@@ -4,20 +4,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import pickle
 import socket
-import ssl
-import subprocess
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 import requests
 
 from airflow_provider_scnet import __version__
-from airflow_provider_scnet.client import transport
+from airflow_provider_scnet.client import threads, transport
 from airflow_provider_scnet.client.errors import (
     ErrorKind,
     ScnetApiError,
@@ -27,6 +25,7 @@ from airflow_provider_scnet.client.errors import (
     ScnetResponseError,
 )
 from airflow_provider_scnet.client.job_counts import JobCounts
+from airflow_provider_scnet.hooks.polled_connection import PolledConnection
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
 
@@ -73,7 +72,7 @@ def test_the_connection_is_read_anew_for_each_call(scnet: ScnetSimulator, monkey
 def test_a_connection_may_be_json_or_a_uri(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch, form: str):
     conn = scnet.connection_json(timeout="5") if form == "json" else scnet.connection_uri(timeout="5")
     monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", conn)
-    assert ScnetHook().read_settings().timeout == 5.0
+    assert PolledConnection("scnet_default").read_settings().timeout == 5.0
     ScnetHook().get_job_counts()
 
 
@@ -88,7 +87,7 @@ def test_a_connection_may_be_json_or_a_uri(scnet: ScnetSimulator, monkeypatch: p
 )
 def test_a_uri_means_the_same_as_a_whole_address(monkeypatch: pytest.MonkeyPatch, uri: str, endpoint: str):
     monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", uri)
-    settings = ScnetHook().read_settings()
+    settings = PolledConnection("scnet_default").read_settings()
     assert (settings.endpoint, settings.user_name, settings.token) == (endpoint, "alice", "TOKEN")
 
 
@@ -96,6 +95,17 @@ def test_a_connection_that_airflow_does_not_know_is_named():
     with pytest.raises(ScnetConfigError, match=r"'nowhere'.*not defined.*Connections") as caught:
         ScnetHook("nowhere").get_job_counts()
     assert caught.value.kind is ErrorKind.UNCLEAR
+
+
+def test_in_a_multi_team_airflow_a_connection_that_the_triggerer_does_not_find_may_be_a_teams(monkeypatch):
+    monkeypatch.setenv("AIRFLOW__CORE__MULTI_TEAM", "True")
+    with pytest.raises(ScnetConfigError, match=r"'nowhere'.*without a team.*deferrable=False") as caught:
+        asyncio.run(ScnetHook("nowhere").aget_job_counts())
+    assert "create it" not in str(caught.value)
+    assert caught.value.kind is ErrorKind.UNCLEAR
+    # A worker asks for its task's team.
+    with pytest.raises(ScnetConfigError, match="create it"):
+        ScnetHook("nowhere").get_job_counts()
 
 
 def test_a_malformed_uri_is_refused_without_showing_the_token(monkeypatch: pytest.MonkeyPatch):
@@ -165,7 +175,79 @@ def test_a_token_that_the_server_echoes_is_not_shown(scnet: ScnetSimulator):
 )
 def test_retry_after_is_read_and_bounded(scnet: ScnetSimulator, header, pause):
     scnet.order(Fault(status=429, headers={"Retry-After": header} if header is not None else {}))
-    assert ScnetHook().observe().pause == (pause or 0.0)
+    assert PolledConnection("scnet_default").observe().pause == (pause or 0.0)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "sent"),
+    [
+        ({"json": {"a": [1]}}, "application/json", b'{"a": [1]}'),
+        ({"data": {"jobMethod": "5"}}, "application/x-www-form-urlencoded", b"jobMethod=5"),
+        ({"files": {"file": ("in.dat", b"bytes")}}, "multipart/form-data; boundary=", b"in.dat"),
+        ({"data": '{"a": 1}'}, "application/json", b'{"a": 1}'),
+        ({}, "application/json", b""),
+    ],
+    ids=["json", "form", "file", "text", "none"],
+)
+@pytest.mark.parametrize("way", ["session", "request"])
+def test_a_body_is_labelled_as_what_it_is(scnet: ScnetSimulator, way, body, kind, sent):
+    if way == "session":
+        with ScnetHook().get_conn() as session:
+            session.request("DELETE", "/hpc/openapi/v2/jobs", **body)
+    else:
+        with pytest.raises(ScnetResponseError, match="404"):
+            ScnetHook().request("DELETE", "/hpc/openapi/v2/none", **body)
+    (request,) = scnet.requests
+    assert request.headers["content-type"].startswith(kind)
+    assert sent in request.body
+
+
+def test_a_request_returns_the_data_of_the_answer(scnet: ScnetSimulator):
+    scnet.submit("alice", name="mine")
+    scheduler = str(ScnetHook().request("GET", "/hpc/openapi/v2/cluster")[0]["id"])
+    asked = {"strClusterIDList": scheduler, "strJobOwner": "alice", "start": "0", "limit": "25"}
+    assert ScnetHook().request("GET", "/hpc/openapi/v2/jobs", params=asked)["list"][0]["jobName"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "said"),
+    [
+        (Fault.api("815007", "sbatch: error"), ScnetApiError, "code 815007 .*: sbatch: error"),
+        (Fault(status=503, body=""), ScnetResponseError, "HTTP 503"),
+        (Fault.html(200, "<p>Login"), ScnetResponseError, "not the documented JSON"),
+        (Fault(drop="before"), ScnetConnectionError, "connection failed"),
+    ],
+)
+def test_a_request_raises_what_is_no_success_and_is_not_repeated(scnet: ScnetSimulator, fault, error, said):
+    path = "/hpc/openapi/v2/apptemplates/BASIC/BASE/job"
+    scnet.order(fault, path=path)
+    with pytest.raises(error, match=rf"connection 'scnet_default' .*, apptemplates/BASIC/BASE/job: .*{said}"):
+        ScnetHook().request("POST", path, json={})
+    assert len(scnet.requests) == 1
+
+
+def test_a_request_with_a_refused_token_says_what_to_do(scnet: ScnetSimulator):
+    scnet.reject_token("alice")
+    with pytest.raises(ScnetAuthError, match="paste a fresh token"):
+        ScnetHook().request("GET", "/hpc/openapi/v2/cluster")
+    assert len(scnet.requests) == 1
+
+
+def test_a_request_whose_issued_token_is_refused_is_made_with_another(scnet: ScnetSimulator, monkeypatch):
+    scnet.add_access_keys("alice")
+    monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", scnet.key_connection_json("alice"))
+    scnet.order(Fault.api("10008", "auth_fail", "token is invalid"), path="/hpc/openapi/v2/cluster")
+    assert ScnetHook().request("GET", "/hpc/openapi/v2/cluster")
+    assert len(scnet.token_requests) == 2
+
+
+@pytest.mark.parametrize(
+    "path", ["hpc/openapi/v2/cluster", "https://elsewhere.example/", "@elsewhere.example", ""]
+)
+def test_a_request_goes_to_a_path_below_the_endpoint(scnet: ScnetSimulator, path):
+    with pytest.raises(ValueError, match="slash"):
+        ScnetHook().request("GET", path)
+    assert scnet.requests == []
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -238,7 +320,7 @@ def test_a_token_that_is_echoed_in_a_malformed_header_is_in_no_log(monkeypatch, 
         uri = f"scnet://alice:SECRET-TOKEN@127.0.0.1:{server.getsockname()[1]}/http"
         monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", uri)
         with caplog.at_level("DEBUG"):
-            assert ScnetHook().observe().error is not None
+            assert PolledConnection("scnet_default").observe().error is not None
         thread.join()
     assert "SECRET-TOKEN" not in caplog.text
     assert "Failed to parse" not in caplog.text
@@ -246,7 +328,7 @@ def test_a_token_that_is_echoed_in_a_malformed_header_is_in_no_log(monkeypatch, 
 
 def test_many_unknown_names_make_one_note(scnet: ScnetSimulator):
     scnet.order(Fault.api("0", "success", [{"name": f"state {n}", "y": 1} for n in range(5000)]))
-    (note,) = ScnetHook().observe().notes
+    (note,) = PolledConnection("scnet_default").observe().notes
     assert note.endswith("'state 9' and 4990 more, counted as other")
 
 
@@ -255,7 +337,6 @@ def test_netrc_is_ignored(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch
     netrc.write_text("machine 127.0.0.1 login eve password stolen\nmachine localhost login eve password stolen\n")
     monkeypatch.setenv("NETRC", str(netrc))
     with ScnetHook().get_conn() as session:
-        session.trust_env = True
         session.get(f"{scnet.url}/hpc/openapi/v2/view/jobs/state")
     assert "authorization" not in scnet.requests[-1].headers
 
@@ -315,12 +396,17 @@ def test_an_error_survives_the_way_into_another_process(error):
 
 
 @pytest.mark.parametrize("fault", [Fault(delay=30), Fault(drip=30)], ids=["silent", "falls silent in the body"])
-@pytest.mark.parametrize("is_timer_late", [False, True], ids=["timer", "late timer"])
+@pytest.mark.parametrize("is_thread_late", [False, True])
 def test_silence_is_told_alike_whichever_of_the_two_time_outs_ends_it(
-    scnet: ScnetSimulator, connect, monkeypatch: pytest.MonkeyPatch, fault: Fault, is_timer_late: bool
+    scnet: ScnetSimulator, connect, monkeypatch: pytest.MonkeyPatch, fault: Fault, is_thread_late: bool
 ):
-    if is_timer_late:
-        monkeypatch.setattr(transport, "_cut_off", lambda *_: contextlib.nullcontext(threading.Event()))
+    def patient(function):
+        found = threads.run_in_thread(function)
+        monkeypatch.setattr(found, "result", lambda _: Future.result(found, 60))
+        return found
+
+    if not is_thread_late:
+        monkeypatch.setattr(transport, "run_in_thread", patient)
     connect(timeout=0.3)
     scnet.order(fault)
     with pytest.raises(ScnetConnectionError, match=r"no whole answer within 0\.3 s"):
@@ -399,104 +485,6 @@ def test_a_plain_http_server_where_tls_is_expected_is_unclear(
     assert caught.value.kind is ErrorKind.UNCLEAR
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tls")
-    made = folder / "both.pem"
-    subprocess.run(
-        [
-            *(
-                [
-                    "openssl",
-                    "req",
-                    "-x509",
-                    "-newkey",
-                    "rsa:2048",
-                    "-nodes",
-                    "-days",
-                    "2",
-                    "-subj",
-                    "/CN=127.0.0.1",
-                ]
-            ),
-            *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(made), "-out", str(folder / "cert.pem")),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    made.write_text(made.read_text() + (folder / "cert.pem").read_text())
-    return made
-
-
-@pytest.fixture
-def tls_port(certificate: Path):
-    """A TLS server that answers each connection with the documented body."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    body = json.dumps({"code": "0", "data": [{"name": "运行", "y": 1}, {"name": "排队", "y": 2}]}).encode()
-    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(body), body)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            while True:
-                try:
-                    peer, _ = server.accept()
-                except OSError:
-                    return
-                try:
-                    with context.wrap_socket(peer, server_side=True) as tls:
-                        tls.recv(65536)
-                        tls.sendall(answer)
-                except OSError:
-                    pass
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield server.getsockname()[1]
-        server.shutdown(socket.SHUT_RDWR)
-    thread.join()
-
-
-def use_tls(monkeypatch: pytest.MonkeyPatch, port: int, **extra: object) -> None:
-    conn = {"conn_type": "scnet", "host": f"https://127.0.0.1:{port}/hpc", "login": "alice", "password": "T1"}
-    monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", json.dumps({**conn, "extra": extra}))
-
-
-def test_a_certificate_that_does_not_verify_is_permanent(monkeypatch, tls_port):
-    use_tls(monkeypatch, tls_port)
-    with pytest.raises(ScnetConnectionError, match=r"certificate does not verify.*'verify'") as caught:
-        ScnetHook().get_job_counts()
-    assert caught.value.kind is ErrorKind.PERMANENT
-
-
-def test_a_file_of_authorities_is_trusted(monkeypatch, tls_port, certificate):
-    use_tls(monkeypatch, tls_port, verify=str(certificate))
-    assert ScnetHook().get_job_counts().running == 1
-
-
-def test_a_file_that_holds_no_authorities_is_a_mistake_of_the_connection(monkeypatch, tls_port, tmp_path):
-    empty = tmp_path / "empty.pem"
-    empty.touch()
-    use_tls(monkeypatch, tls_port, verify=str(empty))
-    look = ScnetHook().observe()
-    assert look.error is not None
-    assert look.error.kind in (ErrorKind.PERMANENT, ErrorKind.UNCLEAR)
-
-
-@pytest.mark.parametrize("bundle", [None, "the environment's"])
-def test_verification_can_be_switched_off_whatever_the_environment_says(
-    monkeypatch, tls_port, certificate, bundle
-):
-    if bundle:
-        monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/etc/ssl/certs/ca-certificates.crt")
-    use_tls(monkeypatch, tls_port, verify=False)
-    with pytest.warns(Warning, match="Unverified HTTPS"):
-        look = ScnetHook().observe()
-    assert look.counts is not None
-    assert look.counts.queued == 2
-    assert any("not verified" in note for note in look.notes)
-
-
 def test_no_more_than_a_mebibyte_is_read(scnet: ScnetSimulator):
     for fault in (Fault(body=b" " * (5 * 2**20)), Fault.gzip_bomb(200 * 2**20)):
         scnet.order(fault)
@@ -515,23 +503,23 @@ def test_an_encoding_that_was_not_asked_for_is_not_decoded(scnet: ScnetSimulator
 
 
 def test_zeros_for_another_user_than_the_tokens_own_are_doubted(scnet: ScnetSimulator, connect):
-    look = ScnetHook().observe("stranger")
+    look = PolledConnection("scnet_default").observe("stranger")
     assert look.counts is not None
     assert look.counts.all_zero
     assert "issued for 'alice'" in look.doubt
-    assert ScnetHook().observe("alice").doubt == ""
+    assert PolledConnection("scnet_default").observe("alice").doubt == ""
     connect(allow_foreign_user=True)
-    assert ScnetHook().observe("stranger").doubt == ""
+    assert PolledConnection("scnet_default").observe("stranger").doubt == ""
 
 
 def test_counts_of_another_user_are_believed_where_there_are_any(scnet: ScnetSimulator):
     scnet.order(Fault.api("0", "success", [{"name": "运行", "y": 1}]))
-    assert ScnetHook().observe("stranger").doubt == ""
+    assert PolledConnection("scnet_default").observe("stranger").doubt == ""
 
 
 def test_a_name_nobody_knows_is_noted(scnet: ScnetSimulator):
     scnet.order(Fault.api("0", "success", [{"name": "等\n待", "y": 1}, {"name": "其他", "y": 2}]))
-    look = ScnetHook().observe()
+    look = PolledConnection("scnet_default").observe()
     assert look.counts is not None
     assert look.counts.other == 3
     assert any("unknown state '等\\n待'" in note for note in look.notes)

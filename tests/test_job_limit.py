@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_provider_scnet.client.errors import ScnetAuthError, ScnetError
-from airflow_provider_scnet.client.scheduler import LIMITS_PATH, SCHEDULER_PATH
+from airflow_provider_scnet.client.job_manager import LIMITS_PATH, SCHEDULER_PATH
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
 

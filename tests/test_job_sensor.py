@@ -30,11 +30,10 @@ except ImportError:
     from airflow.exceptions import AirflowRescheduleException
 
 DETAIL = f"{JOB_LIST_PATH}/1"
-FIRST = datetime.now(timezone.utc)
 
 
-def context() -> Any:
-    ti = SimpleNamespace(try_number=1, get_first_reschedule_date=lambda context: FIRST, map_index=-1)
+def context(began: datetime | None = None) -> Any:
+    ti = SimpleNamespace(try_number=1, get_first_reschedule_date=lambda context: began, map_index=-1)
     return {"ti": ti, "task_reschedule_count": 1}
 
 
@@ -64,10 +63,10 @@ def poking(made: ScnetJobSensor) -> Any:
 
 
 def rescheduled(made: ScnetJobSensor) -> Any:
-    made.deferrable, made.mode = False, "reschedule"
+    made.deferrable, made.mode, began = False, "reschedule", datetime.now(timezone.utc)
     while True:
         try:
-            return made.execute(context())
+            return made.execute(context(began))
         except AirflowRescheduleException:
             made._has_answered, made._seen = False, None
 

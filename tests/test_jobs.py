@@ -24,10 +24,11 @@ from airflow_provider_scnet.client.errors import (
     ScnetSubmissionRefusedError,
     ScnetSubmissionUnknownError,
 )
+from airflow_provider_scnet.client.job_manager import SCHEDULER_PATH
 from airflow_provider_scnet.client.job_request import JobRequest
 from airflow_provider_scnet.client.lifecycle import JobState
 from airflow_provider_scnet.client.reported_job import BEIJING
-from airflow_provider_scnet.client.scheduler import SCHEDULER_PATH
+from airflow_provider_scnet.hooks.polled_connection import PolledConnection
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.testing import (
     FILE_CONTENT_PATH,
@@ -291,13 +292,13 @@ class TestLiveList:
         scnet.submit("alice", 150)
         seen = []
 
-        def end_the_first(entry: Any, *secrets: str) -> Any:
+        def end_the_first(entry: Any) -> Any:
             seen.append(entry)
             if len(seen) == 100:
                 scnet.end_job(1)
-            return job_lists.ReportedJob.from_list(entry, *secrets)
+            return job_lists.ReportedJob.from_list(entry)
 
-        settings = hook().read_settings()
+        settings = PolledConnection("scnet_default").read_settings()
         found = job_lists._list(
             settings, JOB_LIST_PATH, {"strClusterIDList": SCHEDULER, "strJobOwner": "alice"}, end_the_first
         )

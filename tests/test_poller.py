@@ -31,7 +31,7 @@ from airflow_provider_scnet.polling.waiting import Place, WaitingGate, Watcher
 from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
 from benchmarks import simulation, virtual_time
 
-from gates import claimed, first_event
+from gates import claimed, decision_of, first_event
 from observations import HEALS, Airflow, Cluster
 
 ACCOUNT = ("https://h", "alice")
@@ -582,7 +582,7 @@ def test_a_gate_is_never_opened_on_two_clusters_at_once_while_a_turn_is_under_wa
         await asyncio.sleep(0.5)
         assert not any(gate.done() for gate in gates)
         await asyncio.sleep(0.5 * INTERVAL)
-        opened_on = [gate.result().xcoms["decision"]["scnet_conn_id"] for gate in gates]
+        opened_on = [decision_of(gate.result())["scnet_conn_id"] for gate in gates]
         assert opened_on == ["west", "east"] * 2
         assert [claimed((f"https://{name}", "alice")) for name in both] == [4, 4]
         assert airflow.written() == ["opening"] * 4

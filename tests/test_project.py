@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,35 @@ def test_the_workflow_makes_what_the_makefile_has_and_leaves_no_version_out():
     targets = set(job["strategy"]["matrix"]["target"])
     versions = {f"test-{version}" for version in listed("COMPAT")}
     pythons = {f"test-python-{version}" for version in listed("PYTHONS")}
-    assert targets == {"check", "wheel", "docs", "test", "test-lowest", "test-engine"} | versions | pythons
+    assert targets == {"check", "test-wheel", "docs", "test", "test-lowest", "test-engine"} | versions | pythons
     rules = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE)) | {"test-lowest"}
     assert targets - versions - pythons <= rules
     (installed,) = [
         step["with"]["python-version"] for step in job["steps"] if "python-version" in step.get("with", {})
     ]
     assert installed.split() == [*sorted(listed("PYTHONS"), key=lambda name: int(name[2:])), "3.11"]
+
+
+def test_the_sdist_holds_what_its_makefile_needs():
+    made = {line.rstrip("/") for line in (ROOT / ".gitignore").read_text().splitlines()}
+    named = {
+        path.name
+        for path in ROOT.iterdir()
+        if path.name not in made and re.search(rf"(?<![\w./-]){re.escape(path.name)}(?![\w-])", MAKEFILE)
+    }
+    assert {"demo", "engine_tests", "requirements", "scripts"} <= named
+    included = re.search(r"targets\.sdist\]\ninclude = \[(.*?)\]", PYPROJECT, re.DOTALL)
+    assert included
+    # Every sdist holds the file that says so.
+    assert named - {"pyproject.toml"} <= set(re.findall(r'"(.+)"', included[1]))
+
+
+def test_a_wheel_is_built_without_an_airflow():
+    command = ["make", "--dry-run", "--always-make", "--no-print-directory", "-C", str(ROOT), "wheel"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "requirements/build.txt" in done.stdout
+    assert "airflow-" not in done.stdout
+    assert "airflow" not in (ROOT / "requirements" / "build.txt").read_text()
 
 
 def test_the_release_publishes_after_all_tests_and_alone_may_ask_for_an_identity():
@@ -49,16 +72,21 @@ def test_the_release_publishes_after_all_tests_and_alone_may_ask_for_an_identity
     assert release["publish"]["permissions"] == {"id-token": "write"}
 
 
-def test_every_action_is_pinned_to_a_version():
-    steps = [
-        step
-        for name in ("test.yml", "release.yml")
-        for job in jobs(name).values()
-        for step in job.get("steps", [])
+def test_every_action_is_pinned_to_a_commit_and_says_its_version():
+    lines = [
+        line
+        for path in (ROOT / ".github" / "workflows").glob("*.yml")
+        for line in path.read_text().splitlines()
+        if "uses:" in line and "uses: ./" not in line
     ]
-    used = [step["uses"] for step in steps if "uses" in step]
-    assert used
-    assert not [name for name in used if not re.fullmatch(r"[\w.-]+/[\w.-]+@v\d+\.\d+\.\d+", name)]
+    assert lines
+    pinned = [
+        re.fullmatch(r"\s+- uses: ([\w.-]+/[\w.-]+)@([0-9a-f]{40}) # (v\d+\.\d+\.\d+)", line) for line in lines
+    ]
+    assert all(pinned), lines
+    # One version of each, in all workflows.
+    pins = {pin.groups() for pin in pinned}
+    assert len({name for name, *_ in pins}) == len(pins)
 
 
 def test_the_classifiers_name_the_pythons_that_are_tested():

@@ -18,8 +18,8 @@ import pytest
 import airflow_provider_scnet
 from airflow_provider_scnet import get_provider_info
 from airflow_provider_scnet.client import connection_settings
+from airflow_provider_scnet.connection_form import CONN_FIELDS, UI_FIELD_BEHAVIOUR
 from airflow_provider_scnet.hooks.scnet import ScnetHook
-from airflow_provider_scnet.provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
 
 AIRFLOW = Path(next(iter(airflow.__path__)))
 IS_3 = airflow.__version__.startswith("3.")

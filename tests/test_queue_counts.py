@@ -15,16 +15,17 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow_provider_scnet.client import queue_counts
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError, ScnetError, ScnetResponseError
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
+from airflow_provider_scnet.client.job_manager import QUEUE_NAMES_PATH, SCHEDULER_PATH
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.client.queue_counts import (
     QUEUE_COUNTS_PATH,
     by_queue_from_data,
     missing_queue,
 )
-from airflow_provider_scnet.client.scheduler import QUEUE_NAMES_PATH, SCHEDULER_PATH
 from airflow_provider_scnet.gate.condition import NAMES
 from airflow_provider_scnet.gate.decision import Verdict, decide
 from airflow_provider_scnet.gate.gate import Gate
+from airflow_provider_scnet.hooks.polled_connection import PolledConnection
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
 from airflow_provider_scnet.triggers.scnet import ScnetJobStateEventTrigger, ScnetJobStateTrigger
@@ -202,13 +203,13 @@ class TestHook:
 
     def test_a_stranger_without_jobs_proves_nothing_of_a_queue_either(self, scnet):
         scnet.add_user("bob")
-        observation = ScnetHook().observe("bob", ["gpu"]).of("gpu")
+        observation = PolledConnection("scnet_default").observe("bob", ["gpu"]).of("gpu")
         assert "the token was issued for 'alice'" in observation.doubt
         assert paths(scnet) == ["view/jobs/state"]
 
     def test_it_says_which_metrics_nobody_knows(self, scnet):
         scnet.order(answer(queue(**WHOLE, W=1)), path=QUEUE_COUNTS_PATH)
-        (note,) = ScnetHook().observe(None, ["comp"]).notes
+        (note,) = PolledConnection("scnet_default").observe(None, ["comp"]).notes
         assert "unknown metric of queues 'W'" in note
 
     def test_the_test_button_of_the_terminal_names_the_queue(self, scnet):

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import sys
+import warnings
 from datetime import datetime, timedelta, timezone
 from typing import Any
 from unittest import mock
@@ -21,6 +24,7 @@ from airflow.providers.common.compat.sdk import (
     BaseSensorOperator,
     TaskDeferred,
     XComArg,
+    conf,
 )
 from airflow.triggers.base import TaskSuccessEvent
 
@@ -32,7 +36,7 @@ from airflow_provider_scnet.testing import Fault, ScnetSimulator
 from airflow_provider_scnet.triggers import runtime
 from airflow_provider_scnet.triggers import scnet as triggers_scnet
 
-from gates import MODES, context, deferred, first_event, gate, run_deferred, run_poking
+from gates import MODES, context, decision_of, deferred, first_event, gate, run_deferred, run_poking
 
 BAD_CONDITIONS = ["pending < 5", "queued", "", "queued < 5 #", "queued ＜ 5", None, 5]
 
@@ -105,6 +109,22 @@ def test_templates_are_left_for_later():
         gate("{{ condition }}", submits=-1)
 
 
+OWN_DELIMITERS = {"variable_start_string": "[[", "variable_end_string": "]]", "line_statement_prefix": "%%"}
+
+
+def test_a_dag_may_have_delimiters_of_its_own():
+    with dag(jinja_environment_kwargs=OWN_DELIMITERS):
+        sensor = gate("queued < [[ params.most ]]", scnet_conn_id=["[[ params.conn ]]", "west"])
+        gate("%% if true\nqueued < 5\n%% endif", task_id="line")
+        gate("{% if true %}queued < 5{% endif %}", task_id="block")
+        gate(submits="[[ 3 ]]", task_id="jobs")
+        with pytest.raises(ConditionError):
+            gate("queued < {{ 5 }}", task_id="text")
+        with pytest.raises(ConditionError):
+            gate("queue < 5", task_id="wrong")
+    assert sensor.start_from_trigger is False
+
+
 def test_it_is_deferrable_unless_told_otherwise():
     assert gate().deferrable is True
     assert gate(claim_ttl=timedelta(minutes=2)).claim_ttl == 120.0
@@ -112,6 +132,54 @@ def test_it_is_deferrable_unless_told_otherwise():
         gate(timeout=7).execute(context())
     assert caught.value.timeout == timedelta(seconds=7)
     assert caught.value.method_name == "execute_complete"
+
+
+@pytest.mark.parametrize("mode", ["poke", "reschedule"])
+@pytest.mark.parametrize("deferrable", [{}, {"deferrable": True}])
+def test_a_mode_of_a_gate_that_defers_is_a_contradiction(scnet: ScnetSimulator, mode, deferrable):
+    with pytest.raises(ValueError, match=f"mode='{mode}'.*deferrable=False with it, or leave it out"):
+        gate(mode=mode, **deferrable)
+    with dag():
+        mapped = ScnetJobStateSensor.partial(task_id="gate", mode=mode, **deferrable).expand(
+            condition=["total < 5"]
+        )
+    sensor = mapped.unmap({"condition": "total < 5"})
+    with pytest.raises(AirflowFailException, match=f"mode='{mode}'"):
+        sensor.execute(context())
+    assert gate(mode=mode, deferrable=False).mode == mode
+
+
+def warned(**given: Any) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        gate(**given)
+    return [str(each.message) for each in caught]
+
+
+def test_a_mode_for_all_sensors_of_a_dag_is_not_ignored_in_silence():
+    with dag(default_args={"mode": "reschedule"}):
+        (said,) = warned(task_id="gate")
+        assert "mode='reschedule' of the default_args is not heeded" in said
+        assert "say deferrable=True if that is meant, or deferrable=False" in said
+        assert warned(task_id="meant", deferrable=True) == warned(task_id="worker", deferrable=False) == []
+        mapped = ScnetJobStateSensor.partial(task_id="mapped").expand(condition=["total < 5"])
+        # Only a worker makes it.
+        with pytest.warns(UserWarning, match="not heeded"):
+            deferred(mapped.unmap({"condition": "total < 5"}))
+    with dag(default_args={"mode": "reschedule", "deferrable": False}):
+        assert warned(task_id="gate") == []
+
+
+def test_a_choice_of_the_installation_against_deferring_is_not_ignored_in_silence(monkeypatch):
+    # Each file that Airflow makes says so, which nobody has chosen.
+    monkeypatch.setattr(conf, "_sections", {**conf._sections, "operators": {"default_deferrable": "False"}})
+    assert warned() == []
+    monkeypatch.setenv("AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE", "False")
+    (said,) = warned()
+    assert "[operators] default_deferrable = False is not heeded" in said
+    assert warned(deferrable=True) == warned(deferrable=False) == []
+    monkeypatch.setenv("AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE", "True")
+    assert warned() == []
 
 
 def test_parsing_a_dag_brings_neither_the_hook_nor_requests_nor_urllib3_along():
@@ -509,13 +577,69 @@ def test_the_serialised_dag_says_how_a_gate_starts():
     assert starts == {"gate": IS_3_3, "worker": False, "own": IS_3_3, "mapped": False}
 
 
+try:
+    from airflow.serialization.serialized_objects import DagSerialization as Serialized
+except ImportError:
+    from airflow.serialization.serialized_objects import SerializedDAG as Serialized
+
+
 def round_trip(made: DAG) -> Any:
     """Serialise a DAG and read it again, as Airflow keeps it."""
-    try:
-        from airflow.serialization.serialized_objects import DagSerialization as Serialized
-    except ImportError:
-        from airflow.serialization.serialized_objects import SerializedDAG as Serialized
     return Serialized.from_dict(json.loads(json.dumps(Serialized.to_dict(made))))
+
+
+@pytest.mark.parametrize("behind", [True, False])
+def test_a_field_that_another_task_sets_when_it_runs_does_not_keep_the_dag_from_being_serialised(behind):
+    class SetsItLater(BaseOperator):
+        template_fields = ("late",)
+
+    with dag() as made:
+        sensor, other = gate(), SetsItLater(task_id="other")
+        if behind:
+            sensor >> other
+    assert set(round_trip(made).task_dict) == {"gate", "other"}
+    assert end_task(sensor) is True
+
+
+def calls_to_serialise(tasks: list[Any], shape: Any) -> int:
+    """Return how many functions are called, Python's own too: a measure of the time that no load changes."""
+    calls = 0
+
+    def count(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    with dag() as made:
+        shape([make() for make in tasks])
+    # Once before, or what is imported on the way counts as well.
+    Serialized.to_dict(made)
+    sys.setprofile(count)
+    try:
+        Serialized.to_dict(made)
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def all_before_all(sensors: list[Any]) -> None:
+    for number in range(len(sensors)):
+        sensors >> BaseOperator(task_id=f"submit_{number}")
+
+
+def one_after_the_other(sensors: list[Any]) -> None:
+    for before, after in itertools.pairwise(sensors):
+        before >> after
+
+
+@pytest.mark.parametrize(("shape", "number"), [(all_before_all, 60), (one_after_the_other, 120)])
+def test_a_large_dag_of_gates_is_serialised_as_fast_as_one_of_other_sensors(shape, number):
+    def calls(make: Any, number: int) -> int:
+        return calls_to_serialise([lambda n=n: make(task_id=f"gate_{n}") for n in range(number)], shape)
+
+    gates, others = (calls(make, number) for make in (gate, BaseSensorOperator))
+    assert gates < 2 * others
+    twice = calls(gate, 2 * number)
+    assert twice / gates < 1.2 * calls(BaseSensorOperator, 2 * number) / others
 
 
 # The tasks that submit
@@ -756,8 +880,8 @@ class Uses(BaseOperator):
         self.value = value
 
 
-def dag() -> DAG:
-    return DAG("test_output", schedule=None, start_date=datetime(2024, 1, 1, tzinfo=timezone.utc))
+def dag(**given: Any) -> DAG:
+    return DAG("test_output", schedule=None, start_date=datetime(2024, 1, 1, tzinfo=timezone.utc), **given)
 
 
 def test_a_gate_whose_output_the_dag_uses_has_a_return_value():
@@ -810,6 +934,17 @@ def test_a_gate_whose_output_a_mapped_group_uses_has_a_return_value():
     assert end_task(used) is False
 
 
+def test_a_mapped_gate_whose_output_is_used_has_a_return_value():
+    with dag():
+        used, unused = (
+            ScnetJobStateSensor.partial(task_id=name).expand(condition=["queued < 5", "queued < 6"])
+            for name in ("used", "unused")
+        )
+        Uses(task_id="user", value=used.output)
+    assert end_task(used.unmap({"condition": "queued < 5"})) is False
+    assert end_task(unused.unmap({"condition": "queued < 5"})) is True
+
+
 def triggered(trigger: Any, trigger_id: int = 1) -> Any:
     trigger.trigger_id = trigger_id
     return trigger
@@ -819,7 +954,7 @@ def test_a_gate_that_ends_in_the_triggerer_leaves_its_decision_for_people(scnet:
     event = asyncio.run(first_event(triggered(deferred(gate())[0])))
     assert isinstance(event, TaskSuccessEvent)
     assert set(event.xcoms) == {"decision"}
-    assert event.xcoms["decision"]["counts"]["queued"] == 0
+    assert decision_of(event)["counts"]["queued"] == 0
 
 
 def test_a_gate_that_pushes_no_xcom_leaves_none(scnet: ScnetSimulator):
@@ -828,11 +963,26 @@ def test_a_gate_that_pushes_no_xcom_leaves_none(scnet: ScnetSimulator):
     assert event.xcoms is None
 
 
-def test_without_an_engine_a_gate_ends_through_its_own_method(scnet: ScnetSimulator):
+def end(sensor: ScnetJobStateSensor) -> tuple[Any, dict[str, Any]]:
+    """End a gate without an engine, as dag.test() does: return its return value, and the XComs that it leaves."""
     # dag.test() has no trigger row, and would take an end event for an ordinary one.
-    event = asyncio.run(first_event(deferred(gate())[0]))
+    event = asyncio.run(first_event(deferred(sensor)[0])) if sensor.deferrable else None
     assert not isinstance(event, TaskSuccessEvent)
-    assert gate().execute_complete(context(), event.payload)["counts"]["queued"] == 0
+    given = context()
+    returned = sensor.execute_complete(given, event.payload) if event else sensor.execute(given)
+    return returned, dict(call.args for call in given["ti"].xcom_push.call_args_list)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"use_worker": True}, {"deferrable": False}])
+def test_the_decision_is_in_one_place_whichever_way_a_gate_goes(scnet: ScnetSimulator, arguments):
+    returned, xcoms = end(gate(**arguments))
+    assert set(xcoms) == {"decision"}
+    # Text in any case: Airflow 3 makes text of what a trigger leaves.
+    decision = json.loads(xcoms["decision"])
+    assert decision["counts"]["queued"] == 0
+    # And the return value is there in a test just where it is there with an engine.
+    assert returned == (decision if arguments else None)
+    assert end(gate(do_xcom_push=False, **arguments))[1] == {}
 
 
 class Slept(list):
@@ -884,6 +1034,14 @@ def test_a_trigger_with_bad_arguments_fails_its_own_task_only(bad):
     trigger = triggers_scnet.ScnetJobStateTrigger(**{"condition": "queued < 5", **bad})
     event = asyncio.run(first_event(trigger))
     assert event.payload["verdict"] == "fail"
+
+
+def test_what_only_another_version_knows_of_is_ignored_and_said(scnet: ScnetSimulator, said):
+    _, kwargs = deferred(gate())[0].serialize()
+    trigger = triggers_scnet.ScnetJobStateTrigger(**kwargs, new_fashion=1, newer=None)
+    assert trigger.serialize()[1] == kwargs
+    assert asyncio.run(first_event(trigger)).payload["verdict"] == "open"
+    assert "only another version of airflow-provider-scnet knows it: new_fashion, newer" in said.text
 
 
 def test_no_secret_is_in_a_trigger(scnet: ScnetSimulator):

@@ -221,6 +221,15 @@ class TestTokens:
         assert ask(scnet, token=scnet.add_user("dave", token=make_token("dave", expire_time=1))) == AUTH_FAIL
         assert ask(scnet, token=scnet.add_user("erin", token=make_token("erin")))["code"] == "0"
 
+    @pytest.mark.parametrize("expire_time", ["0", "1000", "253402300799999", "never"])
+    def test_a_token_may_say_anything_of_its_end(self, scnet, expire_time):
+        token = scnet.add_user("carol", expire_time=expire_time)
+        assert payload_of(token)["expireTime"] == expire_time
+        assert ask(scnet, "carol", token=token)["code"] == "0"
+        scnet.reject_token("carol")
+        assert ask(scnet, "carol", token=token) == AUTH_FAIL
+        assert payload_of(scnet.renew_token("carol"))["expireTime"] == expire_time
+
     def test_users_and_tokens_are_unique(self, scnet):
         with pytest.raises(ValueError, match="'alice'"):
             scnet.add_user("alice")
@@ -882,6 +891,48 @@ class TestPlatform:
         scnet.reject_token("alice")
         for body in (first, second):
             assert ask(scnet, token=body["data"][1]["token"]) == AUTH_FAIL
+
+    def test_tokens_may_end_those_that_were_issued_earlier_to_the_same_user(self):
+        with ScnetSimulator(ends_earlier_tokens=True) as scnet, ScnetSimulator() as east:
+            for user in ("alice", "bob"):
+                scnet.add_user(user)
+            east.add_user("alice")
+            scnet.add_access_keys("alice")
+            scnet.add_region("22", "East", cluster=east)
+            scnet.add_region("33", "West")
+            first = self.ask(scnet)["data"]
+            second = self.ask(scnet)["data"]
+            for region, where in ((1, scnet), (2, east), (3, scnet)):
+                assert ask(where, token=first[region]["token"]) == AUTH_FAIL
+                assert ask(where, token=second[region]["token"])["code"] == "0"
+            assert ask(scnet, "bob", token=scnet.token("bob"))["code"] == "0"
+
+    def test_a_region_may_name_another_user_than_the_token(self, scnet):
+        scnet.add_region("11112", "one", user_name="portal_alice")
+        token = self.ask(scnet)["data"][1]["token"]
+        region = json.loads(call(scnet, "/ac/openapi/v2/center", token=token).body)["data"]
+        assert region["clusterUserInfo"]["userName"] == "portal_alice"
+        assert payload_of(token)["computeUser"] == "alice"
+
+    def test_a_region_may_have_several_addresses_one_of_which_goes_away(self, scnet):
+        more = scnet.add_address()
+        scnet.add_region("11112", "one", hpc_urls=[(more, True), (scnet.url, False)])
+        token = self.ask(scnet)["data"][1]["token"]
+        region = json.loads(call(scnet, "/ac/openapi/v2/center", token=token).body)["data"]
+        assert region["hpcUrls"] == [{"url": more, "enable": "true"}, {"url": scnet.url, "enable": "false"}]
+        there = SimpleNamespace(port=urlsplit(more).port)
+        assert ask(there, token=token)["code"] == "0"
+        assert scnet.requests[-1].headers["host"] == urlsplit(more).netloc
+        scnet.remove_address(more)
+        with pytest.raises(ConnectionRefusedError):
+            ask(there, token=token)
+        assert ask(scnet, token=token)["code"] == "0"
+
+    def test_all_addresses_end_with_the_simulator(self):
+        with ScnetSimulator() as scnet:
+            more = scnet.add_address()
+        with pytest.raises(ConnectionRefusedError):
+            call(SimpleNamespace(port=urlsplit(more).port), "/")
 
     def test_faults_are_ordered_for_each_endpoint(self, scnet):
         scnet.order(Fault.api("10001", "busy"), path="/api/user/v3/tokens")

@@ -168,7 +168,8 @@ class TestEnds:
             scnet.end_job(9)
 
     @pytest.mark.parametrize(
-        "plan", [{"outcome": "LOST"}, {"exit_code": "1"}, {"run_for": -1}, {"requeued_as": "RUNNING"}]
+        "plan",
+        [{"outcome": "LOST"}, {"exit_code": "1"}, {"run_for": -1}, {"requeued_as": "RUNNING"}, {"requeues": -1}],
     )
     def test_a_plan_that_makes_no_sense_is_an_error(self, plan):
         with pytest.raises(ValueError, match=next(iter({"requeued_as": "outcome"}.get(k, k) for k in plan))):
@@ -387,7 +388,13 @@ class TestQuirks:
 
     @pytest.mark.parametrize(
         "options",
-        [{"listed_after": -1}, {"in_history_after": "soon"}, {"name_match": "some"}, {"deletion": "post"}],
+        [
+            {"listed_after": -1},
+            {"in_history_after": "soon"},
+            {"largest_page": 0},
+            {"name_match": "some"},
+            {"deletion": "post"},
+        ],
     )
     def test_options_that_make_no_sense_are_errors(self, options):
         with pytest.raises(ValueError, match=next(iter(options))):

@@ -311,7 +311,12 @@ def test_a_wrong_parameter_neither_ends_the_watcher_nor_lets_it_loop(said, argum
     assert message in lines(said)[0]
 
 
-@pytest.mark.parametrize(("arguments", "message"), WRONG)
+def test_a_parameter_that_there_is_not_is_ignored_in_a_triggerer_which_may_be_of_another_version(said):
+    assert fires([9, 4], rearm_above=20) == [2]
+    assert "only another version of airflow-provider-scnet knows it: rearm_above" in said.text
+
+
+@pytest.mark.parametrize(("arguments", "message"), [*WRONG, ({"rearm_wen": "x"}, "no parameter rearm_wen")])
 def test_a_wrong_parameter_shows_where_airflow_serializes_the_dag(arguments, message):
     with pytest.raises(ValueError, match=message):
         watcher(**arguments).serialize()

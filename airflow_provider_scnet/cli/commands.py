@@ -25,11 +25,12 @@ from airflow_provider_scnet.client.errors import ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.client.queue_name import queue_named
+from airflow_provider_scnet.client.threads import run_in_thread
 from airflow_provider_scnet.gate.condition import Condition
 from airflow_provider_scnet.gate.decision import Verdict, decide
 from airflow_provider_scnet.gate.gate import Gate
+from airflow_provider_scnet.hooks.polled_connection import PolledConnection
 from airflow_provider_scnet.hooks.scnet import ScnetHook
-from airflow_provider_scnet.hooks.threads import run_in_thread
 
 #: How a command ends; those from 128 on as a shell names the signals.
 YES, NO, COULD_NOT_TELL, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141
@@ -110,7 +111,7 @@ def check(args: Namespace) -> int:
     if not works:
         return NO
     try:
-        text = hook.read_settings().condition
+        text = PolledConnection(args.conn_id).read_settings().condition
         of_connection = Condition(text) if text else None
     except (ScnetError, ValueError) as error:
         _say(f"its gates stay shut: connection '{args.conn_id}', extra 'condition': {error}", error=True)
@@ -181,7 +182,7 @@ def _observe(asked: Iterable[tuple[str, str | None]], queues: Sequence[str]) -> 
         lambda: [
             (conn_id, user, observation.of(queue))
             for conn_id, user in asked
-            for observation in [ScnetHook(conn_id).observe(user, queues)]
+            for observation in [PolledConnection(conn_id).observe(user, queues)]
             for queue in (queues or (None,))
         ]
     ).result()

@@ -12,7 +12,7 @@ import argparse
 
 from airflow.cli.cli_config import ActionCommand, Arg, CLICommand, GroupCommand, lazy_load_command
 
-from airflow_provider_scnet.provider_info import DEFAULT_CONN_ID
+from airflow_provider_scnet.connection_form import DEFAULT_CONN_ID
 
 #: Seconds between two polls of ``--watch``, at least and at most.
 SHORTEST_WATCH, LONGEST_WATCH = 5.0, 86400.0

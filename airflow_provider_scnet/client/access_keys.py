@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow_provider_scnet.client.address import base_url
-from airflow_provider_scnet.client.errors import ScnetConfigError, ScnetResponseError
+from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError, ScnetResponseError
 from airflow_provider_scnet.client.text import listed, redacted
 
 #: The platform issues tokens, the portal describes regions; a connection can name others.
@@ -102,15 +102,12 @@ class RegionToken:
         return f"'{self.name}' ({self.cluster_id})" if self.name else self.cluster_id
 
 
-def token_of(cluster_id: str, data: Any, *secrets: str) -> tuple[str, str]:
+def tokens_from_data(data: Any) -> list[RegionToken]:
     """
-    Return the token of a region, and the region's name.
+    Read the ``data`` of the platform's answer: the tokens of all regions.
 
-    :param cluster_id: the region
-    :param data: the ``data`` of the platform's answer
-    :param secrets: texts that must not appear in an error
+    :param data: the decoded list
     :raises ScnetResponseError: where it is not the documented list
-    :raises ScnetConfigError: where there is no such region, or no token for it; lists those there are
     """
     if not isinstance(data, list) or not data:
         raise ScnetResponseError("the answer lists no tokens")
@@ -118,9 +115,20 @@ def token_of(cluster_id: str, data: Any, *secrets: str) -> tuple[str, str]:
     issued = [
         entry["token"] for entry in data if isinstance(entry, Mapping) and isinstance(entry.get("token"), str)
     ]
-    entries = [_entry(entry, *secrets, *issued) for entry in data]
-    regions = [entry for entry in entries if entry.cluster_id != NO_REGION]
-    found = [entry for entry in regions if entry.cluster_id == cluster_id]
+    entries = [_entry(entry, *issued) for entry in data]
+    return [entry for entry in entries if entry.cluster_id != NO_REGION]
+
+
+def token_of(cluster_id: str, regions: Sequence[RegionToken]) -> RegionToken:
+    """
+    Return the entry of a region that has a token.
+
+    :param cluster_id: the region
+    :param regions: what the platform's answer lists
+    :raises ScnetResponseError: where it lists the region twice
+    :raises ScnetConfigError: where there is no such region, or no token for it; lists those there are
+    """
+    found = [region for region in regions if region.cluster_id == cluster_id]
     if len(found) > 1:
         raise ScnetResponseError(f"the answer lists the region {redacted(cluster_id)} twice")
     if not found:
@@ -133,20 +141,22 @@ def token_of(cluster_id: str, data: Any, *secrets: str) -> tuple[str, str]:
             f"SCnet issues no token for the region {found[0]}: the account is disabled or in arrears there; "
             f"{_listed('regions with a token', usable)}"
         )
-    return found[0].token, found[0].name
+    return found[0]
 
 
-def _entry(entry: Any, *secrets: str) -> RegionToken:
+def _entry(entry: Any, *issued: str) -> RegionToken:
     if not isinstance(entry, Mapping) or "token" not in entry:
         raise ScnetResponseError("the answer's list of tokens holds something else")
     cluster_id, name, token = entry.get("clusterId"), entry.get("clusterName"), entry["token"]
+    if isinstance(cluster_id, int) and not isinstance(cluster_id, bool):
+        cluster_id = str(cluster_id)
     if not isinstance(cluster_id, str) or not cluster_id:
         raise ScnetResponseError("the answer lists a token without its clusterId")
     if token is not None and (not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token)):
-        raise ScnetResponseError(f"the answer's token for the region {redacted(cluster_id, *secrets)} is no token")
+        raise ScnetResponseError(f"the answer's token for the region {redacted(cluster_id, *issued)} is no token")
     return RegionToken(
-        cluster_id=redacted(cluster_id, *secrets),
-        name=redacted(name, *secrets) if isinstance(name, str) else "",
+        cluster_id=redacted(cluster_id, *issued),
+        name=redacted(name, *issued) if isinstance(name, str) else "",
         token=token,
     )
 
@@ -157,7 +167,7 @@ class Region:
     How the platform describes a region.
 
     :param user_name: the cluster user of the account there, or None
-    :param enabled: the addresses of its HPC service that are in use
+    :param enabled: the addresses of its HPC service that may be used, in SCnet's order
     :param others: those that are not
     """
 
@@ -166,12 +176,11 @@ class Region:
     others: tuple[str, ...]
 
     @classmethod
-    def of(cls, data: Any, *secrets: str) -> Region:
+    def of(cls, data: Any) -> Region:
         """
         Read a description.
 
         :param data: the ``data`` of the answer
-        :param secrets: texts that must not appear in an error
         :raises ScnetResponseError: where it is not the documented object
         """
         if not isinstance(data, Mapping):
@@ -184,9 +193,11 @@ class Region:
         for entry in urls or []:
             if not isinstance(entry, Mapping) or not isinstance(entry.get("url"), str):
                 raise ScnetResponseError("the answer's hpcUrls hold something else")
-            addresses[entry.get("enable") == "true"].append(redacted(entry["url"], *secrets))
+            # Documented as a text.
+            addresses[str(entry.get("enable")).lower() == "true"].append(redacted(entry["url"]))
         name = (user or {}).get("userName")
-        if name is not None and not _is_name(name, *secrets):
+        # Messages and records show the name as it is. Stars are what stood for a secret.
+        if name is not None and not (is_user_name(name) and "***" not in name):
             raise ScnetResponseError("the answer's name of the cluster user is no name")
         return cls(
             user_name=name.strip() if name else None,
@@ -194,35 +205,40 @@ class Region:
             others=tuple(addresses[False]),
         )
 
-    @property
-    def endpoint(self) -> str:
+    def endpoint(self, in_use: str) -> str:
         """
-        The one address of its HPC service.
+        Return an address of its HPC service: the one in use while SCnet enables it, else the first that it does.
 
-        :raises ScnetConfigError: where there is none, or more than one to choose from
-        :raises ScnetResponseError: where requests may not go to the address
+        SCnet lets one use each enabled address. Keep to one: what is claimed is claimed of an address and a user.
+
+        :param in_use: the address that was used last; empty: none
+        :raises ScnetConfigError: where there is none
+        :raises ScnetResponseError: where requests may not go to any
         """
-        try:
-            endpoints = sorted({base_url("the region's address", url) for url in self.enabled})
-        except ScnetConfigError as error:
-            raise ScnetResponseError(f"{error.message}; fill in the field 'host'") from None
-        if len(endpoints) == 1:
-            return endpoints[0]
-        if endpoints:
-            raise ScnetConfigError(
-                f"the region has several HPC addresses; {_listed('addresses', endpoints)}: "
-                "fill one of them into the field 'host'"
-            )
+        usable, wrong = [], ""
+        for url in self.enabled:
+            try:
+                usable.append(base_url("the region's address", url))
+            except ScnetConfigError as error:
+                wrong = wrong or error.message
+        if usable:
+            return in_use if in_use in usable else usable[0]
+        if wrong:
+            raise ScnetResponseError(f"{wrong}; fill in the field 'host'")
         raise ScnetConfigError(
-            f"the region has no HPC address in use; {_listed('others', self.others)}: fill in the field 'host'"
+            f"the region has no HPC address in use; {_listed('others', self.others)}: fill in the field 'host'",
+            # What is switched off, perhaps for maintenance, may be switched on again.
+            kind=ErrorKind.UNCLEAR if self.others else ErrorKind.PERMANENT,
         )
 
 
-def _is_name(name: Any, *secrets: str) -> bool:
-    if not isinstance(name, str) or not name.strip() or not name.isprintable():
-        return False
-    # Messages and records show the name as it is.
-    return not any(secret in name for secret in secrets)
+def is_user_name(name: Any) -> bool:
+    """
+    Tell whether something can be the name of a user: a text on one line, of 200 characters at most.
+
+    :param name: what a connection, a token or SCnet says
+    """
+    return isinstance(name, str) and bool(name.strip()) and len(name) <= 200 and name.isprintable()
 
 
 def _listed(what: str, things: Sequence[object]) -> str:

@@ -14,23 +14,23 @@ from urllib3.util import parse_url
 from airflow_provider_scnet.client.errors import ScnetConfigError
 
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
-# Resolvers take 127.1 and 0x7f.1 for IPv4 addresses, so a name that ends like one must be one in full.
-_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
-_LOOPBACK = re.compile(r"localhost|\[::1\]|127\.[0-9.]+")
 
 
-def base_url(what: str, text: str, *, schema: str | None = None, port: int | None = None) -> str:
+def base_url(what: str, text: str, *, schema: str | None = None, port: int | str | None = None) -> str:
     """
     Return scheme, host, port and path, in one spelling for all ways to write them, without a trailing ``/hpc``.
 
     :param what: what the address is called in an error, e.g. ``the field 'host'``
     :param text: the name of a host, or a whole address
     :param schema: the scheme or the path, where a connection has it in a field of its own
-    :param port: the port, where a connection has it in a field of its own
+    :param port: the port, where a connection has it in a field of its own; some secrets backends give it as text
     :raises ScnetConfigError: where it is no address, could be taken for another one, or its parts contradict each
         other
     """
     text = text.strip()
+    if _is_ipv6(text):
+        # Airflow takes the brackets off when it reads a URI.
+        text = f"[{text}]"
     if not re.fullmatch(r"[!-~]*", text):
         raise ScnetConfigError(f"{what} is no name of a host: it holds white space or characters beyond ASCII")
     try:
@@ -51,14 +51,15 @@ def base_url(what: str, text: str, *, schema: str | None = None, port: int | Non
     scheme = _agree(what, "scheme", address.scheme, scheme_given or None, "schema") or "https"
     if scheme not in ("http", "https"):
         raise ScnetConfigError(f"{what} is neither an https nor an http address")
-    if port is not None and not 0 < int(port) < 65536:
+    given = "" if port is None else str(port).strip()
+    if given and not (re.fullmatch("[1-9][0-9]{0,4}", given) and int(given) < 65536):
         raise ScnetConfigError("the field 'port' is no port")
     if address.port == 0:
         raise ScnetConfigError(f"{what} is no address: 0 is no port")
-    port = _agree(what, "port", address.port, port, "port")
+    port = _agree(what, "port", address.port, int(given or 0), "port") or None
     path = _agree(what, "path", path_written or None, path_given or None, "schema") or ""
     host = _host(what, (address.host or "").lower())
-    if scheme == "http" and not _LOOPBACK.fullmatch(host):
+    if scheme == "http" and not _is_loopback(host):
         raise ScnetConfigError(
             f"{what}: plain http would show the token to the network: use https (http is for loopback only)"
         )
@@ -80,13 +81,23 @@ def _agree(what: str, part: str, in_address: Any, in_field: Any, field: str) -> 
 
 def _host(what: str, host: str) -> str:
     """Return the host in one spelling, an IPv6 address in its brackets."""
-    labels = host.removesuffix(".").split(".")
-    with contextlib.suppress(ValueError):
-        # A percent sign is followed by the name of an interface, which only one machine knows.
-        if host.startswith("[") and "%" not in host:
-            return f"[{ipaddress.IPv6Address(host[1:-1])}]"
-        if _NUMBER.fullmatch(labels[-1]):
-            return str(ipaddress.IPv4Address(host))
-        if all(map(_LABEL.fullmatch, labels)):
-            return host
+    inner = host.removeprefix("[").removesuffix("]")
+    if host == f"[{inner}]" and _is_ipv6(inner):
+        return f"[{ipaddress.IPv6Address(inner)}]"
+    if all(map(_LABEL.fullmatch, host.removesuffix(".").split("."))):
+        return host
     raise ScnetConfigError(f"{what} is no name of a host")
+
+
+def _is_ipv6(text: str) -> bool:
+    # A percent sign is followed by the name of an interface, which only one machine knows.
+    with contextlib.suppress(ValueError):
+        return "%" not in text and bool(ipaddress.IPv6Address(text))
+    return False
+
+
+def _is_loopback(host: str) -> bool:
+    # Read strictly: a resolver may take 127.1 for an address, and 127.0.0.256 for a name somewhere.
+    with contextlib.suppress(ValueError):
+        return ipaddress.IPv4Address(host).is_loopback
+    return host in ("localhost", "[::1]")

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
 
-from airflow_provider_scnet.client.access_keys import NO_REGION, PLATFORM, PORTAL, AccessKeys
+from airflow_provider_scnet.client.access_keys import NO_REGION, PLATFORM, PORTAL, AccessKeys, is_user_name
 from airflow_provider_scnet.client.address import base_url
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError
 from airflow_provider_scnet.client.token_payload import TokenPayload, local
@@ -49,6 +49,8 @@ class ConnectionSettings:
     """
     What a connection says: whom to ask, and about whom; plain values, safe to give to a thread.
 
+    Two are equal where connections say the same, whichever token was obtained.
+
     With access keys the token, and what the connection leaves open of endpoint and user, are empty until
     :mod:`~airflow_provider_scnet.client.issued_tokens` has filled them in.
 
@@ -56,8 +58,8 @@ class ConnectionSettings:
     :param endpoint: scheme, host, port and path, without the trailing ``/hpc``
     :param user_name: the cluster user whose jobs are counted
     :param token: what the request is authorised with
-    :param timeout: seconds for connecting, between bytes, and for the whole answer
-    :param verify: whether to verify certificates, or a file of authorities to trust
+    :param timeout: seconds for a whole request, from the look-up of the name to the end of the answer
+    :param verify: whether to verify certificates of the endpoint, or a file of authorities to trust
     :param proxies: proxy addresses by scheme
     :param allow_foreign_user: whether all zeros for another user than the token's own are believed
     :param counted_after: seconds after which the cluster's counts include a submitted job
@@ -65,15 +67,17 @@ class ConnectionSettings:
         there: gates read it, and stay shut where they cannot; empty: nothing
     :param token_user: the cluster user that the token names as its own, or None
     :param token_ends: when the token says that it ends, or None
+    :param pasted: the token as the connection has it, or empty
     :param keys: what tokens are obtained with, or None where the token was pasted
     :param region: the name of the region that the token was obtained for
+    :param portal_user: the cluster user that SCnet's portal names, where it was asked who that is
     :param until: when all requests together have to be over, by :func:`time.monotonic`; None: each has its time
     """
 
     conn_id: str
     endpoint: str
     user_name: str
-    token: str = dataclasses.field(repr=False)
+    token: str = dataclasses.field(repr=False, compare=False)
     timeout: float = DEFAULT_TIMEOUT
     verify: bool | str = True
     proxies: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
@@ -82,9 +86,11 @@ class ConnectionSettings:
     condition: str = ""
     namespace: str = ""
     token_user: str | None = None
-    token_ends: datetime | None = None
+    token_ends: datetime | None = dataclasses.field(default=None, compare=False)
+    pasted: str = dataclasses.field(default="", repr=False)
     keys: AccessKeys | None = None
     region: str = ""
+    portal_user: str | None = dataclasses.field(default=None, compare=False)
     until: float | None = None
 
     @classmethod
@@ -110,6 +116,7 @@ class ConnectionSettings:
                 endpoint=base_url("the field 'host'", host, schema=conn.schema, port=conn.port) if host else "",
                 user_name=_user(user_name, conn.login),
                 token="",
+                pasted="" if keys else _token(conn.password),
                 timeout=_seconds("timeout", extra.get("timeout"), DEFAULT_TIMEOUT, most=_LONGEST_TIMEOUT),
                 verify=_verify(extra.get("verify")),
                 proxies=_proxies(extra.get("proxies")),
@@ -126,7 +133,7 @@ class ConnectionSettings:
                 namespace=_word("namespace", extra["namespace"]) if extra.get("namespace") else "",
                 keys=keys,
             )
-            return (settings if keys else settings.with_token(_token(conn.password)).unexpired()).checked()
+            return (settings if keys else settings.with_token(settings.pasted).unexpired()).checked()
         except ScnetConfigError as error:
             error.where = f"connection '{conn_id}'"
             raise
@@ -144,34 +151,29 @@ class ConnectionSettings:
             )
         return self
 
-    def with_token(
-        self, token: str, *, region: str = "", endpoint: str | None = None, user_name: str | None = None
-    ) -> ConnectionSettings:
+    def with_token(self, token: str, payload: TokenPayload | None = None, **obtained: Any) -> ConnectionSettings:
         """
         Fill in the token, and what the connection leaves open.
 
+        The user, if neither the gate nor the connection names one, is the token's own, else the portal's.
+
         :param token: the token
-        :param region: the name of the region that it was obtained for
-        :param endpoint: where the region is, if the connection has no host
-        :param user_name: the cluster user, if neither the gate nor the connection names one; default: the token's
-            own
+        :param payload: what it says of itself, where that was read already
+        :param obtained: the region's name, its ``endpoint`` if the connection has none, and the ``portal_user``
         :raises ScnetConfigError: where there is no user
         """
-        payload = TokenPayload.from_token(token)
-        user_name = self.user_name or user_name or payload.compute_user
-        if not user_name:
+        payload = payload or TokenPayload.from_token(token)
+        done = dataclasses.replace(
+            self, token=token, token_user=payload.compute_user, token_ends=payload.expires_at, **obtained
+        )
+        if done.user_name:
+            return done.checked()
+        user = payload.compute_user or done.portal_user or ""
+        if not is_user_name(user):
             raise ScnetConfigError(
                 "no cluster user: fill in the field 'login' or pass user_name (the token names no user)"
             )
-        return dataclasses.replace(
-            self,
-            endpoint=self.endpoint or endpoint or "",
-            user_name=user_name,
-            token=token,
-            token_user=payload.compute_user,
-            token_ends=payload.expires_at,
-            region=region,
-        ).checked()
+        return dataclasses.replace(done, user_name=user).checked()
 
     def unexpired(self) -> ConnectionSettings:
         """
@@ -222,9 +224,15 @@ class ConnectionSettings:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the log should know of the connection."""
+        where, notes = f"connection '{self.conn_id}'", []
         if self.verify is False:
-            return (f"connection '{self.conn_id}': extra 'verify' is false, certificates are not verified",)
-        return ()
+            notes.append(f"{where}: extra 'verify' is false, certificates are not verified")
+        if self.portal_user and self.user_name == self.token_user != self.portal_user:
+            notes.append(
+                f"{where}: the token was issued for '{self.user_name}', whose jobs are counted, but the portal "
+                f"names the cluster user '{self.portal_user}': fill in the field 'login' if that one is meant"
+            )
+        return tuple(notes)
 
 
 def _extra(text: str | None) -> dict[str, Any]:
@@ -266,10 +274,10 @@ def _keys(extra: Mapping[str, Any], password: str | None) -> AccessKeys | None:
     if _word("cluster_id", cluster_id) == NO_REGION:
         raise ScnetConfigError("extra 'cluster_id' is 0, which is the platform itself: name a region")
     user = extra["platform_user"]
-    if not isinstance(user, str) or not user.strip() or len(user) > 200 or not user.isprintable():
+    if not is_user_name(user):
         raise ScnetConfigError("extra 'platform_user' is no name of a user")
     return AccessKeys(
-        user=user.strip(),
+        user=str(user).strip(),
         access_key=_word("access_key", extra["access_key"]),
         secret_key=_word("secret_key", extra["secret_key"]),
         cluster_id=_word("cluster_id", cluster_id),
@@ -312,7 +320,7 @@ def _user(user_name: str | None, login: str | None) -> str:
         raise ScnetConfigError(f"{field} is no text but {type(user).__name__}")
     if user_name is not None and not user.strip():
         raise ScnetConfigError("user_name is given but empty")
-    if len(user) > 200 or (user and not user.isprintable()):
+    if user.strip() and not is_user_name(user):
         raise ScnetConfigError(f"{field} is no name of a user: longer than 200 characters, or with line breaks")
     return user.strip()
 
@@ -359,7 +367,7 @@ def _proxies(value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or not all(
         scheme in ("http", "https", "all")
         and isinstance(address, str)
-        and address.startswith(("http://", "https://"))
+        and re.match("(https?|socks5h?|socks4a?)://.", address)
         for scheme, address in value.items()
     ):
         raise ScnetConfigError('extra \'proxies\' is not a JSON object such as {"https": "http://proxy:3128"}')

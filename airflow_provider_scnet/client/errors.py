@@ -10,7 +10,7 @@ from airflow_provider_scnet.client.error_codes import ErrorKind as ErrorKind
 
 class ScnetError(Exception):
     """
-    Any failure to learn job counts from SCnet.
+    Any failure to learn something from SCnet, or to have it done.
 
     :param message: what happened and what to do about it
     :param kind: what the error means for a gate that waits; default: the class's own

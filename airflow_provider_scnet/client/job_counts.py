@@ -76,21 +76,20 @@ class JobCounts:
         return cls.from_data(response.data_of(body))
 
     @classmethod
-    def from_data(cls, data: Any, *secrets: str) -> JobCounts:
+    def from_data(cls, data: Any) -> JobCounts:
         """
         Read the ``data`` of a successful answer: a list of ``{"name": "运行", "y": 1}``.
 
         :param data: the decoded list
-        :param secrets: texts that must not appear in what is said of it
         :raises ScnetResponseError: where it is no list of such entries
         """
-        counts, problems, strangers = cls._read(data, REPORTED_NAMES, ("name", "y"), *secrets)
+        counts, problems, strangers = cls._read(data, REPORTED_NAMES, ("name", "y"))
         if "other" in counts:
             counts["other"] += sum(strangers.values())
         return cls._of(counts, problems, strangers)
 
     @classmethod
-    def from_metrics(cls, data: Any, *secrets: str) -> JobCounts:
+    def from_metrics(cls, data: Any) -> JobCounts:
         """
         Read the counts of one queue: a list of ``{"metricName": "R", "metricValue": 1}``.
 
@@ -98,10 +97,9 @@ class JobCounts:
         nobody knows, ``other`` is not known.
 
         :param data: the decoded list
-        :param secrets: texts that must not appear in what is said of it
         :raises ScnetResponseError: where it is no list of such entries
         """
-        counts, problems, strangers = cls._read(data, METRICS, ("metricName", "metricValue"), *secrets)
+        counts, problems, strangers = cls._read(data, METRICS, ("metricName", "metricValue"))
         if strangers:
             problems["other"] = f"is not known beside {', '.join(strangers)}"
         return cls._of(counts, problems, strangers)
@@ -119,7 +117,7 @@ class JobCounts:
 
     @staticmethod
     def _read(
-        data: Any, names: Mapping[str, str], keys: tuple[str, str], *secrets: str
+        data: Any, names: Mapping[str, str], keys: tuple[str, str]
     ) -> tuple[dict[str, int], dict[str, str], dict[str, int]]:
         """Return the counts by state, for a state that cannot be read why, and the counts by unknown name."""
         if not isinstance(data, list):
@@ -132,7 +130,7 @@ class JobCounts:
                 raise ScnetResponseError("an entry of the answer's data has no name of a state")
             name, number = entry[keys[0]], entry.get(keys[1])
             state = names.get(name)
-            label = redacted(name, *secrets)
+            label = redacted(name)
             if state in counts or state in problems or label in strangers:
                 problems[state or "other"] = f"is reported twice ({label})"
             elif isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= _MOST_JOBS:

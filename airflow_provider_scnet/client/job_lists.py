@@ -158,7 +158,7 @@ def ended_jobs(
 
 
 def _list(
-    settings: ConnectionSettings, path: str, asked: Mapping[str, str], reader: Callable[..., ReportedJob]
+    settings: ConnectionSettings, path: str, asked: Mapping[str, str], reader: Callable[[Any], ReportedJob]
 ) -> JobList:
     """
     Read a list page by page.
@@ -174,7 +174,7 @@ def _list(
     for _ in range(MOST_PAGES):
         start = max(len(jobs) - 1, 0)
         params = {**asked, "start": str(start), "limit": str(PAGE)}
-        total, page = ask(settings, path, lambda data, *secrets: _page(data, reader, *secrets), params=params)
+        total, page = ask(settings, path, lambda data: _page(data, reader), params=params)
         if jobs and (not page or _key(page[0]) != _key(jobs[-1])):
             return incomplete("it changed while it was read, or SCnet repeats a page")
         fresh = page[1:] if jobs else page
@@ -194,7 +194,7 @@ def _key(job: ReportedJob) -> tuple[str, datetime | None]:
     return job.job_id, job.ended_at
 
 
-def _page(data: Any, reader: Callable[..., ReportedJob], *secrets: str) -> tuple[int, list[ReportedJob]]:
+def _page(data: Any, reader: Callable[[Any], ReportedJob]) -> tuple[int, list[ReportedJob]]:
     if data is None:
         return 0, []
     total, entries = (data.get("total"), data.get("list")) if isinstance(data, Mapping) else (None, None)
@@ -206,4 +206,4 @@ def _page(data: Any, reader: Callable[..., ReportedJob], *secrets: str) -> tuple
         raise ScnetResponseError("the answer's data is no list of jobs with its total")
     if len(entries) > total:
         raise ScnetResponseError(f"the answer lists {len(entries)} jobs and says that there are {total}")
-    return total, [reader(entry, *secrets) for entry in entries]
+    return total, list(map(reader, entries))

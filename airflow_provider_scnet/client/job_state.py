@@ -6,14 +6,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime, timezone
 
-from airflow_provider_scnet.client import issued_tokens, response, transport
+from airflow_provider_scnet.client import issued_tokens
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
 from airflow_provider_scnet.client.error_codes import ErrorKind
-from airflow_provider_scnet.client.errors import ScnetError
+from airflow_provider_scnet.client.errors import ScnetConnectionError, ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.observation import Observation
-from airflow_provider_scnet.client.queue_counts import MOST_REQUESTS, observe_queues
+from airflow_provider_scnet.client.queue_counts import observe_queues
 from airflow_provider_scnet.client.text import listed, redacted
+from airflow_provider_scnet.client.transport import ask
 from airflow_provider_scnet.event_loop import clock
 
 #: Source: SCnet OpenAPI v2, "query job state data".
@@ -35,10 +36,10 @@ def poll(settings: ConnectionSettings, queues: Collection[str] = ()) -> Observat
     if not (settings.keys and observation.is_refused):
         return observation
     try:
-        settings = issued_tokens.with_token(settings, refused=settings.token)
+        settings = issued_tokens.with_token(settings)
     except ScnetError as error:
         return Observation(error=error, account=settings.account, where=settings.where)
-    return after_renewal(settings, poll_once(settings, queues))
+    return poll_once(settings, queues)
 
 
 def poll_once(settings: ConnectionSettings, queues: Collection[str] = ()) -> Observation:
@@ -52,8 +53,7 @@ def poll_once(settings: ConnectionSettings, queues: Collection[str] = ()) -> Obs
     counts, error, doubt = None, None, ""
     by_queue: Mapping[str, JobCounts | ScnetError] = {}
     try:
-        answer = transport.send(_request(settings), settings)
-        counts = response.read(answer, JobCounts.from_data, *settings.secrets)
+        counts = ask(settings, JOB_STATE_PATH, JobCounts.from_data, params={"userName": settings.user_name})
         doubt = _doubt(settings, counts)
         # What proves nothing of all queues proves nothing of one.
         by_queue = dict.fromkeys(queues, counts) if doubt else observe_queues(settings, queues, counts)
@@ -61,7 +61,9 @@ def poll_once(settings: ConnectionSettings, queues: Collection[str] = ()) -> Obs
         error = e
         error.where = settings.where
         if error.kind is ErrorKind.CREDENTIALS:
-            error.advice = settings.advice
+            issued_tokens.invalidate(settings.token)
+        if isinstance(error, ScnetConnectionError):
+            issued_tokens.ask_for_region_again(settings)
     return Observation(
         counts=counts,
         error=error,
@@ -75,34 +77,6 @@ def poll_once(settings: ConnectionSettings, queues: Collection[str] = ()) -> Obs
         condition=settings.condition,
         at=at,
         observed_at=observed_at,
-    )
-
-
-def most_seconds(settings: ConnectionSettings, queues: Collection[str] = ()) -> float:
-    """
-    Return how long :func:`poll_once` may take, in seconds.
-
-    :param settings: whom to ask, and about whom
-    :param queues: the queues whose own counts are asked for, too
-    """
-    return settings.timeout * (1 + MOST_REQUESTS if queues else 1)
-
-
-def after_renewal(settings: ConnectionSettings, observation: Observation) -> Observation:
-    """Return what a poll with a renewed token saw; if that token was refused too, nobody sends it again."""
-    if observation.error and observation.is_refused:
-        issued_tokens.note_refusal(settings, observation.error)
-    return observation
-
-
-def _request(settings: ConnectionSettings) -> transport.Request:
-    return transport.Request(
-        method="GET",
-        base=settings.endpoint,
-        path=JOB_STATE_PATH,
-        headers={"token": settings.token},
-        params={"userName": settings.user_name},
-        secrets=settings.secrets,
     )
 
 

@@ -22,9 +22,9 @@ from airflow_provider_scnet.client.errors import (
     ScnetResponseError,
 )
 from airflow_provider_scnet.client.job_lists import JOBS_PATH, check_own_jobs, ended_jobs
+from airflow_provider_scnet.client.job_manager import schedulers
 from airflow_provider_scnet.client.lifecycle import JobState
 from airflow_provider_scnet.client.reported_job import MOST_LINES, ReportedJob
-from airflow_provider_scnet.client.scheduler import schedulers
 from airflow_provider_scnet.client.text import redacted
 from airflow_provider_scnet.client.transport import ask
 
@@ -43,7 +43,7 @@ def only_scheduler(settings: ConnectionSettings) -> str:
         case [scheduler_id]:
             return scheduler_id
         case ids:
-            shown = ", ".join(redacted(each, *settings.secrets) for each in ids[:10])
+            shown = ", ".join(redacted(each) for each in ids[:10])
             raise ScnetConfigError(
                 f"the region has several schedulers ({shown}): name one of them as scheduler_id",
                 where=settings.where,
@@ -60,10 +60,10 @@ def live_job(settings: ConnectionSettings, job_id: str) -> ReportedJob | None:
     :raises ScnetError: where the answer cannot be read
     """
 
-    def read(data: Any, *secrets: str) -> ReportedJob | None:
+    def read(data: Any) -> ReportedJob | None:
         if data is None:
             return None
-        job = ReportedJob.from_detail(data, *secrets)
+        job = ReportedJob.from_detail(data)
         if job.job_id != job_id:
             raise ScnetResponseError(f"the answer is about another job, '{redacted(job.job_id)}'")
         return job
@@ -156,17 +156,15 @@ def log_tail(settings: ConnectionSettings, path: str, lines: int) -> str:
     if not path.startswith("/"):
         raise ScnetConfigError(f"a file is named by its absolute path, not '{redacted(path)}'")
 
-    def read(data: Any, *secrets: str) -> str:
+    def read(data: Any) -> str:
         text = data.get("data") if isinstance(data, Mapping) else None
         if not isinstance(text, str):
             raise ScnetResponseError("the answer's data holds no text of a file")
-        for secret in filter(None, secrets):
-            text = text.replace(secret, "***")
         return "".join(text.splitlines(keepends=True)[-lines:])
 
     form = {"hostName": "", "dirPath": path, "triggerNum": "1", "rollDirection": "UP"}
     return ask(settings, FILE_CONTENT_PATH, read, method="POST", data=form)
 
 
-def _anything(data: Any, *secrets: str) -> None:
+def _anything(data: Any) -> None:
     return None

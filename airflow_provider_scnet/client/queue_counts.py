@@ -15,14 +15,13 @@ from typing import Any
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError, ScnetError, ScnetResponseError
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
-from airflow_provider_scnet.client.scheduler import ask, queue_names
+from airflow_provider_scnet.client.job_manager import queue_names
 from airflow_provider_scnet.client.text import listed, redacted
+from airflow_provider_scnet.client.transport import ask
 
 #: Source: SCnet OpenAPI v2; the shape of the answer as a public client reads it.
 QUEUE_COUNTS_PATH = "/hpc/openapi/v2/view/queue/jobs"
 
-#: How many requests :func:`observe_queues` makes at most, where a region has one scheduler.
-MOST_REQUESTS = 3
 #: Seconds for which a queue is known to exist, while no answer lists it.
 KNOWN_FOR = 600.0
 
@@ -47,7 +46,7 @@ def observe_queues(settings: ConnectionSettings, queues: Collection[str], whole:
     if not queues:
         return {}
     try:
-        by_queue = ask(settings, QUEUE_COUNTS_PATH, by_queue_from_data, {"userName": settings.user_name})
+        by_queue = ask(settings, QUEUE_COUNTS_PATH, by_queue_from_data, params={"userName": settings.user_name})
     except ScnetError as error:
         return dict.fromkeys(queues, error)
     for queue in by_queue:
@@ -61,12 +60,11 @@ def observe_queues(settings: ConnectionSettings, queues: Collection[str], whole:
     }
 
 
-def by_queue_from_data(data: Any, *secrets: str) -> dict[str, JobCounts]:
+def by_queue_from_data(data: Any) -> dict[str, JobCounts]:
     """
     Read the ``data`` of a successful answer of :data:`QUEUE_COUNTS_PATH`.
 
     :param data: the decoded list; None where no queue has jobs
-    :param secrets: texts that must not appear in what is said of it
     :raises ScnetResponseError: where it is anything else
     """
     if data is None:
@@ -78,8 +76,8 @@ def by_queue_from_data(data: Any, *secrets: str) -> dict[str, JobCounts]:
         if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str) or not entry["name"]:
             raise ScnetResponseError("an entry of the answer's data has no name of a queue")
         if entry["name"] in found:
-            raise ScnetResponseError(f"queue '{redacted(entry['name'], *secrets)}' is reported twice")
-        found[entry["name"]] = JobCounts.from_metrics(entry.get("values"), *secrets)
+            raise ScnetResponseError(f"queue '{redacted(entry['name'])}' is reported twice")
+        found[entry["name"]] = JobCounts.from_metrics(entry.get("values"))
     return found
 
 
@@ -127,7 +125,7 @@ def _errors_of_names(settings: ConnectionSettings, queues: Collection[str]) -> d
     except ScnetError as error:
         return dict.fromkeys(queues, error)
     _known.update({(*settings.account, queue): time.monotonic() for queue in queues if names.get(queue)})
-    there_are = listed([f"'{redacted(name, *settings.secrets)}'" for name in sorted(names)], _MOST_NAMES)
+    there_are = listed([f"'{redacted(name)}'" for name in sorted(names)], _MOST_NAMES)
     unknown = f"for this user; there are {there_are}"
     return {
         queue: ScnetError(

@@ -84,15 +84,14 @@ class ReportedJob:
         }
 
     @classmethod
-    def from_list(cls, entry: Any, *secrets: str) -> ReportedJob:
+    def from_list(cls, entry: Any) -> ReportedJob:
         """
         Read an entry of the live list.
 
         :param entry: the entry
-        :param secrets: texts that must not appear in it
         :raises ScnetResponseError: where it has no id, name or state
         """
-        read = _Fields(entry, secrets)
+        read = _Fields(entry)
         return cls(
             job_id=read.job_id(),
             name=read.name(),
@@ -106,16 +105,15 @@ class ReportedJob:
         )
 
     @classmethod
-    def from_detail(cls, entry: Any, *secrets: str) -> ReportedJob:
+    def from_detail(cls, entry: Any) -> ReportedJob:
         """
         Read the detail of a job; of its state and exit code Slurm's own record is believed where there is one.
 
         :param entry: the detail
-        :param secrets: texts that must not appear in it
         :raises ScnetResponseError: where it has no id, name or state
         """
-        read = _Fields(entry, secrets)
-        slurm = _Fields(read.entry.get("jobInitAttr") or {}, secrets)
+        read = _Fields(entry)
+        slurm = _Fields(read.entry.get("jobInitAttr") or {})
         job_id, exit_code = read.job_id(), slurm.text("ExitCode") or read.text("exitCode")
         return cls(
             job_id=job_id,
@@ -134,15 +132,14 @@ class ReportedJob:
         )
 
     @classmethod
-    def from_history(cls, entry: Any, *secrets: str) -> ReportedJob:
+    def from_history(cls, entry: Any) -> ReportedJob:
         """
         Read an entry of the history. Its ``jobExitStatus`` is accounting's, no exit code, and left out.
 
         :param entry: the entry
-        :param secrets: texts that must not appear in it
         :raises ScnetResponseError: where it has no id, name or state
         """
-        read = _Fields(entry, secrets)
+        read = _Fields(entry)
         return cls(
             job_id=read.job_id(),
             name=read.name(),
@@ -160,19 +157,15 @@ class ReportedJob:
 class _Fields:
     """The fields of an entry, of which SCnet may leave out some, or say null."""
 
-    def __init__(self, entry: Any, secrets: tuple[str, ...]) -> None:
+    def __init__(self, entry: Any) -> None:
         if not isinstance(entry, Mapping):
             raise ScnetResponseError("an entry of the answer's data is no job")
         self.entry = entry
-        self._secrets = secrets
 
     def text(self, name: str) -> str:
         """Return a text, or a number as text; empty for whatever else."""
         value = self.entry.get(name)
-        text = str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
-        for secret in filter(None, self._secrets):
-            text = text.replace(secret, "***")
-        return text
+        return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
 
     def required(self, name: str) -> str:
         """Return a text that has to be there."""

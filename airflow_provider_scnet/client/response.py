@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from airflow_provider_scnet.client.error_codes import CODES, ErrorKind, kind_of_status
 from airflow_provider_scnet.client.errors import ScnetApiError, ScnetAuthError, ScnetError, ScnetResponseError
-from airflow_provider_scnet.client.text import redacted
+from airflow_provider_scnet.client.text import redacted, without
 
 T = TypeVar("T")
 
@@ -36,51 +36,55 @@ class Answer:
     date: datetime | None = None
 
 
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # json takes the last of two equal keys: {"y": 100, "y": 0} must not open a gate.
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key is given twice")
-    return found
-
-
-def parse(body: bytes) -> Any:
+def parse(body: bytes, *secrets: str) -> Any:
     """
     Decode an answer's JSON, strictly: UTF-8, one document, no key twice.
 
     :param body: what came over the wire
+    :param secrets: what is left out of the texts of its objects, so that no reader can show it
     :raises ScnetResponseError: where it is anything else
     """
     if not body.strip():
         raise ScnetResponseError("the answer is empty")
+
+    def read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        # json takes the last of two equal keys: {"y": 100, "y": 0} must not open a gate.
+        if len(dict(pairs)) != len(pairs):
+            raise ValueError("a key is given twice")
+        return {name: cleaned(value) for name, value in pairs}
+
+    def cleaned(value: Any) -> Any:
+        if isinstance(value, list):
+            return list(map(cleaned, value))
+        return without(value, *secrets) if isinstance(value, str) else value
+
     try:
-        return json.loads(body.decode("utf-8"), object_pairs_hook=_no_repeats)
+        return json.loads(body.decode("utf-8"), object_pairs_hook=read_object)
     # ValueError: no JSON, no UTF-8, a key twice, or a number of thousands of digits. RecursionError: nesting.
     except (ValueError, RecursionError):
         raise ScnetResponseError("the answer is not the documented JSON") from None
 
 
-def _code_and_msg(body: Any, *secrets: str) -> tuple[str | None, str]:
+def _code_and_msg(body: Any) -> tuple[str | None, str]:
     """Return ``code`` and ``msg`` in a form that may be logged; None and an empty text where they are missing."""
     fields = body if isinstance(body, Mapping) else {}
     code, msg = fields.get("code"), fields.get("msg")
     # The code is documented as a string; some deployments send an integer.
     has_code = isinstance(code, str | int) and not isinstance(code, bool)
-    return redacted(code, *secrets) if has_code else None, redacted(msg, *secrets) if isinstance(msg, str) else ""
+    return redacted(code) if has_code else None, redacted(msg) if isinstance(msg, str) else ""
 
 
-def data_of(body: Any, *secrets: str) -> Any:
+def data_of(body: Any) -> Any:
     """
     Return the ``data`` of a successful answer.
 
     :param body: the decoded answer
-    :param secrets: texts that must not appear in an error
     :raises ScnetApiError: where SCnet reports an error (:class:`ScnetAuthError` where the token is at fault)
     :raises ScnetResponseError: where the answer is no object or has no code
     """
     if not isinstance(body, Mapping):
         raise ScnetResponseError("the answer is not a JSON object")
-    code, msg = _code_and_msg(body, *secrets)
+    code, msg = _code_and_msg(body)
     if code is None:
         raise ScnetResponseError("the answer has no code: is the address right?")
     if code != "0":
@@ -88,20 +92,20 @@ def data_of(body: Any, *secrets: str) -> Any:
     return body.get("data")
 
 
-def read(answer: Answer, reader: Callable[..., T], *secrets: str) -> T:
+def read(answer: Answer, reader: Callable[[Any], T], *secrets: str) -> T:
     """
     Read the ``data`` of an answer; where its status and its body disagree, the worse one stands.
 
     :param answer: what came over the wire
-    :param reader: converts the data; its further arguments are the secrets
-    :param secrets: texts that must not appear in an error
+    :param reader: converts the data
+    :param secrets: texts that must not appear in an error, nor in the data
     :raises ScnetApiError: where SCnet reports an error
     :raises ScnetResponseError: where the answer is not the documented one
     """
     try:
         if answer.status != 200:
             raise _refusal(answer, *secrets)
-        return reader(data_of(parse(answer.body), *secrets), *secrets)
+        return reader(data_of(parse(answer.body, *secrets)))
     except ScnetError as error:
         error.retry_after = answer.retry_after
         raise
@@ -109,10 +113,10 @@ def read(answer: Answer, reader: Callable[..., T], *secrets: str) -> T:
 
 def _refusal(answer: Answer, *secrets: str) -> ScnetError:
     try:
-        body = parse(answer.body)
+        body = parse(answer.body, *secrets)
     except ScnetResponseError:
         body = None
-    code, msg = _code_and_msg(body, *secrets)
+    code, msg = _code_and_msg(body)
     status, kind = f"HTTP {answer.status}", kind_of_status(answer.status)
     # A code that the documentation does not list (gateways repeat the status there) adds nothing to the status.
     if code in CODES and CODES[code][1] >= kind:

@@ -118,21 +118,21 @@ def job_id_of(answer: response.Answer, *secrets: str) -> str:
     :raises ScnetSubmissionUnknownError: where nobody knows
     """
     try:
-        body = response.parse(answer.body)
+        body = response.parse(answer.body, *secrets)
     except ScnetError:
         body = None
     code = body.get("code") if isinstance(body, Mapping) else None
     if isinstance(body, Mapping) and isinstance(code, str | int) and not isinstance(code, bool):
         if str(code) != "0" and _is_of_scnet(answer.status):
-            _raise_refusal(str(code), body.get("msg"), *secrets)
+            _raise_refusal(str(code), body.get("msg"))
         if str(code) == "0" and answer.status == 200 and (job_id := _id(body.get("data"))):
             return job_id
     try:
         # What the answer is, in the words that are usual for it.
-        data = response.read(answer, lambda data, *_: data, *secrets)
+        data = response.read(answer, lambda data: data, *secrets)
     except ScnetError as error:
         raise _unknown(error.message, error) from None
-    raise _unknown(f"SCnet answered success with '{redacted(data, *secrets)}' in place of the id of a job")
+    raise _unknown(f"SCnet answered success with '{redacted(data)}' in place of the id of a job")
 
 
 def _is_of_scnet(status: int) -> bool:
@@ -148,11 +148,11 @@ def _id(data: Any) -> str:
     return text if re.fullmatch(r"[1-9][0-9]{0,17}", text) else ""
 
 
-def _raise_refusal(code: str, msg: Any, *secrets: str) -> None:
+def _raise_refusal(code: str, msg: Any) -> None:
     said = msg if isinstance(msg, str) else ""
     if _OPEN.search(said):
         return
-    shown = redacted("; ".join(said.splitlines()), *secrets)
+    shown = redacted("; ".join(said.splitlines()))
     if _LIMIT.search(said):
         raise ScnetJobLimitError(code, shown, kind=ErrorKind.TRANSIENT)
     if any(text in said for text in REFUSALS):

@@ -10,6 +10,13 @@ _JWT = re.compile(r"eyJ[\w-]{5,}\.[\w-]+(\.[\w-]*)?")
 _MOST_CHARACTERS = 200
 
 
+def without(text: str, *secrets: str) -> str:
+    """Return a text with stars in the place of secrets, e.g. the token of the connection."""
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "***")
+    return text
+
+
 def redacted(text: object, *secrets: str) -> str:
     """
     Return a text in a form that may be logged.
@@ -17,13 +24,10 @@ def redacted(text: object, *secrets: str) -> str:
     On one line, cut at 200 characters, without the given secrets and without anything that looks like a JWT.
 
     :param text: what a server, or a library, said
-    :param secrets: texts that must not appear, e.g. the token of the connection
+    :param secrets: texts that must not appear
     """
-    line = str(text)
-    for secret in filter(None, secrets):
-        line = line.replace(secret, "***")
     # Cut first: the steps below take time in proportion to the length.
-    line = _JWT.sub("***", line[: 10 * _MOST_CHARACTERS])
+    line = _JWT.sub("***", without(str(text), *secrets)[: 10 * _MOST_CHARACTERS])
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     return line if len(line) <= _MOST_CHARACTERS else f"{line[: _MOST_CHARACTERS - 1]}…"
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import json
 from datetime import datetime, timedelta, timezone
@@ -47,17 +48,19 @@ class TokenPayload:
 
 def local(moment: datetime) -> str:
     """
-    Return a moment in the reader's time zone.
+    Return a moment in the reader's time zone; one of the year 9999, which may not have it there, as it is.
 
     :param moment: the moment
     """
-    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+    with contextlib.suppress(ValueError, OverflowError):
+        moment = moment.astimezone()
+    return moment.strftime("%Y-%m-%d %H:%M:%S %z")
 
 
 def _moment(milliseconds: object) -> datetime | None:
     if isinstance(milliseconds, bool) or not isinstance(milliseconds, (str, int)):
         return None
-    try:
-        return _EPOCH + timedelta(milliseconds=int(milliseconds))
-    except (ValueError, OverflowError):
-        return None
+    with contextlib.suppress(ValueError, OverflowError):
+        # 0 is no moment at which anything ends, but a way to say that there is none.
+        return _EPOCH + timedelta(milliseconds=int(milliseconds)) if int(milliseconds) > 0 else None
+    return None

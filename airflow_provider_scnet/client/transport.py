@@ -5,12 +5,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
+import http.client
+import math
 import os
+import re
+import selectors
 import socket
 import ssl
-import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as TimeoutOfFuture
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
@@ -18,12 +23,14 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import InvalidHeader
+from requests.utils import get_environ_proxies, select_proxy
+from urllib3.exceptions import ConnectTimeoutError, InvalidHeader, NewConnectionError, ProxyError
 from urllib3.util.retry import Retry
 
 from airflow_provider_scnet import __version__
 from airflow_provider_scnet.client import response
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
+from airflow_provider_scnet.client.error_codes import kind_of_status
 from airflow_provider_scnet.client.errors import (
     ErrorKind,
     ScnetConfigError,
@@ -33,6 +40,8 @@ from airflow_provider_scnet.client.errors import (
 )
 from airflow_provider_scnet.client.response import Answer
 from airflow_provider_scnet.client.text import redacted
+from airflow_provider_scnet.client.threads import run_in_thread
+from airflow_provider_scnet.client.token_payload import local
 
 T = TypeVar("T")
 
@@ -40,9 +49,22 @@ T = TypeVar("T")
 LARGEST_BODY = 1024 * 1024
 #: The longest ``Retry-After`` that is honoured, in seconds.
 LONGEST_PAUSE = 600.0
+#: How many requests to one origin may hang, in a name server perhaps, after their time is over.
+MOST_HANGING = 8
 
 # Bytes; a compressed piece of this size cannot fill the memory: deflate expands by a factor of 1032 at most.
 _PIECE = 1024
+# Seconds after which the next address of a name is tried beside those before it.
+_HEAD_START = 0.25
+# Where the environment names a file of authorities, for requests and for cURL.
+_BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+# OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID.
+_NOT_YET_VALID = 9
+
+# By origin. A process that is forked has none of these threads.
+_hanging: dict[str, set[Future[Answer]]] = {}
+os.register_at_fork(after_in_child=_hanging.clear)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,20 +74,106 @@ class Request:
 
     :param method: such as ``GET``
     :param base: scheme, host, port and path: the only origin that it reaches
-    :param path: below the base
+    :param path: below the base, with a slash at its beginning
     :param headers: what authorises it
-    :param params: the query
+    :param content: the query and the body, under the names that requests has for them: ``params``, ``json``,
+        ``data``, ``files``
     :param secrets: texts that must not appear in an error
-    :param content: the body, under the name that requests has for it: ``json``, ``data``
     """
 
     method: str
     base: str
     path: str
     headers: Mapping[str, str | bytes] = dataclasses.field(repr=False)
-    params: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    secrets: tuple[str, ...] = dataclasses.field(default=(), repr=False)
     content: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+    secrets: tuple[str, ...] = dataclasses.field(default=(), repr=False)
+
+
+def ask(
+    settings: ConnectionSettings,
+    path: str,
+    reader: Callable[[Any], T],
+    *,
+    method: str = "GET",
+    **content: Any,
+) -> T:
+    """
+    Send one request to the region and read the answer.
+
+    :param settings: whom to ask
+    :param path: below the endpoint, with a slash at its beginning
+    :param reader: converts the ``data`` of the answer
+    :param method: how to ask
+    :param content: the query and the body, as in :class:`Request`
+    :raises ScnetError: where there is no answer, or one that is an error or cannot be read; it names the path
+    """
+    secrets = settings.secrets
+    request = Request(method, settings.endpoint, path, {"token": settings.token}, content, secrets)
+    try:
+        return response.read(send(request, settings), reader, *secrets)
+    except ScnetError as error:
+        error.where = f"{settings.where}, {path.removeprefix('/hpc/openapi/v2/')}"
+        if error.kind is ErrorKind.CREDENTIALS:
+            error.advice = settings.advice
+        raise
+
+
+def send(request: Request, settings: ConnectionSettings) -> Answer:
+    """
+    Send one request and read the answer, in the connection's time and at most 1 MiB of it.
+
+    The time-outs of requests bound the time between two bytes, and nothing bounds a name server. So it runs in a
+    thread, which is left behind when the time is over: no more than :data:`MOST_HANGING` for one origin.
+
+    :param request: what to ask
+    :param settings: the connection's time-outs, authorities and proxies
+    :raises ScnetConnectionError: where no answer came, or there is no time left to ask
+    :raises ScnetResponseError: where it was too large or cannot be decompressed
+    :raises ScnetConfigError: where the connection's settings do not allow a request
+    """
+    seconds = settings.at_most(settings.timeout)
+    if not seconds:
+        raise ScnetConnectionError("there was no time left to ask")
+    until = _after(seconds)
+    hanging = _hanging.setdefault(request.base, set())
+    if len(hanging) >= MOST_HANGING:
+        raise ScnetConnectionError(
+            f"{len(hanging)} earlier requests to {request.base} still hang, in a name server perhaps"
+        )
+    session = OneOriginSession(request.base, request.headers, settings)
+    answer = run_in_thread(lambda: _answer(session, request, until))
+    try:
+        return answer.result(seconds)
+    except (requests.RequestException, OSError, ValueError, TimeoutOfFuture) as error:
+        if not answer.done():
+            hanging.add(answer)
+            answer.add_done_callback(hanging.discard)
+        if isinstance(error, (requests.Timeout, TimeoutOfFuture)) or isinstance(_root(error), TimeoutError):
+            raise ScnetConnectionError(f"no whole answer within {seconds:.3g} s{_through(session)}") from None
+        raise _readable(error, session, request.secrets) from None
+
+
+def _answer(session: OneOriginSession, request: Request, until: float) -> Answer:
+    with (
+        session,
+        session.request(
+            request.method,
+            request.base + request.path,
+            # An answer of 200 bytes needs no compression, and compression has risks.
+            headers={"Accept-Encoding": "identity"},
+            timeout=max(until - time.monotonic(), 0.001),
+            stream=True,
+            allow_redirects=False,
+            **request.content,
+        ) as answer,
+    ):
+        return Answer(
+            status=answer.status_code,
+            body=_read(answer, *request.secrets),
+            location=answer.headers.get("Location", ""),
+            retry_after=_retry_after(answer.headers.get("Retry-After")),
+            date=_date(answer.headers.get("Date")),
+        )
 
 
 class OneOriginSession(requests.Session):
@@ -79,16 +187,9 @@ class OneOriginSession(requests.Session):
     :param base: the origin, as an address
     :param headers: what authorises its requests
     :param settings: the connection's time-outs, authorities and proxies
-    :param adapter: how its connections are made; default: the ordinary way
     """
 
-    def __init__(
-        self,
-        base: str,
-        headers: Mapping[str, str | bytes],
-        settings: ConnectionSettings,
-        adapter: HTTPAdapter | None = None,
-    ):
+    def __init__(self, base: str, headers: Mapping[str, str | bytes], settings: ConnectionSettings):
         super().__init__()
         #: The address that paths are taken below: scheme, host, port, and a path if the endpoint has one.
         self.base_url = base
@@ -98,215 +199,150 @@ class OneOriginSession(requests.Session):
         self.headers.update(
             {
                 **headers,
-                "Content-Type": "application/json",
                 "Accept": "application/json",
                 "Accept-Language": "zh-CN",
                 "User-Agent": f"airflow-provider-scnet/{__version__}",
             }
         )
-        self.verify = settings.verify
-        self.proxies.update(settings.proxies)
-        # A proxy from the environment would see the token of a plain-text request.
-        self.trust_env = address.scheme == "https"
-        # With any authentication set, requests does not read netrc, which may hold another server's password.
-        self.auth = _as_it_is
+        # Of the environment only what is read here: netrc may hold another server's password, a proxy would see
+        # the token of a plain-text request, and neither overrides what the connection says.
+        self.trust_env = False
+        if address.scheme == "https":
+            self.proxies.update(settings.proxies or get_environ_proxies(base))
+        # The connection's authorities are those of its region, and nobody else's.
+        own, bundle = "extra 'verify'", next(filter(os.environ.get, _BUNDLES), "")
+        if base != settings.endpoint:
+            own = _BUNDLES[0]
+        elif settings.verify is not True:
+            self.verify, bundle = settings.verify, ""
+        if bundle:
+            self.verify = os.environ[bundle]
+        #: What names the file of authorities, or could name one.
+        self.authorities = bundle or own
         self.adapters.clear()
-        self.mount(f"{address.scheme}://{address.netloc}/", adapter or HTTPAdapter())
+        self.mount(f"{address.scheme}://{address.netloc}/", _Adapter())
         self._timeout = (settings.timeout, settings.timeout)
+        #: The proxy on the way, for people, without its password; empty where there is none.
+        self.proxy = ""
+        if proxy := select_proxy(base, self.proxies):
+            shown = redacted(re.sub(r"^(\w+://)?.*@", r"\1", proxy))
+            named_by = "extra 'proxies'" if settings.proxies else "the environment"
+            self.proxy = f"the proxy {shown} ({named_by})"
 
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
         """Send a request to a path or an address, with the connection's time-outs unless others are given."""
         if isinstance(url, str) and url.startswith("/"):
             url = self.base_url + url
         kwargs.setdefault("timeout", self._timeout)
-        # Given with the request, because the environment would override what is set on the session.
-        kwargs.setdefault("verify", self.verify)
-        kwargs.setdefault("proxies", dict(self.proxies))
         return super().request(method, url, *args, **kwargs)
+
+    def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
+        """Call JSON what has no type of its own, as SCnet documents it; a form and files have one."""
+        prepared = super().prepare_request(request)
+        prepared.headers.setdefault("Content-Type", "application/json")
+        return prepared
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         """Follow no redirect: the token belongs to one origin only."""
         return None
 
 
-def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    return request
-
-
-class _ClosableAdapter(HTTPAdapter):
-    """
-    An adapter that tracks its sockets, so that another thread can end a request.
-
-    The time-outs of requests bound the time between two bytes; a server that sends a byte at a time could hold a
-    thread for days. Shutting the connection down ends a TLS handshake, the headers and the body alike.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._sockets: list[socket.socket] = []
-        self._is_cut = False
-        super().__init__(max_retries=0)
-
+class _Adapter(HTTPAdapter):
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the pool, with connections that are tracked."""
         pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
-        if not hasattr(pool.ConnectionCls, "tracked_by"):
-            pool.ConnectionCls = type(
-                "TrackedConnection", (_TrackedConnection, pool.ConnectionCls), {"tracked_by": self}
-            )
+        if not issubclass(pool.ConnectionCls, _Connection):
+            pool.ConnectionCls = type("Connection", (_Connection, pool.ConnectionCls), {})
         return pool
 
-    def track(self, sock: socket.socket) -> None:
-        """Keep a second handle: the first one moves into the TLS layer."""
-        handle = socket.socket(fileno=os.dup(sock.fileno()))
-        with self._lock:
-            self._sockets.append(handle)
-            too_late = self._is_cut
-        if too_late:
-            self.cut()
 
-    def cut(self) -> None:
-        """End every connection, from any thread."""
-        with self._lock:
-            self._is_cut = True
-            for handle in self._sockets:
-                with contextlib.suppress(OSError):
-                    handle.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        """Release the connections."""
-        super().close()
-        with self._lock:
-            while self._sockets:
-                self._sockets.pop().close()
+class _Response(http.client.HTTPResponse):
+    def begin(self) -> None:
+        super().begin()
+        # urllib3 would log what it cannot read of the headers, where a server may echo the token.
+        self.msg.set_payload("")
+        self.msg.defects.clear()
 
 
-class _TrackedConnection:
-    tracked_by: _ClosableAdapter
+class _Connection:
+    """What a connection of urllib3 does otherwise here: all that comes before the request shares its time."""
+
+    _dns_host: str
+    port: int
+    timeout: float | None
+    socket_options: Any
+    response_class = _Response
+
+    def connect(self) -> None:
+        until = _after(self.timeout)
+        super().connect()  # type: ignore[misc]
+        # Who asked has given up. A submission that went out now would be there beside its repetition.
+        if time.monotonic() > until:
+            self.close()  # type: ignore[attr-defined]
+            raise TimeoutError
 
     def _new_conn(self) -> socket.socket:
-        sock: socket.socket = super()._new_conn()  # type: ignore[misc]
-        self.tracked_by.track(sock)
-        return sock
-
-
-def ask(
-    settings: ConnectionSettings,
-    path: str,
-    reader: Callable[..., T],
-    *,
-    method: str = "GET",
-    **content: Any,
-) -> T:
-    """
-    Send one request to the region and read the answer.
-
-    :param settings: whom to ask
-    :param path: below the endpoint, with a slash at its beginning
-    :param reader: converts the ``data`` of the answer; its further arguments are the secrets
-    :param method: how to ask
-    :param content: the query and the body: ``params``, ``json``, ``data``
-    :raises ScnetError: where there is no answer, or one that is an error or cannot be read; it names the path
-    """
-    secrets = settings.secrets
-    request = Request(method, settings.endpoint, path, {"token": settings.token}, secrets=secrets, content=content)
-    try:
-        return response.read(send(request, settings), reader, *secrets)
-    except ScnetError as error:
-        error.where = f"{settings.where}, {path.removeprefix('/hpc/openapi/v2/')}"
-        if error.kind is ErrorKind.CREDENTIALS:
-            error.advice = settings.advice
-        raise
-
-
-def _type_of(content: Mapping[str, Any]) -> dict[str, str]:
-    # The session calls everything JSON, as SCnet documents it also where there is no body.
-    return {"Content-Type": "application/x-www-form-urlencoded"} if content.get("data") else {}
-
-
-def send(request: Request, settings: ConnectionSettings) -> Answer:
-    """
-    Send one request and read the answer, in the connection's time and at most 1 MiB of it.
-
-    :param request: what to ask
-    :param settings: the connection's time-outs, authorities and proxies
-    :raises ScnetConnectionError: where no answer came, or there is no time left to ask
-    :raises ScnetResponseError: where it was too large or cannot be decompressed
-    :raises ScnetConfigError: where the connection's settings do not allow a request
-    """
-    settings = dataclasses.replace(settings, timeout=settings.at_most(settings.timeout))
-    if not settings.timeout:
-        raise ScnetConnectionError("there was no time left to ask")
-    adapter = _ClosableAdapter()
-    with (
-        OneOriginSession(request.base, request.headers, settings, adapter) as session,
-        _cut_off(adapter, settings.timeout) as time_is_up,
-        _header_warning.suppressed(),
-    ):
+        if hasattr(self, "_socks_options"):
+            return super()._new_conn()  # type: ignore[misc, no-any-return]
         try:
-            # An answer of 200 bytes needs no compression, and compression has risks.
-            with session.request(
-                request.method,
-                request.base + request.path,
-                headers={"Accept-Encoding": "identity", **_type_of(request.content)},
-                stream=True,
-                allow_redirects=False,
-                **{"params": request.params, **request.content},
-            ) as answer:
-                return Answer(
-                    status=answer.status_code,
-                    body=_read(answer, *request.secrets),
-                    location=answer.headers.get("Location", ""),
-                    retry_after=_retry_after(answer.headers.get("Retry-After")),
-                    date=_date(answer.headers.get("Date")),
-                )
-        except (requests.RequestException, OSError, ValueError) as error:
-            # The socket's own time-out, or that for the whole answer: whichever came first.
-            if time_is_up.is_set() or _is_silence(error):
-                raise ScnetConnectionError(f"no whole answer within {settings.timeout:.3g} s") from None
-            raise _readable(error, request.secrets) from None
+            return _connected(self._dns_host, self.port, self.timeout, self.socket_options or ())
+        except TimeoutError as error:
+            raise ConnectTimeoutError(self, "no address answered in time") from error
+        except OSError as error:
+            raise NewConnectionError(self, str(error)) from error  # type: ignore[arg-type]
 
-
-@contextlib.contextmanager
-def _cut_off(adapter: _ClosableAdapter, seconds: float) -> Iterator[threading.Event]:
-    time_is_up = threading.Event()
-
-    def cut() -> None:
-        time_is_up.set()
-        adapter.cut()
-
-    timer = threading.Timer(seconds, cut)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield time_is_up
-    finally:
-        timer.cancel()
-
-
-class _HeaderWarningFilter(logging.Filter):
-    """Drops urllib3's warning about malformed headers, which quotes them: a server may echo the token there."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._thread = threading.local()
-
-    @contextlib.contextmanager
-    def suppressed(self) -> Iterator[None]:
-        """Drop the warning in this thread."""
-        self._thread.asks = True
+    def _tunnel(self) -> None:
         try:
-            yield
-        finally:
-            self._thread.asks = False
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether a record may be logged."""
-        return not (getattr(self._thread, "asks", False) and str(record.msg).startswith("Failed to parse headers"))
+            super()._tunnel()  # type: ignore[misc]
+        except TimeoutError:
+            raise
+        except (OSError, http.client.HTTPException) as error:
+            raise ProxyError("no tunnel", error) from error
 
 
-_header_warning = _HeaderWarningFilter()
-logging.getLogger("urllib3.connection").addFilter(_header_warning)
+def _after(seconds: float | None) -> float:
+    return time.monotonic() + (math.inf if seconds is None else seconds)
+
+
+def _connected(host: str, port: int, seconds: float | None, options: Iterable[Any]) -> socket.socket:
+    """
+    Connect to whichever address of a name answers first, each with a small head start on the next (RFC 8305).
+
+    The standard library and urllib3 try one after the other, each for the whole time: behind a dead one, such as
+    an IPv6 address that leads nowhere, none is ever reached.
+    """
+    until = _after(seconds)
+    untried = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    failure = OSError("the name has no address")
+    with selectors.DefaultSelector() as trying, contextlib.ExitStack() as sockets:
+        while untried or trying.get_map():
+            left = until - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            if untried:
+                family, kind, protocol, _, address = untried.pop(0)
+                try:
+                    sock = sockets.enter_context(socket.socket(family, kind, protocol))
+                    for option in options:
+                        sock.setsockopt(*option)
+                    sock.setblocking(False)
+                    with contextlib.suppress(BlockingIOError):
+                        sock.connect(address)
+                except OSError as error:
+                    failure = error
+                    continue
+                trying.register(sock, selectors.EVENT_WRITE)
+            wait = min(left, _HEAD_START) if untried else left
+            for key, _ in trying.select(None if wait == math.inf else wait):
+                sock = key.fileobj  # type: ignore[assignment]
+                trying.unregister(sock)
+                if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    failure = OSError(code, os.strerror(code))
+                    continue
+                # The others are closed, and this handle.
+                connected: socket.socket = sock.dup()
+                connected.settimeout(seconds)
+                return connected
+        raise failure
 
 
 def _read(response: requests.Response, *secrets: str) -> bytes:
@@ -338,37 +374,63 @@ def _date(value: str | None) -> datetime | None:
     return date if date.tzinfo else date.replace(tzinfo=timezone.utc)
 
 
-def _is_silence(error: Exception) -> bool:
-    return isinstance(error, requests.Timeout) or isinstance(_root(error), TimeoutError)
+def _through(session: OneOriginSession) -> str:
+    return f", through {session.proxy}" if session.proxy else ""
 
 
-def _readable(error: Exception, secrets: tuple[str, ...]) -> ScnetError:
+def _readable(error: Exception, session: OneOriginSession, secrets: tuple[str, ...]) -> ScnetError:
     root = _root(error)
     # Python's own message quotes the answer and may cut it inside a secret, which is then not found.
     said = "what came is not HTTP" if isinstance(root, ValueError) else getattr(root, "strerror", None) or root
     reason = redacted(said, *secrets)
+    if isinstance(error, requests.exceptions.ProxyError):
+        return _of_proxy(root, reason, session)
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return ScnetConnectionError(
-                f"the server's certificate does not verify ({redacted(cause.verify_message)}); "
-                "check the host, or name a file of authorities in extra 'verify'",
-                kind=ErrorKind.PERMANENT,
-            )
+            return _of_certificate(cause, session)
+    if getattr(root, "library", None) == "X509" or (type(error) is OSError and "certificate" in str(error)):
+        return ScnetConfigError(f"{session.authorities} names no readable file of authorities")
     if isinstance(error, requests.exceptions.ContentDecodingError):
         return ScnetResponseError("the answer cannot be decompressed")
-    if isinstance(error, requests.exceptions.SSLError) and not isinstance(root, (ssl.SSLEOFError, OSError)):
-        return ScnetConnectionError(f"TLS failed: {reason}", kind=ErrorKind.UNCLEAR)
-    if isinstance(root, ssl.SSLError) and not isinstance(root, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+    is_tls = isinstance(error, requests.exceptions.SSLError) and not isinstance(root, OSError)
+    is_broken_off = isinstance(root, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
+    if is_tls or (isinstance(root, ssl.SSLError) and not is_broken_off):
         return ScnetConnectionError(f"TLS failed: {reason}; is it an https endpoint?", kind=ErrorKind.UNCLEAR)
     if isinstance(root, socket.gaierror) and root.errno != socket.EAI_AGAIN:
         return ScnetConnectionError(f"the host has no address ({reason}): is it right?", kind=ErrorKind.UNCLEAR)
     if isinstance(error, (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
-        return ScnetConnectionError(f"the connection failed: {reason}")
-    if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidProxyURL)):
-        return ScnetConfigError("the host or a proxy of the connection is no address")
-    if isinstance(error, OSError) and "certificate" in str(error).lower():
-        return ScnetConfigError("extra 'verify' names no readable file of authorities")
+        return ScnetConnectionError(f"the connection failed: {reason}{_through(session)}")
+    if session.proxy and "SOCKS support" in str(error):
+        return ScnetConfigError(f"{session.proxy} is a SOCKS proxy, which needs the Python package PySocks")
+    if isinstance(error, requests.exceptions.InvalidURL) or (session.proxy and isinstance(root, ValueError)):
+        return ScnetConfigError(f"{session.proxy or 'the host'} is no address")
     return ScnetResponseError(f"the answer cannot be read ({type(root).__name__})")
+
+
+def _of_proxy(root: BaseException, reason: str, session: OneOriginSession) -> ScnetError:
+    kind = ErrorKind.TRANSIENT
+    if isinstance(root, socket.gaierror):
+        reason = f"it has no address ({reason})"
+        kind = kind if root.errno == socket.EAI_AGAIN else ErrorKind.UNCLEAR
+    elif status := re.match(r"Tunnel connection failed: (\d{3})", str(root)):
+        reason += ": give it as http://user:password@proxy:port" if status[1] == "407" else ""
+        # Of a proxy's refusal no other token can make anything.
+        kind = min(kind_of_status(int(status[1])), ErrorKind.UNCLEAR)
+    elif not isinstance(root, OSError) or isinstance(root, ssl.SSLError):
+        reason += "; is it a proxy, and one for http:// or for https://?"
+        kind = ErrorKind.UNCLEAR
+    return ScnetConnectionError(f"{session.proxy} failed: {reason}", kind=kind)
+
+
+def _of_certificate(error: ssl.SSLCertVerificationError, session: OneOriginSession) -> ScnetError:
+    reason = f"the server's certificate does not verify ({redacted(error.verify_message)})"
+    if error.verify_code == _NOT_YET_VALID:
+        now = local(datetime.now(timezone.utc))
+        return ScnetConnectionError(
+            f"the server's certificate is not yet valid by the clock here, which says {now}: set the clock"
+        )
+    advice = f"check the host, or name a file of authorities in {session.authorities}"
+    return ScnetConnectionError(f"{reason}; {advice}", kind=ErrorKind.PERMANENT)
 
 
 def _root(error: BaseException) -> BaseException:

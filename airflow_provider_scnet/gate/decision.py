@@ -17,6 +17,9 @@ from airflow_provider_scnet.gate.claimed import NOTHING, Claimed
 from airflow_provider_scnet.gate.condition import Condition, ConditionError
 from airflow_provider_scnet.gate.gate import Gate
 
+#: The XCom in which every gate that opened leaves its decision, as JSON text.
+XCOM_KEY = "decision"
+
 
 class Verdict(str, enum.Enum):
     """What becomes of a gate."""

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from airflow_provider_scnet.client import issued_tokens, job_lists, jobs, submission
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
-from airflow_provider_scnet.client.errors import ScnetAuthError, ScnetConfigError
+from airflow_provider_scnet.client.errors import ScnetConfigError
 from airflow_provider_scnet.client.job_lists import JobList
 from airflow_provider_scnet.client.job_request import JobRequest
 from airflow_provider_scnet.client.queue_name import queue_named
 from airflow_provider_scnet.client.reported_job import ReportedJob
 from airflow_provider_scnet.client.text import redacted
-from airflow_provider_scnet.hooks.threads import run_in_thread
+from airflow_provider_scnet.client.threads import run_in_thread
+from airflow_provider_scnet.hooks.polled_connection import PolledConnection
 
 T = TypeVar("T")
 
@@ -31,13 +32,12 @@ class JobMethods:
 
     if TYPE_CHECKING:
 
-        def read_settings(self) -> ConnectionSettings: ...  # noqa: D102
-        async def aread_settings(self) -> ConnectionSettings: ...  # noqa: D102
-        async def awith_token(self, settings: ConnectionSettings, refused: str = "") -> ConnectionSettings: ...  # noqa: D102
+        @property
+        def _connection(self) -> PolledConnection: ...
 
     def get_namespace(self) -> str:
         """Return the connection's extra ``namespace``, which tells this Airflow's jobs from those of others."""
-        return self.read_settings().namespace
+        return self._connection.read_settings().namespace
 
     def get_scheduler_id(self) -> str:
         """
@@ -168,33 +168,11 @@ class JobMethods:
         return await self._aasked(lambda settings: jobs.log_tail(settings, path, lines))
 
     def _asked(self, ask: Callable[[ConnectionSettings], T]) -> T:
-        """Ask, and once more with a new token where access keys obtained one that is refused."""
-        settings = issued_tokens.with_token(self.read_settings())
-        try:
-            return ask(settings)
-        except ScnetAuthError:
-            if not settings.keys:
-                raise
-        return _again(ask, issued_tokens.with_token(settings, refused=settings.token))
+        return issued_tokens.ask(self._connection.read_settings(), ask)
 
     async def _aasked(self, ask: Callable[[ConnectionSettings], T]) -> T:
-        settings = await self.awith_token(await self.aread_settings())
-        try:
-            return await asyncio.wrap_future(run_in_thread(lambda: ask(settings)))
-        except ScnetAuthError:
-            if not settings.keys:
-                raise
-        renewed = await self.awith_token(settings, refused=settings.token)
-        return await asyncio.wrap_future(run_in_thread(lambda: _again(ask, renewed)))
-
-
-def _again(ask: Callable[[ConnectionSettings], T], settings: ConnectionSettings) -> T:
-    try:
-        return ask(settings)
-    except ScnetAuthError as error:
-        # Nobody sends that token again.
-        issued_tokens.note_refusal(settings, error)
-        raise
+        settings = await self._connection.aread_settings()
+        return await asyncio.wrap_future(run_in_thread(lambda: issued_tokens.ask(settings, ask)))
 
 
 def _find(

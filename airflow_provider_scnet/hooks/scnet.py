@@ -3,34 +3,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
+import functools
 import time
-from collections.abc import Collection
-from concurrent.futures import TimeoutError as TimeoutOfFuture
+from collections.abc import Mapping
 from typing import Any
 
-from airflow.providers.common.compat.connection import get_async_connection
-from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
+import requests
+from airflow.providers.common.compat.sdk import BaseHook
 
-from airflow_provider_scnet.client import issued_tokens, job_state, scheduler, transport
+from airflow_provider_scnet.client import issued_tokens, job_manager, job_state, response, transport
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
-from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError, ScnetConnectionError, ScnetError
+from airflow_provider_scnet.client.errors import ErrorKind, ScnetError
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.client.queue_name import queue_named
 from airflow_provider_scnet.client.token_payload import local
+from airflow_provider_scnet.connection_form import CONN_FIELDS, DEFAULT_CONN_ID, UI_FIELD_BEHAVIOUR
 from airflow_provider_scnet.hooks.jobs import JobMethods
-from airflow_provider_scnet.hooks.masking import amask, mask
-from airflow_provider_scnet.hooks.threads import arun_in_thread, run_in_thread
-from airflow_provider_scnet.provider_info import CONN_FIELDS, DEFAULT_CONN_ID, UI_FIELD_BEHAVIOUR
+from airflow_provider_scnet.hooks.masking import mask
+from airflow_provider_scnet.hooks.polled_connection import PolledConnection
 
 # Seconds: the Test button waits in the API server. All requests together take so long, less a margin to answer.
 _TEST_TIMEOUT = 10.0
 _TEST_MARGIN = 0.5
-
-# Seconds on top of the connection's own time-out before the caller stops waiting for a thread.
-_GRACE = 2.0
 
 
 class ScnetHook(JobMethods, BaseHook):
@@ -51,6 +47,10 @@ class ScnetHook(JobMethods, BaseHook):
     def __init__(self, scnet_conn_id: str = default_conn_name) -> None:
         super().__init__()
         self.scnet_conn_id = scnet_conn_id
+
+    @property
+    def _connection(self) -> PolledConnection:
+        return PolledConnection(self.scnet_conn_id)
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
@@ -90,10 +90,13 @@ class ScnetHook(JobMethods, BaseHook):
         :raises ScnetConfigError: where the connection lacks or contradicts something
         :raises ScnetError: where access keys obtain no token
         """
-        settings = issued_tokens.with_token(self.read_settings())
+        settings = issued_tokens.with_token(self._connection.read_settings())
         # The caller may log the session's headers.
         mask(settings.secrets)
-        return transport.OneOriginSession(settings.endpoint, {"token": settings.token}, settings)
+        session = transport.OneOriginSession(settings.endpoint, {"token": settings.token}, settings)
+        if settings.keys:
+            session.hooks["response"].append(functools.partial(_learn, settings.token))
+        return session
 
     def get_job_counts(self, user_name: str | None = None, *, queue_name: str | None = None) -> JobCounts:
         """
@@ -104,7 +107,7 @@ class ScnetHook(JobMethods, BaseHook):
         :raises ScnetError: where no count could be learnt; the subclass says of which kind
         """
         queues = _queues(queue_name)
-        return self._counts_of(self.observe(user_name, queues).of(queue_name))
+        return self._counts_of(self._connection.observe(user_name, queues).of(queue_name))
 
     async def aget_job_counts(self, user_name: str | None = None, *, queue_name: str | None = None) -> JobCounts:
         """
@@ -115,8 +118,49 @@ class ScnetHook(JobMethods, BaseHook):
         :raises ScnetError: where no count could be learnt; the subclass says of which kind
         """
         queues = _queues(queue_name)
-        settings = await self.awith_token(await self.aread_settings(user_name))
-        return self._counts_of((await self.apoll(settings, queues)).of(queue_name))
+        connection = self._connection
+        settings = await connection.awith_token(await connection.aread_settings(user_name))
+        return self._counts_of((await connection.apoll(settings, queues)).of(queue_name))
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        data: Any = None,
+        files: Any = None,
+    ) -> Any:
+        """
+        Send one request with the token and return the ``data`` of SCnet's answer.
+
+        It raises instead where SCnet reports an error, which it mostly does with HTTP 200::
+
+            ScnetHook().request("GET", "/hpc/openapi/v2/cluster")  # [{"id": 1637646236, …}]
+
+        It is sent once, and once more only where the region refuses a token that access keys obtained. Where no
+        answer comes, nobody knows whether SCnet did what was asked: whoever repeats a submission has to ask first
+        whether the job is there.
+
+        :param method: such as ``POST``
+        :param path: below the connection's endpoint, such as ``/hpc/openapi/v2/jobs``
+        :param params: the query
+        :param json: the body, sent as JSON
+        :param data: the body, sent as a form
+        :param files: files to send, as ``requests`` takes them
+        :raises ScnetError: where there is no answer within the connection's ``timeout``, or one that is an error;
+            the subclass says of which kind
+        :raises ValueError: where the path does not begin with a slash
+        """
+        if not path.startswith("/"):
+            raise ValueError(f"the path has to begin with a slash: {path!r}")
+        content = {"params": params, "json": json, "data": data, "files": files}
+
+        def ask(settings: ConnectionSettings) -> Any:
+            return transport.ask(settings, path, lambda data: data, method=method, **content)
+
+        return issued_tokens.ask(self._connection.read_settings(), ask)
 
     def get_job_limit(self) -> int | None:
         """
@@ -126,7 +170,7 @@ class ScnetHook(JobMethods, BaseHook):
 
         :raises ScnetError: where there is no answer, or one that is an error
         """
-        return scheduler.job_limit(issued_tokens.with_token(self.read_settings()))
+        return issued_tokens.ask(self._connection.read_settings(), job_manager.job_limit)
 
     def test_connection(self, queue_name: str | None = None) -> tuple[bool, str]:
         """
@@ -137,8 +181,9 @@ class ScnetHook(JobMethods, BaseHook):
         until = time.monotonic() + _TEST_TIMEOUT - _TEST_MARGIN
         try:
             queues = _queues(queue_name)
-            settings, seen = self._try_out(dataclasses.replace(self.read_settings(), until=until), queues)
-            observation = seen.of(queue_name)
+            settings = dataclasses.replace(self._connection.read_settings(), until=until)
+            settings = issued_tokens.with_token(settings)
+            observation = job_state.poll(settings, queues).of(queue_name)
             counts = self._counts_of(observation)
             counts.require(("total",))
         except ScnetError as error:
@@ -157,129 +202,22 @@ class ScnetHook(JobMethods, BaseHook):
         )
         return True, f"{whose}: {found}; {_way(settings)}"
 
-    def _try_out(
-        self, settings: ConnectionSettings, queues: Collection[str]
-    ) -> tuple[ConnectionSettings, Observation]:
-        def try_out() -> tuple[ConnectionSettings, Observation]:
-            done = issued_tokens.with_token(settings)
-            return done, job_state.poll(done, queues)
-
-        try:
-            # In a thread: a name server can block it for longer than any time-out.
-            return run_in_thread(try_out).result(settings.at_most(_TEST_TIMEOUT) + _TEST_MARGIN)
-        except TimeoutOfFuture:
-            raise ScnetConnectionError(
-                "nothing was found out in time: does the host, or a proxy, have an address?",
-                where=f"connection '{settings.conn_id}'",
-            ) from None
-
-    def read_settings(self, user_name: str | None = None) -> ConnectionSettings:
-        """
-        Read the connection.
-
-        :param user_name: the cluster user to ask about; default: the connection's login, else the token's own
-        :raises ScnetConfigError: where the connection lacks or contradicts something
-        """
-        try:
-            conn = self.get_connection(self.scnet_conn_id)
-        except Exception as error:
-            raise self._unreadable(error) from None
-        settings = ConnectionSettings.from_connection(self.scnet_conn_id, conn, user_name)
-        mask(settings.secrets)
-        return settings
-
-    async def aread_settings(self, user_name: str | None = None) -> ConnectionSettings:
-        """
-        Read the connection without blocking the event loop.
-
-        :param user_name: the cluster user to ask about; default: the connection's login, else the token's own
-        :raises ScnetConfigError: where the connection lacks or contradicts something
-        """
-        try:
-            conn = await get_async_connection(self.scnet_conn_id)
-        except Exception as error:
-            raise self._unreadable(error) from None
-        settings = ConnectionSettings.from_connection(self.scnet_conn_id, conn, user_name)
-        await amask(settings.secrets)
-        return settings
-
-    async def awith_token(self, settings: ConnectionSettings, refused: str = "") -> ConnectionSettings:
-        """
-        Obtain what access keys obtain, the token and perhaps the region, without blocking the event loop.
-
-        Airflow is not told to mask such a token. It keeps what it masks for ever, and compiles all of it anew for
-        each new one, so a triggerer that renews for weeks would stall. No text of this package holds one.
-
-        :param settings: what the connection says
-        :param refused: a token that the region has just not accepted: another is asked for
-        :raises ScnetError: where the platform does not issue a token, or does not say where the region is
-        """
-        if done := issued_tokens.cached(settings, refused):
-            return done
-        # The platform, the portal, and the same again for a renewal that is already under way.
-        seconds = 4 * settings.timeout + _GRACE
-        try:
-            return await arun_in_thread(lambda: issued_tokens.with_token(settings, refused), seconds)
-        except asyncio.TimeoutError:
-            late, where = f"the platform issued no token within {seconds:g} s", f"connection '{settings.conn_id}'"
-            raise ScnetConnectionError(late, where=where) from None
-
-    def _unreadable(self, error: Exception) -> ScnetError:
-        # The error's own text is left out: Airflow puts a malformed URI into it, with the token. And the kind is
-        # not permanent: Airflow says "isn't defined" also when a secrets backend or its API server did not answer.
-        if isinstance(error, AirflowNotFoundException):
-            what = (
-                "is not defined, or Airflow could not read it: create it under Admin, Connections, as type scnet"
-            )
-        else:
-            what = f"Airflow could not read it ({type(error).__name__})"
-        return ScnetConfigError(what, kind=ErrorKind.UNCLEAR, where=f"connection '{self.scnet_conn_id}'")
-
-    def observe(self, user_name: str | None = None, queues: Collection[str] = ()) -> Observation:
-        """
-        Read the connection and poll once; an error is part of the observation.
-
-        :param user_name: the cluster user; default: the connection's login, else the token's own user
-        :param queues: the queues whose own counts are asked for, too
-        """
-        try:
-            settings = issued_tokens.with_token(self.read_settings(user_name))
-        except ScnetError as error:
-            return Observation(error=error)
-        return job_state.poll(settings, queues)
-
-    async def apoll(self, settings: ConnectionSettings, queues: Collection[str] = ()) -> Observation:
-        """
-        Do what :func:`.job_state.poll` does without blocking the event loop.
-
-        :param settings: whom to ask, and about whom
-        :param queues: the queues whose own counts are asked for, too
-        """
-        observation = await self._apoll_once(settings, queues)
-        if not (settings.keys and observation.is_refused):
-            return observation
-        try:
-            settings = await self.awith_token(settings, refused=settings.token)
-        except ScnetError as error:
-            return Observation(error=error, account=settings.account, where=settings.where)
-        return job_state.after_renewal(settings, await self._apoll_once(settings, queues))
-
-    async def _apoll_once(self, settings: ConnectionSettings, queues: Collection[str]) -> Observation:
-        # A name server, or many addresses that do not answer, can block a thread for longer than the connection's
-        # time-out; the gates do not wait for that.
-        seconds = job_state.most_seconds(settings, queues)
-        try:
-            return await arun_in_thread(lambda: job_state.poll_once(settings, queues), seconds + _GRACE)
-        except asyncio.TimeoutError:
-            late = ScnetConnectionError(f"no whole answer within {seconds:g} s", where=settings.where)
-            return Observation(error=late, account=settings.account, where=settings.where)
-
     def _counts_of(self, observation: Observation) -> JobCounts:
         for note in (*observation.notes, *filter(None, [observation.doubt])):
             self.log.warning("%s", note)
         if observation.error:
             raise observation.error
         return observation.counts or JobCounts()
+
+
+def _learn(token: str, answer: requests.Response, **sent: Any) -> None:
+    """Learn from an answer to a session that its token is refused: nobody else is given it."""
+    body = b"" if sent.get("stream") or len(answer.content) > transport.LARGEST_BODY else answer.content
+    try:
+        response.read(response.Answer(answer.status_code, body), lambda data, *_: data)
+    except ScnetError as error:
+        if error.kind is ErrorKind.CREDENTIALS:
+            issued_tokens.invalidate(token)
 
 
 def _queues(queue_name: str | None) -> tuple[str, ...]:

@@ -177,7 +177,7 @@ class ScnetSubmitJobOperator(BaseOperator):
         # A mapped task is built on the worker, where execute() checks it.
         if not getattr(self, "_BaseOperator__from_mapped", False):
             self._request(_SAMPLES)
-            if not is_template(scnet_conn_id):
+            if not is_template(scnet_conn_id, self.get_dag()):
                 named("scnet_conn_id", scnet_conn_id)
 
     def _request(self, samples: Mapping[str, Any] | None = None) -> JobRequest:
@@ -195,7 +195,8 @@ class ScnetSubmitJobOperator(BaseOperator):
         }
         given |= {"job_name": "any", "job_options": self.job_options or {}}
         if samples is not None:
-            given |= {name: samples.get(name, "1") for name, value in given.items() if _is_template(value)}
+            dag = self.get_dag()
+            given |= {name: samples.get(name, "1") for name, value in given.items() if _is_template(value, dag)}
         try:
             return JobRequest(**given)
         except ScnetConfigError as error:
@@ -480,8 +481,8 @@ def _is_running(context: Context) -> bool:
     return is_running(context["ti"])
 
 
-def _is_template(value: Any) -> bool:
-    return any(map(is_template, value.values())) if isinstance(value, Mapping) else is_template(value)
+def _is_template(value: Any, dag: Any) -> bool:
+    return is_template([*value.values()] if isinstance(value, Mapping) else value, dag)
 
 
 def _seconds(name: str, value: float | timedelta) -> float:

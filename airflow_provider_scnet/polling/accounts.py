@@ -119,7 +119,7 @@ class Accounts:
         # Gates that name the same user in different ways (or not at all) meet here.
         last = self._last.setdefault((scnet_conn_id, *settings.account), _LastObservation())
         async with last.lock:
-            # Another token deserves another poll: the last answer may have been about the old one.
+            # Another token that was pasted deserves another poll: the last answer may have been about the old one.
             if (
                 last.observation is None
                 or last.settings != settings

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -26,13 +28,14 @@ from airflow_provider_scnet.sensors.start_and_end import (
     EXECUTION_TIMEOUT_ENDS_DEFERRALS,
     TRIGGER_TIMEOUT,
     WhenRead,
+    asks_for_workers,
     ends_in_triggerer,
     is_shorter,
     is_template,
     starts_in_scheduler,
     was_rescheduled,
 )
-from airflow_provider_scnet.sensors.submitting_tasks import names, submission_tasks
+from airflow_provider_scnet.sensors.submitting_tasks import named_tasks, names, submission_tasks
 
 # The hook and the trigger bring requests along, and Airflow's own triggers pydantic: they are imported where they
 # are needed, not wherever a DAG file is parsed. So is what decides: a DAG file needs the grammar of conditions.
@@ -58,8 +61,8 @@ class ScnetJobStateSensor(BaseSensorOperator):
 
     By default it waits in the triggerer: hundreds of gates share one request an interval and hold no worker, and
     a gate that opens claims room for the jobs that follow, so that room for three opens three. Its decision
-    is the XCom ``decision``; it is the task's return value where the DAG uses the gate's ``.output``, with
-    ``use_worker``, and in poke and reschedule mode.
+    is the XCom ``decision``, as JSON text. It is the task's return value as well, a dict, where the DAG uses the
+    gate's ``.output``, with ``use_worker``, and in poke and reschedule mode. ``dag.test()`` does the same.
 
     :param condition: the state of the queue to wait for: comparisons of sums, differences and products of whole
         numbers and ``running``, ``queued``, ``held``, ``suspended``, ``other``, ``total``, joined by ``and``,
@@ -78,8 +81,8 @@ class ScnetJobStateSensor(BaseSensorOperator):
         task of the gate's own group may go by the name it has there
     :param claim_ttl: seconds, or a timedelta, for which the jobs of a gate that opened are counted at most on
         top of what the cluster reports, once their submission runs
-    :param deferrable: whether to wait in the triggerer; without it there is no shared request and there are no
-        claims, and ``mode`` says how a worker waits
+    :param deferrable: whether to wait in the triggerer, default True; with False there is no shared request and
+        there are no claims, and ``mode`` says how a worker waits: it is a mistake with any other gate
     :param use_worker: whether to start and end on a worker all the same, for a return value that is read by
         ``xcom_pull`` in a template, or for listeners that live there
     :raises ConditionError: when the DAG file is parsed, where an expression without a template is outside the
@@ -108,7 +111,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
         submits: int | str = 1,
         submitted_by: str | Sequence[str] | None = None,
         claim_ttl: float | timedelta = 180,
-        deferrable: bool = True,
+        deferrable: bool | None = None,
         use_worker: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -125,7 +128,9 @@ class ScnetJobStateSensor(BaseSensorOperator):
         names(submitted_by)
         self.submitted_by = submitted_by
         self.claim_ttl = _seconds(claim_ttl)
-        self.deferrable = deferrable
+        self.deferrable = deferrable is None or deferrable
+        # By whoever wrote the gate: what default_args say comes another way, and is meant for all sensors.
+        self._names_a_mode = "mode" in kwargs
         self.use_worker = use_worker
         # A template may render to nothing, and nothing must neither become the connection's own user nor all
         # queues, nor switch a guard off.
@@ -135,10 +140,16 @@ class ScnetJobStateSensor(BaseSensorOperator):
         # A mapped gate is built on the worker, where execute() checks it in a way that heeds soft_fail.
         if not getattr(self, "_BaseOperator__from_mapped", False):
             self._check_what_is_no_template()
+        if deferrable is None and not self._names_a_mode and (asks := asks_for_workers(self)):
+            warnings.warn(
+                f"{asks} is not heeded by SCnet's gates, which wait in the triggerer: say deferrable=True "
+                f"if that is meant, or deferrable=False to wait on a worker, where no room is claimed",
+                stacklevel=2,
+            )
 
     def _starts_from_trigger(self) -> bool:
         # Airflow reads this when it serialises the DAG, which is when a name that no task has can be told.
-        self._submission_tasks()
+        named_tasks(self)
         return starts_in_scheduler(self, ScnetJobStateSensor)
 
     def _start_arguments(self) -> StartTriggerArgs | None:
@@ -159,19 +170,22 @@ class ScnetJobStateSensor(BaseSensorOperator):
     start_trigger_args = WhenRead(None, _start_arguments)  # type: ignore[assignment]
 
     def _check_what_is_no_template(self) -> None:
-        if not is_template(self.condition) and not is_template(self.submits):
+        self._check_mode()
+        dag, fields = self.get_dag(), ScnetJobStateSensor.template_fields
+        known = {field: not is_template(getattr(self, field), dag) for field in fields}
+        if known["condition"] and known["submits"]:
             Gate.of(self.condition, None, self.submits).checked()
-        elif not is_template(self.condition):
+        elif known["condition"]:
             Condition(self.condition)
-        elif not is_template(self.submits):
+        elif known["submits"]:
             number_of_jobs(self.submits)
-        if self.fail_when is not None and not is_template(self.fail_when):
+        if self.fail_when is not None and known["fail_when"]:
             Condition(self.fail_when)
-        if not is_template(self.scnet_conn_id):
+        if known["scnet_conn_id"]:
             self._set_connections()
-        if self.user_name is not None and not is_template(self.user_name):
+        if self.user_name is not None and known["user_name"]:
             self.user_name = named("user_name", self.user_name)
-        if self.queue_name is not None and not is_template(self.queue_name):
+        if self.queue_name is not None and known["queue_name"]:
             self.queue_name = named_queue(self.queue_name)
 
     def execute(self, context: Context) -> Any:
@@ -185,7 +199,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
         if not self.deferrable:
             self._warn_that_nothing_is_claimed(context)
             try:
-                return super().execute(context)
+                return self._left(context, super().execute(context))
             except AirflowTaskTimeout:
                 self.log.error("%s", self._time_is_up(self.execution_timeout))
                 raise
@@ -252,7 +266,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
             f"before the gate's own timeout of {self.timeout:g} s: gates need no execution_timeout"
         )
 
-    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
         """
         End the task as the trigger decided, or fail.
 
@@ -270,7 +284,9 @@ class ScnetJobStateSensor(BaseSensorOperator):
         self.log.info("%s", message)
         match event:
             case {"verdict": Verdict.OPEN.value, "decision": dict(decision)}:
-                return decision
+                self._left(context, decision)
+                # What ends in the triggerer has no return value; in dag.test() it comes here, and has none either.
+                return None if ends_in_triggerer(self, ScnetJobStateSensor) else decision
             case {"verdict": Verdict.RETRY.value}:
                 raise AirflowException(message)
             case {"verdict": Verdict.FAIL.value}:
@@ -281,6 +297,15 @@ class ScnetJobStateSensor(BaseSensorOperator):
             case {"verdict": Verdict.TIMEOUT.value}:
                 raise AirflowSensorTimeout(message)
         raise AirflowException("the trigger sent no decision; the gate stays shut")
+
+    def _left(self, context: Context, decision: Any) -> Any:
+        """Leave a decision where one that ends in the triggerer leaves it, too; return it."""
+        # A subclass may return something of its own from a poke.
+        if self.do_xcom_push and isinstance(decision, dict):
+            from airflow_provider_scnet.gate.decision import XCOM_KEY
+
+            context["ti"].xcom_push(XCOM_KEY, json.dumps(decision))
+        return decision
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """
@@ -317,14 +342,14 @@ class ScnetJobStateSensor(BaseSensorOperator):
         """
         from airflow_provider_scnet.gate.clusters import SET_ASIDE
         from airflow_provider_scnet.gate.decision import Decision, Verdict, record
-        from airflow_provider_scnet.hooks.scnet import ScnetHook
+        from airflow_provider_scnet.hooks.polled_connection import PolledConnection
 
         evaluators, self._pause = self._evaluators(context), 0.0
         outcome = Decision(Verdict.WAIT, "")
         for conn_id, evaluator in list(evaluators.items()):
             gate = evaluator.gate
             queues = () if gate.queue_name is None else (gate.queue_name,)
-            observation = ScnetHook(conn_id).observe(self.user_name, queues).of(gate.queue_name)
+            observation = PolledConnection(conn_id).observe(self.user_name, queues).of(gate.queue_name)
             self._pause = max(self._pause, observation.pause)
             decision = evaluator.judge(observation)
             if decision.verdict is Verdict.OPEN:
@@ -378,6 +403,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
     def _gate(self) -> Gate:
         """Read the arguments, rendered by now; what is wrong with them no retry would mend."""
         try:
+            self._check_mode()
             self._set_connections()
             if self._names_a_user:
                 self.user_name = named("user_name", self.user_name)
@@ -389,6 +415,13 @@ class ScnetJobStateSensor(BaseSensorOperator):
             return Gate.of(self.condition, self.fail_when, self.submits, self.queue_name).checked()
         except ValueError as e:
             raise AirflowFailException(str(e)) from None
+
+    def _check_mode(self) -> None:
+        if self._names_a_mode and self.deferrable:
+            raise ValueError(
+                f"mode={self.mode!r} says how a worker waits, and this gate waits in the triggerer: "
+                f"say deferrable=False with it, or leave it out"
+            )
 
     def _set_connections(self) -> None:
         # One is kept as the text that it was: so it stands in rendered fields and in the row of a trigger.

@@ -57,7 +57,7 @@ class ScnetJobSensor(BaseSensorOperator):
         self.deferrable = deferrable
         if not getattr(self, "_BaseOperator__from_mapped", False):
             for name in self.template_fields:
-                if not is_template(getattr(self, name)):
+                if not is_template(getattr(self, name), self.get_dag()):
                     named(name, getattr(self, name))
 
     def execute(self, context: Context) -> Any:

@@ -8,8 +8,8 @@ set their fields, and the policies of the installation have changed what they ch
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,15 @@ _LABELS_ARE_RENDERED_AT_THE_START = _AIRFLOW >= (3, 2)
 _LARGEST_DAG = 100
 
 _DEFAULT_POOL = "default_pool"
+
+# What begins a template, unless the DAG's ``jinja_environment_kwargs`` say otherwise; None: nothing does.
+_JINJA = {
+    "variable_start_string": "{{",
+    "block_start_string": "{%",
+    "comment_start_string": "{#",
+    "line_statement_prefix": None,
+    "line_comment_prefix": None,
+}
 
 
 class WhenRead:
@@ -70,15 +79,17 @@ def starts_in_scheduler(sensor: ScnetJobStateSensor, base: type[ScnetJobStateSen
     :param sensor: the gate
     :param base: the class of which it may be a subclass
     """
-    cls = type(sensor)
+    cls, dag = type(sensor), sensor.get_dag()
     return bool(
         _AIRFLOW_STARTS_FROM_TRIGGER
         and sensor.deferrable
+        # First what is cheap to ask: a large DAG has many gates, and each would look at many tasks.
+        and _dag_is_small(sensor)
         and sensor.do_xcom_push
         and not sensor.map_index_template
         and not sensor.on_execute_callback
         and not getattr(sensor, "_pre_execute_hook", None)
-        and not any(is_template(getattr(sensor, field, None)) for field in sensor.template_fields)
+        and not any(is_template(getattr(sensor, field, None), dag) for field in sensor.template_fields)
         # A subclass does something of its own on the worker before the wait.
         and cls.pre_execute is BaseSensorOperator.pre_execute
         and cls.execute is base.execute
@@ -91,7 +102,6 @@ def starts_in_scheduler(sensor: ScnetJobStateSensor, base: type[ScnetJobStateSen
         and sensor.max_active_tis_per_dagrun is None
         # And it is cut short by a limit that means a worker's time.
         and not is_shorter(sensor.execution_timeout, sensor.timeout)
-        and _dag_is_small(sensor)
         and not _output_is_used(sensor)
     )
 
@@ -106,15 +116,33 @@ def ends_in_triggerer(sensor: ScnetJobStateSensor, base: type[ScnetJobStateSenso
     return _nothing_is_lost_at_the_end(sensor, base) and not _output_is_used(sensor)
 
 
-def is_template(value: Any) -> bool:
+def asks_for_workers(sensor: ScnetJobStateSensor) -> str:
+    """
+    Return the setting for all sensors that asks for waits on workers; empty where there is none.
+
+    :param sensor: the gate
+    """
+    if sensor.reschedule:
+        return "mode='reschedule' of the default_args"
+    # Airflow's own default says so, too, and so does each file that Airflow makes: nobody has chosen these.
+    chosen = "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE" in os.environ
+    is_against = chosen and not conf.getboolean("operators", "default_deferrable")
+    return "[operators] default_deferrable = False" if is_against else ""
+
+
+def is_template(value: Any, dag: Any) -> bool:
     """
     Tell whether a value is known only when the task runs: Jinja, or another task's result.
 
     :param value: an argument of a task
+    :param dag: the task's DAG, which may have delimiters of its own; None: the task has none yet
     """
     if isinstance(value, (list, tuple)):
-        return any(map(is_template, value))
-    return bool(re.search(r"\{[{%#]", value)) if isinstance(value, str) else hasattr(value, "resolve")
+        return any(is_template(each, dag) for each in value)
+    if not isinstance(value, str):
+        return hasattr(value, "resolve")
+    given = getattr(dag, "jinja_environment_kwargs", None) or {}
+    return any(mark in value for mark in ({**_JINJA, **given}[name] for name in _JINJA) if mark)
 
 
 def was_rescheduled(sensor: BaseSensorOperator, context: Context) -> bool:
@@ -170,24 +198,28 @@ def _dag_is_small(sensor: ScnetJobStateSensor) -> bool:
 
 
 def _output_is_used(sensor: ScnetJobStateSensor) -> bool:
-    """Tell whether another task of the DAG takes this gate's result as an argument."""
-    dag = sensor.get_dag()
-    return dag is not None and any(
+    """
+    Tell whether another task of the DAG takes this gate's result as an argument.
+
+    Airflow puts each such task right behind the gate, and of a mapped group those that begin it.
+    """
+    return sensor.get_dag() is not None and any(
         operator.task_id == sensor.task_id
-        for task in dag.tasks
+        for task in sensor.downstream_list
         for part in _arguments(task)
         for operator, _ in XComArg.iter_xcom_references(part)
     )
 
 
-def _arguments(task: Any) -> Iterable[Any]:
+def _arguments(task: Any) -> Iterator[Any]:
     """Yield all places of a task, or of the groups around it, that may refer to another task's result."""
     if hasattr(task, "partial_kwargs"):
         yield task.partial_kwargs
         # A decorated task keeps what it is mapped over in a place of its own.
         yield getattr(task, "op_kwargs_expand_input", task.expand_input).value
     else:
-        yield task
+        # A task may set a field of its own as late as when it runs.
+        yield [getattr(task, field, None) for field in task.template_fields]
     group = task.task_group
     while group is not None:
         expand_input = getattr(group, "_expand_input", None)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ def submission_tasks(sensor: ScnetJobStateSensor, base: type[ScnetJobStateSensor
     dag = sensor.get_dag()
     if dag is None:
         return {"submitted_by": {}, "upstream": {}, "gates_upstream": [], "after_past_runs": False}
-    given = names(sensor.submitted_by)
-    ids = _right_behind(sensor, dag) if given is None else [_task_id(sensor, dag, name) for name in given]
+    ids = named_tasks(sensor) or _right_behind(sensor, dag)
     own = next(_mapped_groups(sensor), None)
 
     def is_own(task_id: str) -> bool:
@@ -49,7 +48,7 @@ def submission_tasks(sensor: ScnetJobStateSensor, base: type[ScnetJobStateSensor
 
     submitted_by = {task_id: is_own(task_id) for task_id in ids}
     upstream = sorted({each for task_id in ids for each in dag.get_task(task_id).upstream_task_ids})
-    before = sorted({each for task_id in ids for each in _before(dag, task_id)})
+    before = sorted(_relatives(dag, ids, upstream=True))
     # Other instances of the gate stand before the tasks that submit unless each has a submission of its own.
     siblings = not all(submitted_by.values())
     return {
@@ -64,14 +63,32 @@ def submission_tasks(sensor: ScnetJobStateSensor, base: type[ScnetJobStateSensor
     }
 
 
+def named_tasks(sensor: ScnetJobStateSensor) -> list[str]:
+    """
+    Return the ids of the tasks that an author named as those that submit; none where nothing is named.
+
+    :param sensor: the gate
+    :raises ValueError: where the DAG has no such task
+    """
+    dag = sensor.get_dag()
+    return [] if dag is None else [_task_id(sensor, dag, name) for name in names(sensor.submitted_by) or ()]
+
+
 def _right_behind(sensor: ScnetJobStateSensor, dag: Any) -> list[str]:
     """Return the tasks right behind the gate; one that stands behind another of them waits for it, or reads."""
-    ids = set(sensor.downstream_task_ids)
-    return sorted(task_id for task_id in ids if ids.isdisjoint(_before(dag, task_id)))
+    ids = sensor.downstream_task_ids
+    return sorted(set(ids) - _relatives(dag, ids, upstream=False))
 
 
-def _before(dag: Any, task_id: str) -> set[str]:
-    return set(dag.get_task(task_id).get_flat_relative_ids(upstream=True))
+def _relatives(dag: Any, task_ids: Collection[str], *, upstream: bool) -> set[str]:
+    """Return all tasks before, or behind, any of some tasks: in one walk, for many gates ask."""
+    found: set[str] = set()
+    left = set(task_ids)
+    while left:
+        found_now = set().union(*(dag.task_dict[each].get_direct_relative_ids(upstream) for each in left))
+        left = found_now - found
+        found |= found_now
+    return found
 
 
 def _is_gate(task: Any, base: type[ScnetJobStateSensor]) -> bool:

@@ -59,6 +59,19 @@ class SimulatorClock:
         return self._passed + time.monotonic() - self._ticking_since
 
 
+def check_number(name: str, value: int, least: int = 0) -> None:
+    """
+    Make sure that a value is a whole number.
+
+    :param name: what it is called in the error
+    :param value: the value
+    :param least: the least that it may be
+    :raises ValueError: if it is not
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number from {least}, not {value!r}")
+
+
 def check_seconds(name: str, value: float) -> None:
     """
     Make sure that a value is a number of seconds from 0.

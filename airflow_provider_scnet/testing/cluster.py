@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
-from airflow_provider_scnet.testing.clock import SimulatorClock, check_seconds
+from airflow_provider_scnet.testing.clock import SimulatorClock, check_number, check_seconds
 from airflow_provider_scnet.testing.job_plan import JobEnd, JobPlan, JobTerms, Run
 
 STATES = ("running", "queued", "held", "suspended", "other")
@@ -170,7 +170,7 @@ class Cluster:
         check_seconds("counted_after", counted_after)
         check_seconds("counts_refreshed_every", counts_refreshed_every)
         if queue_limit is not None:
-            _check_number("queue_limit", queue_limit)
+            check_number("queue_limit", queue_limit)
         self.run_for = run_for
         self.counted_after = counted_after
         self.counts_refreshed_every = counts_refreshed_every
@@ -222,7 +222,7 @@ class Cluster:
         :param users: who may use it; None: everybody
         :raises ValueError: if the name is empty or taken
         """
-        _check_number("slots", slots)
+        check_number("slots", slots)
         with self._lock:
             if not name:
                 raise ValueError("a queue needs a name")
@@ -256,7 +256,7 @@ class Cluster:
     def set_most_jobs(self, user: str, jobs: int | None) -> None:
         """Allow a user so many jobs, queued and running (None: any number); what is there already stays."""
         if jobs is not None:
-            _check_number("jobs", jobs)
+            check_number("jobs", jobs)
         with self._lock:
             self._user(user).most_jobs = jobs
 
@@ -291,7 +291,7 @@ class Cluster:
             ``queue_limit`` jobs queued, or more jobs than :meth:`set_most_jobs` allows
         """
         run_for = self.run_for if run_for is None else run_for
-        _check_number("jobs", jobs)
+        check_number("jobs", jobs)
         check_seconds("run_for", run_for)
         with self._lock:
             now = self._catch_up()
@@ -407,7 +407,7 @@ class Cluster:
             if state not in STATES:
                 raise ValueError(f"no state {state!r}; there are {', '.join(STATES)}")
             if count is not None:
-                _check_number(state, count)
+                check_number(state, count)
         with self._lock:
             if queue is not None:
                 self._queue(queue)
@@ -596,8 +596,3 @@ class Cluster:
             if job.user == user and queue in (None, job.queue) and job.submitted_at <= submitted_until:
                 counts[job.state] += 1
         return counts
-
-
-def _check_number(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{name} must be a whole number from 0, not {value!r}")

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from airflow_provider_scnet.testing.clock import check_seconds
+from airflow_provider_scnet.testing.clock import check_number, check_seconds
 
 #: Slurm's own names for how a job can end.
 Outcome = Literal["COMPLETED", "FAILED", "TIMEOUT", "OUT_OF_MEMORY", "CANCELLED", "NODE_FAIL", "PREEMPTED"]
@@ -81,6 +81,7 @@ class JobPlan:
         if self.run_for is not None:
             check_seconds("run_for", self.run_for)
         check_seconds("requeued_after", self.requeued_after)
+        check_number("requeues", self.requeues)
         # Makes sure that they are what there is.
         _ = self.end, JobEnd(self.requeued_as)
 

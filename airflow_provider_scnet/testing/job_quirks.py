@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from airflow_provider_scnet.testing.clock import check_seconds
+from airflow_provider_scnet.testing.clock import check_number, check_seconds
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class JobQuirks:
             check_seconds(name, getattr(self, name))
         if self.listed_after is not None:
             check_seconds("listed_after", self.listed_after)
+        if self.largest_page is not None:
+            check_number("largest_page", self.largest_page, 1)
         for name, known in (("name_match", ("part", "exact")), ("deletion", ("body", "query", "nowhere"))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -57,9 +58,13 @@ class Platform:
 
     :param first: the region that is there from the start
     :param now: the time, in epoch seconds
+    :param ends_earlier: whether tokens that are issued end those that the user had before
     """
 
-    def __init__(self, first: SimulatedRegion, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, first: SimulatedRegion, now: Callable[[], float] = time.time, *, ends_earlier: bool = False
+    ) -> None:
+        self._ends_earlier = ends_earlier
         self._tokens = first.tokens
         self._now = now
         self._lock = threading.Lock()
@@ -112,6 +117,10 @@ class Platform:
             or not hmac.compare_digest(expected, call.headers["signature"])
         ):
             return Answer.envelope("10009", "AK/SK签名校验失败")
+        if self._ends_earlier:
+            for region in regions:
+                with contextlib.suppress(LookupError):  # the account has no user in that cluster
+                    region.tokens.reject(self._user(region, pair.name))
         entries: list[dict[str, Any]] = [
             {"clusterName": "ac", "clusterId": "0", "token": self._tokens.issue(pair.name, clusterId="0")}
         ]
@@ -123,11 +132,13 @@ class Platform:
     def _token_for(self, region: SimulatedRegion, name: str) -> str | None:
         if region.in_arrears:
             return None
-        user = name if region.tokens is self._tokens else region.user_name or name
         try:
-            return region.tokens.issue(user, clusterId=region.cluster_id)
+            return region.tokens.issue(self._user(region, name), clusterId=region.cluster_id)
         except LookupError:
             return None  # the account has no user in that cluster
+
+    def _user(self, region: SimulatedRegion, name: str) -> str:
+        return name if region.tokens is self._tokens else region.user_name or name
 
     def answer_region(self, call: Call) -> Answer:
         """Describe the region that a token is for, as ``GET /ac/openapi/v2/center`` does."""

@@ -9,11 +9,12 @@ import socket
 import socketserver
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from unittest import mock
 from urllib.parse import parse_qsl
 
 from airflow_provider_scnet.testing.faults import Fault
@@ -127,6 +128,33 @@ class LoopbackServer(ThreadingHTTPServer):
         """Keep quiet about a client that went away; anything else is a bug worth a traceback."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
+
+
+@contextlib.contextmanager
+def dead_first_address(port: int) -> Iterator[None]:
+    """
+    Let ``localhost`` have two addresses in this process: 127.0.0.2, where a port is dead, and then 127.0.0.1.
+
+    On Linux only, where all of 127.0.0.0/8 is there.
+
+    :param port: the port, which drops what comes, as a route that leads nowhere does
+    """
+    with contextlib.ExitStack() as sockets:
+        dead = sockets.enter_context(socket.socket())
+        dead.bind(("127.0.0.2", port))
+        dead.listen(0)
+        for _ in range(4):  # a full queue drops what comes next
+            waiting = sockets.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.2", port))
+        real = socket.getaddrinfo
+
+        def resolve(host: Any, *args: Any, **kwargs: Any) -> Any:
+            both = ("127.0.0.2", "127.0.0.1") if host == "localhost" else (host,)
+            return [info for each in both for info in real(each, *args, **kwargs)]
+
+        with mock.patch.object(socket, "getaddrinfo", resolve):
+            yield
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -8,12 +8,13 @@ it leaves open is answered in the way that is hardest on a client: see :class:`S
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from email.utils import formatdate
 from types import TracebackType
@@ -37,7 +38,7 @@ from airflow_provider_scnet.testing.platform import (
     SimulatedRegion,
 )
 from airflow_provider_scnet.testing.scheduler import LIMITS_PATH, QUEUE_NAMES_PATH, SCHEDULER_PATH, Scheduler
-from airflow_provider_scnet.testing.server import Answer, Call, LoopbackServer
+from airflow_provider_scnet.testing.server import Answer, Call, LoopbackServer, dead_first_address
 from airflow_provider_scnet.testing.submission import JOB_LIST_PATH, SUBMISSION_PATH, Submission
 from airflow_provider_scnet.testing.tokens import TokenBook
 
@@ -62,6 +63,7 @@ class Request:
     at: float
     at_wall: float
     status: int | None
+    body: bytes = b""
 
 
 class ScnetSimulator:
@@ -90,8 +92,8 @@ class ScnetSimulator:
     - A queue without a job of the user is missing from the counts by queue; without any such queue, ``data``
       is null.
     - A request for tokens has to be signed, by a clock that is at most five minutes off, and is answered with one
-      token for each region. Tokens issued earlier are accepted as before. One region is there from the start,
-      ``11112``, with this simulator as its HPC address.
+      token for each region. Tokens issued earlier are accepted as before, unless ``ends_earlier_tokens``. One
+      region is there from the start, ``11112``, with this simulator as its HPC address.
 
     Some endpoints are the simulator's own, for tasks in other processes, and need no token:
 
@@ -115,6 +117,8 @@ class ScnetSimulator:
     :param queue_limit: how many jobs of one user may be queued; None: any number
     :param unknown_user: the code of the answer for a ``userName`` that the cluster does not know: ``"0"``
         with zero jobs, or ``"911009"``
+    :param ends_earlier_tokens: whether a request for tokens ends all that the same user had before; SCnet does not
+        say what it does
     """
 
     def __init__(
@@ -129,6 +133,7 @@ class ScnetSimulator:
         quirks: JobQuirks | None = None,
         queue_limit: int | None = None,
         unknown_user: Literal["0", "911009"] = "0",
+        ends_earlier_tokens: bool = False,
     ) -> None:
         if unknown_user not in ("0", "911009"):
             raise ValueError(f"unknown_user must be '0' or '911009', not {unknown_user!r}")
@@ -144,12 +149,13 @@ class ScnetSimulator:
         self.quirks = quirks or JobQuirks()
         self.clock = self.cluster.clock
         self._port = port
-        #: Seconds by which SCnet's clock is ahead of this machine's.
+        #: Seconds by which SCnet's clock is ahead of this machine's; with 3600 the clock here is an hour behind.
         self.clock_ahead = 0.0
         self._tokens = TokenBook(self._wall_time)
         own_region = SimulatedRegion(FIRST_REGION, "模拟一区", self._tokens, lambda: self.url)
-        self._platform = Platform(own_region, self._wall_time)
+        self._platform = Platform(own_region, self._wall_time, ends_earlier=ends_earlier_tokens)
         self._server: LoopbackServer | None = None
+        self._more: dict[str, LoopbackServer] = {}
         self._faults: dict[tuple[str, str], deque[tuple[Fault, int | None]]] = {}
         self._faults_lock = threading.Lock()
         self._requests: list[Request] = []
@@ -200,6 +206,8 @@ class ScnetSimulator:
 
         Answers that are being delayed or dripped are broken off.
         """
+        for url in list(self._more):
+            self.remove_address(url)
         server, self._server = self._server, None
         if server is not None:
             server.stop()
@@ -224,6 +232,25 @@ class ScnetSimulator:
         """The address that a connection's host is to be."""
         return f"http://127.0.0.1:{self.port}"
 
+    def add_address(self) -> str:
+        """
+        Serve another port, too, until :meth:`remove_address` or :meth:`stop`, and return its address.
+
+        ``add_region(…, hpc_urls=[(scnet.url, True), (scnet.add_address(), False)])`` makes it one of a region.
+        """
+        server = LoopbackServer(0, self._respond)
+        url = f"http://127.0.0.1:{server.port}"
+        self._more[url] = server
+        return url
+
+    def remove_address(self, url: str) -> None:
+        """
+        Serve an address that was added no longer: connections to it are refused.
+
+        :param url: the address
+        """
+        self._more.pop(url).stop()
+
     # Users and tokens
 
     def add_user(
@@ -233,6 +260,7 @@ class ScnetSimulator:
         token: str | None = None,
         compute_user: str | None = None,
         lifetime: float | None = None,
+        expire_time: str | None = None,
     ) -> str:
         """
         Add a user and return its token.
@@ -242,8 +270,12 @@ class ScnetSimulator:
         :param compute_user: the ``computeUser`` in the token, if it is to differ from the name
         :param lifetime: seconds after which tokens made for this user expire, negative for one that has
             expired already; None: a day
+        :param expire_time: what its tokens say of their end instead (``expireTime``, epoch milliseconds as text),
+            such as ``"0"``; whatever it is, they are accepted until they are revoked
         """
-        token = self._tokens.add(name, token=token, compute_user=compute_user, lifetime=lifetime)
+        token = self._tokens.add(
+            name, token=token, compute_user=compute_user, lifetime=lifetime, expire_time=expire_time
+        )
         self.cluster.add_user(name)
         return token
 
@@ -286,9 +318,10 @@ class ScnetSimulator:
 
         :param cluster_id: its id
         :param name: what people call it
-        :param hpc_urls: addresses, each with whether it is in use; None: the simulator's own
+        :param hpc_urls: addresses, each with whether it is enabled; None: the simulator's own
         :param in_arrears: whether the platform issues no token for it
-        :param user_name: the cluster user that its description names; None: the token's own
+        :param user_name: the cluster user that its description names (``clusterUserInfo.userName``), which may
+            differ from the ``computeUser`` of the token; None: the token's own
         :param cluster: the simulator that is this region and accepts its tokens, which are those of its user
             ``user_name``, or of the one with the account's name; None: this simulator
         """
@@ -532,6 +565,16 @@ class ScnetSimulator:
         with self._faults_lock:
             self._faults.setdefault((method, path), deque()).append((fault, times))
 
+    @contextlib.contextmanager
+    def dead_first_address(self) -> Iterator[str]:
+        """
+        Give this simulator a name with two addresses, the first of which never answers; on Linux only.
+
+        It holds in this process, and as long as the context; the value is what a connection's host is to be.
+        """
+        with dead_first_address(self.port):
+            yield f"http://localhost:{self.port}"
+
     def clear_faults(self) -> None:
         """Forget the faults that were ordered; answers already on their way are not touched."""
         with self._faults_lock:
@@ -621,8 +664,9 @@ class ScnetSimulator:
     def _record(self, call: Call, answer: Answer) -> None:
         status = None if answer.fault.drop == "before" else answer.status
         with self._recorded:
+            at = self.clock.now(), time.time()
             self._requests.append(
-                Request(call.method, call.path, call.query, call.headers, self.clock.now(), time.time(), status)
+                Request(call.method, call.path, call.query, call.headers, *at, status, call.body)
             )
             self._recorded.notify_all()
 

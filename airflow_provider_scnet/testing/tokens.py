@@ -11,7 +11,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 #: Seconds. SCnet does not document the lifetime; public clients assume up to a day.
@@ -57,6 +57,7 @@ class Holder:
     lifetime: float
     token: str
     accepted: frozenset[str]
+    claims: Mapping[str, object]
 
 
 class TokenBook:
@@ -72,17 +73,26 @@ class TokenBook:
         self._key = secrets.token_bytes(32)
         self._holders: dict[str, Holder] = {}
 
-    def add(self, name: str, *, token: str | None, compute_user: str | None, lifetime: float | None) -> str:
+    def add(
+        self,
+        name: str,
+        *,
+        token: str | None,
+        compute_user: str | None,
+        lifetime: float | None,
+        expire_time: str | None,
+    ) -> str:
         """Give a new user its first token; see :meth:`ScnetSimulator.add_user`."""
         compute_user = compute_user or name
         lifetime = DEFAULT_LIFETIME if lifetime is None else lifetime
-        token = self._issue(compute_user, lifetime) if token is None else token
+        claims = {} if expire_time is None else {"expireTime": expire_time}
+        token = self._issue(compute_user, lifetime, **claims) if token is None else token
         with self._lock:
             if name in self._holders:
                 raise ValueError(f"there is a user {name!r} already")
             if any(token in holder.accepted for holder in self._holders.values()):
                 raise ValueError("another user has this token")
-            self._holders[name] = Holder(name, compute_user, lifetime, token, frozenset({token}))
+            self._holders[name] = Holder(name, compute_user, lifetime, token, frozenset({token}), claims)
         return token
 
     def token_of(self, name: str) -> str:
@@ -99,7 +109,7 @@ class TokenBook:
         """Give the user a new token, and accept the old ones no longer."""
         with self._lock:
             holder = self._holder(name)
-            token = self._issue(holder.compute_user, holder.lifetime)
+            token = self._issue(holder.compute_user, holder.lifetime, **holder.claims)
             self._holders[name] = replace(holder, token=token, accepted=frozenset({token}))
         return token
 
@@ -107,7 +117,7 @@ class TokenBook:
         """Give the user one more token; those it has are accepted as before."""
         with self._lock:
             holder = self._holder(name)
-            token = self._issue(holder.compute_user, holder.lifetime, **claims)
+            token = self._issue(holder.compute_user, holder.lifetime, **holder.claims, **claims)
             self._holders[name] = replace(holder, token=token, accepted=holder.accepted | {token})
         return token
 
@@ -115,7 +125,7 @@ class TokenBook:
         """Return whose token this is; None if it is nobody's, revoked or expired."""
         with self._lock:
             for holder in self._holders.values():
-                if token in holder.accepted and not self._expired(str(token)):
+                if token in holder.accepted and (holder.claims or not self._expired(str(token))):
                     return holder
         return None
 

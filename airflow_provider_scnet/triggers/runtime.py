@@ -16,6 +16,6 @@ class RunningAirflow(AirflowTaskStates, AirflowVariables):
 def accounts() -> Accounts:
     """Return the accounts of the running event loop."""
     # Not before something waits: a DAG file that names a trigger is parsed again and again, and asks nobody.
-    from airflow_provider_scnet.hooks.scnet import ScnetHook
+    from airflow_provider_scnet.hooks.polled_connection import PolledConnection
 
-    return Accounts.of_running_loop(ScnetHook, RunningAirflow(), AirflowStats())
+    return Accounts.of_running_loop(PolledConnection, RunningAirflow(), AirflowStats())

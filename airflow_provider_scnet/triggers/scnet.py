@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from datetime import datetime, timezone
 from typing import Any
@@ -17,13 +18,14 @@ from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
 from airflow_provider_scnet.claims.terms import GateId, SubmissionTasks
 from airflow_provider_scnet.event_loop.log_thread import ThreadedLog
-from airflow_provider_scnet.gate.decision import Verdict
+from airflow_provider_scnet.gate.decision import XCOM_KEY, Verdict
 from airflow_provider_scnet.gate.evaluator import GateEvaluator
 from airflow_provider_scnet.gate.gate import Gate
 from airflow_provider_scnet.gate.reporter import Log
 from airflow_provider_scnet.polling.waiting import Place, WaitingGate
 from airflow_provider_scnet.triggers import runtime
-from airflow_provider_scnet.triggers.watcher import ScnetJobStateEventTrigger
+from airflow_provider_scnet.triggers.airflow_access import HAS_DATABASE
+from airflow_provider_scnet.triggers.watcher import IGNORED, ScnetJobStateEventTrigger
 
 __all__ = ["ScnetJobStateEventTrigger", "ScnetJobStateTrigger"]
 
@@ -65,6 +67,7 @@ class ScnetJobStateTrigger(BaseTrigger):
     :param silent_fail: whether to wait on, too, where the try would fail
     :param end_task: whether to end the task from here, without a worker
     :param push_decision: whether a task that ends here leaves its decision as an XCom
+    :param unknown: what other versions of this package know: it is named in the gate's log, and ignored
     """
 
     def __init__(
@@ -87,9 +90,12 @@ class ScnetJobStateTrigger(BaseTrigger):
         silent_fail: bool = False,
         end_task: bool = False,
         push_decision: bool = True,
+        **unknown: Any,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        # Nothing is checked here: a trigger whose constructor raises ends the whole triggerer.
+        # Nothing is checked here: a trigger whose constructor raises ends the whole triggerer. Nor is refused what
+        # another version of this package wrote: while it is upgraded, schedulers, workers and triggerers differ.
+        self._unknown = sorted(unknown)
         self.condition = condition
         self.fail_when = fail_when
         self.user_name = user_name
@@ -143,6 +149,8 @@ class ScnetJobStateTrigger(BaseTrigger):
         if not ends_here:
             await asyncio.sleep(settled_at - loop.time())
         log, waiting = ThreadedLog(self.log), None
+        if self._unknown:
+            log.warning(IGNORED, ", ".join(self._unknown))
         try:
             try:
                 waiting = self._waiting_gate(log)
@@ -160,7 +168,10 @@ class ScnetJobStateTrigger(BaseTrigger):
                 waiting.withdraw()
             raise
         if ends_here:
-            yield TaskSuccessEvent(xcoms={"decision": event["decision"]} if self.push_decision else None)
+            decision = event["decision"]
+            # Airflow 3 makes JSON text of whatever it gets here, Airflow 2 does not.
+            left = {XCOM_KEY: json.dumps(decision) if HAS_DATABASE else decision}
+            yield TaskSuccessEvent(xcoms=left if self.push_decision else None)
         else:
             yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 

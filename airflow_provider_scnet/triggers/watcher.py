@@ -35,6 +35,8 @@ else:
 STORED_AFTER = 5.0
 #: Seconds that Airflow's state store may take to answer.
 LONGEST_ANSWER = 30.0
+#: What is said where a trigger was written by a version of this package that knows more.
+IGNORED = "ignored, because only another version of airflow-provider-scnet knows it: %s"
 
 
 class ScnetJobStateEventTrigger(BaseEventTrigger):
@@ -55,6 +57,7 @@ class ScnetJobStateEventTrigger(BaseEventTrigger):
     :param scnet_conn_id: the connection's id
     :param queue_name: the queue whose jobs are counted; None: all of them together
     :param poke_interval: seconds after which an observation is too old
+    :param unknown: what other versions of this package know: a mistake in a DAG file, ignored in a triggerer
     """
 
     def __init__(
@@ -66,9 +69,11 @@ class ScnetJobStateEventTrigger(BaseEventTrigger):
         scnet_conn_id: str = "scnet_default",
         queue_name: str | None = None,
         poke_interval: float = 60.0,
+        **unknown: Any,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         # Nothing is checked here: a trigger whose constructor raises ends the whole triggerer.
+        self._unknown = sorted(unknown)
         self.condition = condition
         self.rearm_when = rearm_when
         self.user_name = user_name
@@ -83,6 +88,8 @@ class ScnetJobStateEventTrigger(BaseEventTrigger):
         :raises ValueError: where a parameter is not what it has to be
         """
         self._checked()
+        if self._unknown:
+            raise ValueError(f"a watcher has no parameter {', '.join(self._unknown)}")
         return (
             "airflow_provider_scnet.triggers.scnet.ScnetJobStateEventTrigger",
             {
@@ -98,6 +105,8 @@ class ScnetJobStateEventTrigger(BaseEventTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Watch for ever: a watcher that ends is started again at once."""
         log = ThreadedLog(self.log)
+        if self._unknown:
+            log.warning(IGNORED, ", ".join(self._unknown))
         try:
             edge = self._checked()
         except ValueError as error:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -33,14 +32,3 @@ def run_in_thread(function: Callable[[], T]) -> Future[T]:
 
     threading.Thread(target=run, name="scnet-request", daemon=True).start()
     return result
-
-
-async def arun_in_thread(function: Callable[[], T], seconds: float) -> T:
-    """
-    Run a function in a thread of its own, and wait for its result without blocking the event loop.
-
-    :param function: what to run
-    :param seconds: how long to wait
-    :raises asyncio.TimeoutError: where that was too short; the function runs on
-    """
-    return await asyncio.wait_for(asyncio.wrap_future(run_in_thread(function)), seconds)

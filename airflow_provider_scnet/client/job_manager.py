@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a region tells of its scheduler: its id, the queues that a user may use, and the user's limit."""
+"""What a region tells of its job manager, such as Slurm: its id, the queues of a user, and the user's limit."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from airflow_provider_scnet.client import response, transport
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
-from airflow_provider_scnet.client.errors import ScnetError, ScnetResponseError
+from airflow_provider_scnet.client.errors import ScnetResponseError
+from airflow_provider_scnet.client.transport import ask
 
 #: The schedulers of a region, and their ids.
 SCHEDULER_PATH = "/hpc/openapi/v2/cluster"
@@ -22,31 +22,6 @@ LIMITS_PATH = "/hpc/openapi/v2/userquotas/userlimit"
 _LARGEST_LIMIT = 10**9
 
 
-def ask(settings: ConnectionSettings, path: str, reader: Any, params: Mapping[str, str]) -> Any:
-    """
-    Send one request and read the answer.
-
-    :param settings: whom to ask
-    :param path: below the endpoint
-    :param reader: converts the ``data`` of the answer; its further arguments are the secrets
-    :param params: the query
-    :raises ScnetError: where there is no answer, or one that cannot be read; it names the path
-    """
-    request = transport.Request(
-        method="GET",
-        base=settings.endpoint,
-        path=path,
-        headers={"token": settings.token},
-        params=params,
-        secrets=settings.secrets,
-    )
-    try:
-        return response.read(transport.send(request, settings), reader, *settings.secrets)
-    except ScnetError as error:
-        error.where = f"{settings.where}, {path.removeprefix('/hpc/openapi/v2/')}"
-        raise
-
-
 def schedulers(settings: ConnectionSettings) -> list[str]:
     """
     Return the ids of the region's schedulers, one at least.
@@ -54,7 +29,7 @@ def schedulers(settings: ConnectionSettings) -> list[str]:
     :param settings: whom to ask
     :raises ScnetError: where they could not be learnt
     """
-    return list(ask(settings, SCHEDULER_PATH, _schedulers_from_data, {}))
+    return ask(settings, SCHEDULER_PATH, _schedulers_from_data)
 
 
 def queue_names(settings: ConnectionSettings) -> dict[str, bool]:
@@ -67,7 +42,7 @@ def queue_names(settings: ConnectionSettings) -> dict[str, bool]:
     names: dict[str, bool] = {}
     path = QUEUE_NAMES_PATH + quote(settings.user_name, safe="")
     for scheduler in schedulers(settings):
-        for name, enabled in ask(settings, path, _names_from_data, {"strJobManagerID": scheduler}).items():
+        for name, enabled in ask(settings, path, _names_from_data, params={"strJobManagerID": scheduler}).items():
             names[name] = names.get(name, False) or enabled
     if not names:
         raise ScnetResponseError("SCnet names no queue that the user may use", where=settings.where)
@@ -89,12 +64,11 @@ def job_limit(settings: ConnectionSettings) -> int | None:
         return None
     match schedulers(settings):
         case [scheduler]:
-            limit: int | None = ask(settings, LIMITS_PATH, _limit_from_data, {"strJobManagerID": scheduler})
-            return limit
+            return ask(settings, LIMITS_PATH, _limit_from_data, params={"strJobManagerID": scheduler})
     return None
 
 
-def _limit_from_data(data: Any, *secrets: str) -> int | None:
+def _limit_from_data(data: Any) -> int | None:
     # A list by its documentation, an object to a public client.
     match data if isinstance(data, list) else [data]:
         case [{"userMaxSubmitJob": int(limit)}] if not isinstance(limit, bool) and 0 < limit <= _LARGEST_LIMIT:
@@ -102,14 +76,14 @@ def _limit_from_data(data: Any, *secrets: str) -> int | None:
     return None
 
 
-def _schedulers_from_data(data: Any, *secrets: str) -> list[str]:
+def _schedulers_from_data(data: Any) -> list[str]:
     ids = [entry.get("id") for entry in data if isinstance(entry, Mapping)] if isinstance(data, list) else []
     if not ids or not all(isinstance(each, str | int) and not isinstance(each, bool) for each in ids):
         raise ScnetResponseError("the answer's data is no list of schedulers with an id")
     return [str(each) for each in ids]
 
 
-def _names_from_data(data: Any, *secrets: str) -> dict[str, bool]:
+def _names_from_data(data: Any) -> dict[str, bool]:
     entries = [] if data is None else data if isinstance(data, list) else [data]
     if not all(isinstance(entry, Mapping) and isinstance(entry.get("queueName"), str) for entry in entries):
         raise ScnetResponseError("the answer's data is no list of queues with a queueName")
