@@ -13,7 +13,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -212,18 +211,21 @@ class TestNames:
         assert scnet.requests == []
 
     def test_nor_is_one_whose_time_was_over_before_the_connection_stood(self, scnet, monkeypatch):
-        connected, now, late = transport._connected, time.monotonic, []
+        connected, is_over, threads = transport._connected, threading.Event(), []
 
         def slowly(*given: Any) -> socket.socket:
             found = connected(*given)
-            late.append(found)
+            threads.append(threading.current_thread())
+            is_over.wait(60)
             return found
 
         monkeypatch.setattr(transport, "_connected", slowly)
-        monkeypatch.setattr(time, "monotonic", lambda: now() + 100 * len(late))
-        with pytest.raises(ScnetConnectionError, match="no whole answer within 10 s"):
+        monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", scnet.connection_json(timeout=0.3))
+        with pytest.raises(ScnetConnectionError, match=r"no whole answer within 0\.3 s"):
             ScnetHook().request("POST", "/hpc/openapi/v2/apptemplates/BASIC/BASE/job", json={})
-        assert late
+        is_over.set()
+        (thread,) = threads
+        thread.join()
         assert scnet.requests == []
 
     def test_no_more_than_a_few_requests_hang(self, scnet: ScnetSimulator, names, monkeypatch):

@@ -12,6 +12,7 @@ import re
 import selectors
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -145,6 +146,7 @@ def send(request: Request, settings: ConnectionSettings) -> Answer:
     try:
         return answer.result(seconds)
     except (requests.RequestException, OSError, ValueError, TimeoutOfFuture) as error:
+        session.is_given_up.set()
         if not answer.done():
             hanging.add(answer)
             answer.add_done_callback(hanging.discard)
@@ -219,8 +221,10 @@ class OneOriginSession(requests.Session):
             self.verify = os.environ[bundle]
         #: What names the file of authorities, or could name one.
         self.authorities = bundle or own
+        #: Set where who asked no longer waits: from then on nothing is sent.
+        self.is_given_up = threading.Event()
         self.adapters.clear()
-        self.mount(f"{address.scheme}://{address.netloc}/", _Adapter())
+        self.mount(f"{address.scheme}://{address.netloc}/", _Adapter(self.is_given_up))
         self._timeout = (settings.timeout, settings.timeout)
         #: The proxy on the way, for people, without its password; empty where there is none.
         self.proxy = ""
@@ -248,10 +252,15 @@ class OneOriginSession(requests.Session):
 
 
 class _Adapter(HTTPAdapter):
+    def __init__(self, is_given_up: threading.Event) -> None:
+        super().__init__()
+        self._is_given_up = is_given_up
+
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
         pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
         if not issubclass(pool.ConnectionCls, _Connection):
-            pool.ConnectionCls = type("Connection", (_Connection, pool.ConnectionCls), {})
+            own = {"is_given_up": self._is_given_up}
+            pool.ConnectionCls = type("Connection", (_Connection, pool.ConnectionCls), own)
         return pool
 
 
@@ -266,6 +275,7 @@ class _Response(http.client.HTTPResponse):
 class _Connection:
     """What a connection of urllib3 does otherwise here: all that comes before the request shares its time."""
 
+    is_given_up: threading.Event
     _dns_host: str
     port: int
     timeout: float | None
@@ -273,10 +283,10 @@ class _Connection:
     response_class = _Response
 
     def connect(self) -> None:
-        until = _after(self.timeout)
         super().connect()  # type: ignore[misc]
-        # Who asked has given up. A submission that went out now would be there beside its repetition.
-        if time.monotonic() > until:
+        # A submission that went out now would be there beside its repetition. Its time alone does not tell: this
+        # thread may have begun to count later than who waits for it.
+        if self.is_given_up.is_set():
             self.close()  # type: ignore[attr-defined]
             raise TimeoutError
 
