@@ -9,7 +9,7 @@ import types
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
+from airflow_provider_scnet.triggers.scnet import ScnetJobCountTrigger
 
 # Where gates say why they wait: a line is made, and goes nowhere. What a handler does with it is not ours.
 _NOWHERE = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ async def wait(map_index: int, run_id: str = "run", waited: float | None = None,
     """
     if waited is not None:
         given["timeout"] = 1e6
-    trigger = ScnetJobStateTrigger(
+    trigger = ScnetJobCountTrigger(
         submitted_by={"submit": True}, upstream={"gate": True}, end_task=True, push_decision=True, **given
     )
     trigger._log = _NOWHERE

@@ -257,7 +257,7 @@ def admission() -> list[dict[str, object]]:
         name = f"gates, one in each of {SUBMISSIONS} DAGs, two triggerers, half on each, run {number}"
         rows.append(Admission(name, "admission_dags", {"BENCH_DAGS": "1"}, halves).row())
     rows.append(http.row())
-    pictures.queues({"ScnetJobStateSensor": gates.queue, "HttpSensor": http.queue}, limit=MOST_QUEUED)
+    pictures.queues({"ScnetJobCountSensor": gates.queue, "HttpSensor": http.queue}, limit=MOST_QUEUED)
     return rows
 
 

@@ -29,7 +29,7 @@ new = set(sys.modules) - before
 print(json.dumps(dict(ms=seconds * 1000, modules=len(new), requests="requests" in sys.modules)))
 """
 SENSORS = {
-    "ScnetJobStateSensor": "airflow_provider_scnet.sensors.scnet",
+    "ScnetJobCountSensor": "airflow_provider_scnet.sensors.scnet",
     "FileSensor": "airflow.providers.standard.sensors.filesystem",
     "HttpSensor": "airflow.providers.http.sensors.http",
 }
@@ -70,11 +70,11 @@ def imports() -> list[dict[str, object]]:
 def looks() -> list[dict[str, object]]:
     """Let one gate and a hundred wait for 20 intervals of 0.5 s."""
     from airflow_provider_scnet.testing import ScnetSimulator
-    from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
+    from airflow_provider_scnet.triggers.scnet import ScnetJobCountTrigger
 
     async def wait(scnet: ScnetSimulator, gates: int) -> float:
         async def gate() -> None:
-            async for _ in ScnetJobStateTrigger(condition="queued < 5", poke_interval=INTERVAL).run():
+            async for _ in ScnetJobCountTrigger(condition="queued < 5", poke_interval=INTERVAL).run():
                 pass
 
         tasks = [asyncio.ensure_future(gate()) for _ in range(gates)]

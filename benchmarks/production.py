@@ -27,7 +27,7 @@ _BLOCKED = re.compile(r"async thread was blocked for ([0-9.]+) seconds")
 def production() -> list[dict[str, object]]:
     """1,000 tasks in two triggerers: PostgreSQL, Redis, CeleryExecutor, two schedulers; looks every 10 s."""
     return [
-        _waiting("ScnetJobStateSensor", "waiting_scnet"),
+        _waiting("ScnetJobCountSensor", "waiting_scnet"),
         _waiting("DateTimeSensorAsync, started from the trigger", "waiting_datetime"),
     ]
 

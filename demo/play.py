@@ -32,7 +32,7 @@ RUN_FOR = 20
 #: Seconds that the jobs run which fill the cluster: until somebody ends them.
 FOR_LONG = 3600
 
-WAITING_GATES = "/task_instances?task_state=deferred&operator_name_pattern=ScnetJobStateSensor"
+WAITING_GATES = "/task_instances?task_state=deferred&operator_name_pattern=ScnetJobCountSensor"
 
 
 @contextlib.contextmanager

@@ -25,9 +25,9 @@ NAME = "airflow.scnet.scnet_default.alice."
 HEAD = """\
 from datetime import datetime
 from airflow.providers.common.compat.sdk import DAG, task, task_group
-from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
+from airflow_provider_scnet.sensors.scnet import ScnetJobCountSensor
 
-def gate(task_id="gate", sensor=ScnetJobStateSensor, **given):
+def gate(task_id="gate", sensor=ScnetJobCountSensor, **given):
     return sensor(task_id=task_id, **{"condition": "queued < 5", "poke_interval": 2, "timeout": 600, **given})
 
 def new(dag_id, **given):

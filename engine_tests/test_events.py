@@ -18,10 +18,10 @@ pytestmark = pytest.mark.skipif(AIRFLOW < (3, 0), reason="Airflow 2 has no watch
 
 HEAD = """
     from airflow.sdk import Asset, AssetWatcher
-    from airflow_provider_scnet.triggers.scnet import ScnetJobStateEventTrigger
+    from airflow_provider_scnet.triggers.scnet import ScnetJobCountEventTrigger
 
     def room(name, **given):
-        watcher = ScnetJobStateEventTrigger(**{"poke_interval": 1, **given})
+        watcher = ScnetJobCountEventTrigger(**{"poke_interval": 1, **given})
         return Asset(name, watchers=[AssetWatcher(name="queue", trigger=watcher)])
 """
 

@@ -60,18 +60,18 @@ except ImportError:
     from airflow.datasets import Dataset as Asset
 ASSET = Asset("scnet://room")
 
-class Prepared(ScnetJobStateSensor):
+class Prepared(ScnetJobCountSensor):
     def pre_execute(self, context):
         print("prepared")
 
-class WithAField(ScnetJobStateSensor):
-    template_fields = (*ScnetJobStateSensor.template_fields, "message")
+class WithAField(ScnetJobCountSensor):
+    template_fields = (*ScnetJobCountSensor.template_fields, "message")
 
     def __init__(self, *, message, **kwargs):
         super().__init__(**kwargs)
         self.message = message
 
-class Followed(ScnetJobStateSensor):
+class Followed(ScnetJobCountSensor):
     def post_execute(self, context, result=None):
         print("followed")
 
@@ -95,7 +95,7 @@ with new("ways") as dag:
     for gated in (plain, template, use_worker, output, poke, reschedule):
         gated >> read.override(task_id="read_" + gated.task_id)(gated.task_id)
     group.expand(number=[1, 2, 3])
-    ScnetJobStateSensor.partial(task_id="mapped", poke_interval=2, submits=0).expand(
+    ScnetJobCountSensor.partial(task_id="mapped", poke_interval=2, submits=0).expand(
         condition=["queued < 5", "queued < 6"]
     )
 """,

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from airflow.providers.common.compat.sdk import dag, task, task_group
 
 from airflow_provider_scnet.operators.scnet import ScnetSubmitJobOperator
-from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
+from airflow_provider_scnet.sensors.scnet import ScnetJobCountSensor
 
 INTERVAL = float(os.environ.get("SCNET_POKE_INTERVAL", 60))  # seconds; only a demo asks more often
 
@@ -33,7 +33,7 @@ def scnet_any_cluster():
 
     @task_group
     def gated_submission(command):
-        wait_for_room = ScnetJobStateSensor(
+        wait_for_room = ScnetJobCountSensor(
             task_id="wait_for_room",
             scnet_conn_id=["scnet_west", "scnet_east"],
             queue_name="{{ params.queue }}",

@@ -10,13 +10,13 @@ from urllib.request import Request, urlopen
 
 from airflow.providers.common.compat.sdk import dag, task
 
-from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
+from airflow_provider_scnet.sensors.scnet import ScnetJobCountSensor
 
 
 @dag(schedule=None, start_date=datetime(2026, 1, 1), catchup=False, tags=["scnet"])
 def scnet_gate():
     # Uses the connection "scnet_default". Waits in the triggerer and holds no worker meanwhile.
-    wait_for_room = ScnetJobStateSensor(
+    wait_for_room = ScnetJobCountSensor(
         task_id="wait_for_room",
         condition="queued < 5 and running + queued < 20",
         poke_interval=float(os.environ.get("SCNET_POKE_INTERVAL", 60)),  # seconds; only a demo asks more often

@@ -16,7 +16,7 @@ from urllib.request import Request, urlopen
 
 from airflow.providers.common.compat.sdk import dag, task, task_group
 
-from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
+from airflow_provider_scnet.sensors.scnet import ScnetJobCountSensor
 
 
 @dag(schedule=None, start_date=datetime(2026, 1, 1), catchup=False, params={"inputs": 12}, tags=["scnet"])
@@ -36,7 +36,7 @@ def scnet_gate_mapped():
             return sample, json.load(answer)["ids"]
 
     def gate(**kwargs):
-        return ScnetJobStateSensor(
+        return ScnetJobCountSensor(
             condition="queued < 5 and running + queued < 20",
             poke_interval=float(os.environ.get("SCNET_POKE_INTERVAL", 60)),  # seconds; only a demo asks more often
             timeout=6 * 3600,

@@ -15,8 +15,8 @@ from urllib.request import Request, urlopen
 
 from airflow.providers.common.compat.sdk import dag, task
 
-from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
-from airflow_provider_scnet.triggers.scnet import ScnetJobStateEventTrigger
+from airflow_provider_scnet.sensors.scnet import ScnetJobCountSensor
+from airflow_provider_scnet.triggers.scnet import ScnetJobCountEventTrigger
 
 try:
     from airflow.sdk import Asset, AssetWatcher
@@ -34,7 +34,7 @@ def scnet_room_appears():
         return [event.extra["payload"] for events in triggering_asset_events.values() for event in events]
 
     # Others may have taken the room meanwhile.
-    wait_for_room = ScnetJobStateSensor(
+    wait_for_room = ScnetJobCountSensor(
         task_id="wait_for_room", condition="queued < 5", poke_interval=INTERVAL, timeout=6 * 3600
     )
 
@@ -52,7 +52,7 @@ def scnet_room_appears():
 
 if AssetWatcher:
     # Uses the connection "scnet_default".
-    watcher = ScnetJobStateEventTrigger(
+    watcher = ScnetJobCountEventTrigger(
         condition="queued < 5",
         rearm_when="queued > 20",
         poke_interval=INTERVAL,

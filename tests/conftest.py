@@ -101,11 +101,11 @@ def connect(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch):
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     """What gates say: Airflow's own loggers print, and in each version in another way."""
-    from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
-    from airflow_provider_scnet.triggers.scnet import ScnetJobStateEventTrigger, ScnetJobStateTrigger
+    from airflow_provider_scnet.sensors.scnet import ScnetJobCountSensor
+    from airflow_provider_scnet.triggers.scnet import ScnetJobCountEventTrigger, ScnetJobCountTrigger
 
     log = logging.getLogger("gate")
-    for each in (ScnetJobStateSensor, ScnetJobStateTrigger, ScnetJobStateEventTrigger):
+    for each in (ScnetJobCountSensor, ScnetJobCountTrigger, ScnetJobCountEventTrigger):
         monkeypatch.setattr(each, "log", log)
     caplog.set_level("DEBUG")
     return caplog

@@ -14,9 +14,9 @@ from airflow.triggers.base import TriggerEvent
 
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.polling import poller
-from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
+from airflow_provider_scnet.sensors.scnet import ScnetJobCountSensor
 from airflow_provider_scnet.triggers import runtime
-from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
+from airflow_provider_scnet.triggers.scnet import ScnetJobCountTrigger
 
 #: Seconds between looks: short, because most of these gates look a few times at most.
 INTERVAL = 0.02
@@ -28,26 +28,26 @@ def context(**more: Any) -> dict[str, Any]:
     return {"ti": mock.MagicMock(name="ti"), "task_reschedule_count": 0, **more}
 
 
-def gate(condition: str = "queued < 5", **arguments: Any) -> ScnetJobStateSensor:
-    return ScnetJobStateSensor(
+def gate(condition: str = "queued < 5", **arguments: Any) -> ScnetJobCountSensor:
+    return ScnetJobCountSensor(
         **{"task_id": "gate", "condition": condition, "poke_interval": INTERVAL, "timeout": 30, **arguments}
     )
 
 
-def deferred(sensor: ScnetJobStateSensor) -> tuple[ScnetJobStateTrigger, TaskDeferred]:
+def deferred(sensor: ScnetJobCountSensor) -> tuple[ScnetJobCountTrigger, TaskDeferred]:
     """Defer as a worker does, and hand the trigger over as the database does."""
     try:
         sensor.execute(context())
     except TaskDeferred as deferral:
         path, kwargs = deferral.trigger.serialize()
-        assert path == f"{ScnetJobStateTrigger.__module__}.{ScnetJobStateTrigger.__qualname__}"
-        trigger = ScnetJobStateTrigger(**json.loads(json.dumps(kwargs)))
+        assert path == f"{ScnetJobCountTrigger.__module__}.{ScnetJobCountTrigger.__qualname__}"
+        trigger = ScnetJobCountTrigger(**json.loads(json.dumps(kwargs)))
         assert trigger.serialize() == (path, kwargs)
         return trigger, deferral
     raise AssertionError("the gate did not defer")
 
 
-async def first_event(trigger: ScnetJobStateTrigger) -> TriggerEvent:
+async def first_event(trigger: ScnetJobCountTrigger) -> TriggerEvent:
     events = trigger.run()
     try:
         return await anext(events)
@@ -74,7 +74,7 @@ def left(given: dict[str, Any]) -> Any:
     return json.loads(pushed.args[1])
 
 
-def run_deferred(sensor: ScnetJobStateSensor) -> Any:
+def run_deferred(sensor: ScnetJobCountSensor) -> Any:
     trigger, deferral = deferred(sensor)
     # As a triggerer does it.
     trigger.timeout_after = datetime.now(timezone.utc) + deferral.timeout
@@ -85,7 +85,7 @@ def run_deferred(sensor: ScnetJobStateSensor) -> Any:
     return left(given)
 
 
-def run_poking(sensor: ScnetJobStateSensor) -> Any:
+def run_poking(sensor: ScnetJobCountSensor) -> Any:
     sensor.deferrable, given = False, context()
     sensor.execute(given)
     return left(given)

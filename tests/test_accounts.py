@@ -22,7 +22,7 @@ from airflow_provider_scnet.polling.poller import Poller
 from airflow_provider_scnet.polling.waiting import Watcher
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
 from airflow_provider_scnet.triggers import runtime
-from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
+from airflow_provider_scnet.triggers.scnet import ScnetJobCountTrigger
 from benchmarks import virtual_time
 
 from gates import INTERVAL, claimed, first_event
@@ -31,13 +31,13 @@ from observations import Airflow, Cluster
 GATES = 100
 
 
-def trigger(condition: str = "queued < 5", **arguments: Any) -> ScnetJobStateTrigger:
-    return ScnetJobStateTrigger(
+def trigger(condition: str = "queued < 5", **arguments: Any) -> ScnetJobCountTrigger:
+    return ScnetJobCountTrigger(
         **{"condition": condition, "poke_interval": INTERVAL, "claim_ttl": 600, **arguments}
     )
 
 
-def start(triggers: list[ScnetJobStateTrigger]) -> list[asyncio.Task]:
+def start(triggers: list[ScnetJobCountTrigger]) -> list[asyncio.Task]:
     return [asyncio.ensure_future(first_event(each)) for each in triggers]
 
 
@@ -91,7 +91,7 @@ def test_admission_keeps_the_limit_exactly_while_jobs_come_and_are_counted_late(
     """60 gates, room for five in the queue; what passes is submitted at once, and counted only two looks later."""
     late = 2 * INTERVAL
 
-    async def submit_behind(gate: ScnetJobStateTrigger, cluster: ScnetSimulator) -> None:
+    async def submit_behind(gate: ScnetJobCountTrigger, cluster: ScnetSimulator) -> None:
         await first_event(gate)
         cluster.submit("alice")
 

@@ -26,7 +26,7 @@ from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.sensors.start_and_end import _AIRFLOW_STARTS_FROM_TRIGGER
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
 from airflow_provider_scnet.triggers import runtime
-from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
+from airflow_provider_scnet.triggers.scnet import ScnetJobCountTrigger
 from benchmarks import virtual_time
 
 from gates import INTERVAL, MODES, claimed, first_event, gate
@@ -250,8 +250,8 @@ def test_it_starts_without_a_worker_where_one_with_a_single_connection_would(con
         assert json.loads(json.dumps(kwargs))["scnet_conn_id"] == BOTH
 
 
-def trigger(condition: str = "queued < 5", **arguments: Any) -> ScnetJobStateTrigger:
-    return ScnetJobStateTrigger(
+def trigger(condition: str = "queued < 5", **arguments: Any) -> ScnetJobCountTrigger:
+    return ScnetJobCountTrigger(
         **{
             "condition": condition,
             "poke_interval": INTERVAL,

@@ -21,7 +21,7 @@ from airflow_provider_scnet.gate.decision import Decision, Verdict, decide
 from airflow_provider_scnet.gate.gate import Gate
 from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
-from airflow_provider_scnet.triggers.scnet import ScnetJobStateEventTrigger, ScnetJobStateTrigger
+from airflow_provider_scnet.triggers.scnet import ScnetJobCountEventTrigger, ScnetJobCountTrigger
 from benchmarks import virtual_time
 
 from gates import INTERVAL, MODES, first_event, gate
@@ -145,8 +145,8 @@ class TestGate:
         assert run(gate(scnet_conn_id="other"))
 
 
-def trigger(condition: str = "queued < 100", **arguments: Any) -> ScnetJobStateTrigger:
-    return ScnetJobStateTrigger(
+def trigger(condition: str = "queued < 100", **arguments: Any) -> ScnetJobCountTrigger:
+    return ScnetJobCountTrigger(
         **{"condition": condition, "poke_interval": INTERVAL, "claim_ttl": 600, **arguments}
     )
 
@@ -197,7 +197,7 @@ def test_a_watcher_does_not_need_it(scnet: ScnetSimulator, connect):
     scnet.set_counts("alice", queued=9)
 
     async def scenario() -> dict[str, Any]:
-        watcher = ScnetJobStateEventTrigger(condition="queued < 5", poke_interval=INTERVAL)
+        watcher = ScnetJobCountEventTrigger(condition="queued < 5", poke_interval=INTERVAL)
         fired = asyncio.ensure_future(first_event(watcher))
         await asyncio.to_thread(scnet.wait_for_requests, 2)
         scnet.set_counts("alice", queued=4)

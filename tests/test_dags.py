@@ -99,10 +99,10 @@ def run_dag(airflow_db: Path, scnet: ScnetSimulator, connect):
 HEAD = """\
 from datetime import datetime
 from airflow.providers.common.compat.sdk import DAG, task, task_group
-from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
+from airflow_provider_scnet.sensors.scnet import ScnetJobCountSensor
 
 def gate(**given):
-    return ScnetJobStateSensor(**{"task_id": "gate", "condition": "queued < 5", "poke_interval": 0.2, "timeout": 30, **given})
+    return ScnetJobCountSensor(**{"task_id": "gate", "condition": "queued < 5", "poke_interval": 0.2, "timeout": 30, **given})
 
 def new(dag_id, **given):
     return DAG(dag_id, schedule=None, start_date=datetime(2024, 1, 1), catchup=False, **given)
@@ -317,10 +317,10 @@ def test_templated_mapped_and_soft_gates(scnet: ScnetSimulator, run_dag):
             gate(task_id="right", condition="queued < {{ params.limit }}", user_name="{{ params.user }}")
             gate(task_id="wrong", condition="{{ params.user }} < 5")
             gate(task_id="empty", user_name="{{ '' }}")
-            ScnetJobStateSensor.partial(task_id="mapped", poke_interval=0.2, timeout=30, submits=0).expand(
+            ScnetJobCountSensor.partial(task_id="mapped", poke_interval=0.2, timeout=30, submits=0).expand(
                 condition=["queued < 5", "queued < {{ 1 + 2 }}", "pending < 5"]
             )
-            ScnetJobStateSensor.partial(task_id="soft", soft_fail=True).expand(condition=["pending < 5"])
+            ScnetJobCountSensor.partial(task_id="soft", soft_fail=True).expand(condition=["pending < 5"])
 
             @task
             def after(): ...

@@ -50,7 +50,7 @@ from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.testing import Fault, ScnetSimulator, make_token
 from airflow_provider_scnet.triggers import runtime
 from airflow_provider_scnet.triggers.runtime import RunningAirflow
-from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
+from airflow_provider_scnet.triggers.scnet import ScnetJobCountTrigger
 
 from gates import INTERVAL, MODES, first_event, gate
 
@@ -977,8 +977,8 @@ def test_a_token_that_the_portal_refuses_is_replaced_once(scnet, connect_keys, m
 def test_two_hundred_gates_whose_token_ends_between_two_looks_renew_it_once(scnet, keys):
     scnet.set_counts("alice", queued=9)
 
-    def trigger() -> ScnetJobStateTrigger:
-        return ScnetJobStateTrigger(condition="queued < 5", poke_interval=INTERVAL, submits=0)
+    def trigger() -> ScnetJobCountTrigger:
+        return ScnetJobCountTrigger(condition="queued < 5", poke_interval=INTERVAL, submits=0)
 
     async def scenario() -> None:
         gates = [asyncio.ensure_future(first_event(trigger())) for _ in range(200)]
@@ -1014,7 +1014,7 @@ def test_a_short_lived_token_is_renewed_before_it_ends(scnet, connect_keys):
 
     async def scenario() -> None:
         waiting = asyncio.ensure_future(
-            first_event(ScnetJobStateTrigger(condition="queued < 5", poke_interval=0.1))
+            first_event(ScnetJobCountTrigger(condition="queued < 5", poke_interval=0.1))
         )
         while len(scnet.token_requests) < 3:
             await asyncio.sleep(0.05)
@@ -1033,7 +1033,7 @@ def test_gates_that_name_the_user_in_different_ways_share_a_look_and_the_claims(
     async def scenario() -> None:
         gates = [
             asyncio.ensure_future(
-                first_event(ScnetJobStateTrigger(condition="queued < 5", user_name=user, poke_interval=60))
+                first_event(ScnetJobCountTrigger(condition="queued < 5", user_name=user, poke_interval=60))
             )
             for user in (None, "alice", None)
         ]

@@ -13,8 +13,8 @@ import pytest
 from airflow_provider_scnet.event_loop import log_thread
 from airflow_provider_scnet.event_loop.log_thread import ThreadedLog
 from airflow_provider_scnet.testing import ScnetSimulator
-from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
-from airflow_provider_scnet.triggers.watcher import ScnetJobStateEventTrigger
+from airflow_provider_scnet.triggers.scnet import ScnetJobCountTrigger
+from airflow_provider_scnet.triggers.watcher import ScnetJobCountEventTrigger
 
 from gates import INTERVAL, first_event
 
@@ -54,7 +54,7 @@ async def waited(trigger: Any, log: NeedsTheLoop, name: str) -> Any:
 def gates_log(monkeypatch: pytest.MonkeyPatch):
     def needs_the_loop() -> NeedsTheLoop:
         log = NeedsTheLoop()
-        for each in (ScnetJobStateTrigger, ScnetJobStateEventTrigger):
+        for each in (ScnetJobCountTrigger, ScnetJobCountEventTrigger):
             monkeypatch.setattr(each, "log", log)
         return log
 
@@ -70,7 +70,7 @@ def test_the_loop_goes_on_while_lines_are_written_and_each_has_all_of_its_own_wh
         log, polls = gates_log(), len(scnet.requests)
         gates = [
             asyncio.ensure_future(
-                waited(ScnetJobStateTrigger(condition="queued < 5", poke_interval=INTERVAL, submits=0), log, name)
+                waited(ScnetJobCountTrigger(condition="queued < 5", poke_interval=INTERVAL, submits=0), log, name)
             )
             for name in "abc"
         ]
@@ -92,7 +92,7 @@ def test_a_watcher_writes_so_too(scnet: ScnetSimulator, gates_log):
 
     async def scenario() -> Any:
         log = gates_log()
-        watcher = ScnetJobStateEventTrigger(condition="queued < 5", poke_interval=INTERVAL)
+        watcher = ScnetJobCountEventTrigger(condition="queued < 5", poke_interval=INTERVAL)
         fired = asyncio.ensure_future(waited(watcher, log, "watcher"))
         while not log.lines:  # noqa: ASYNC110
             await asyncio.sleep(INTERVAL)
@@ -135,9 +135,9 @@ def test_a_gate_does_not_wait_for_ever_for_its_log(scnet: ScnetSimulator, monkey
         warning = info
 
     monkeypatch.setattr(log_thread, "LONGEST_FLUSH", 0.01)
-    monkeypatch.setattr(ScnetJobStateTrigger, "log", Hangs())
+    monkeypatch.setattr(ScnetJobCountTrigger, "log", Hangs())
     try:
-        event = asyncio.run(first_event(ScnetJobStateTrigger(condition="queued < 5")))
+        event = asyncio.run(first_event(ScnetJobCountTrigger(condition="queued < 5")))
         assert not free.is_set()
         assert event.payload["verdict"] == "open"
     finally:
@@ -151,6 +151,6 @@ def test_a_log_that_fails_fails_no_gate(scnet: ScnetSimulator, monkeypatch: pyte
 
         warning = info
 
-    monkeypatch.setattr(ScnetJobStateTrigger, "log", Fails())
-    event = asyncio.run(first_event(ScnetJobStateTrigger(condition="queued < 5")))
+    monkeypatch.setattr(ScnetJobCountTrigger, "log", Fails())
+    event = asyncio.run(first_event(ScnetJobCountTrigger(condition="queued < 5")))
     assert event.payload["verdict"] == "open"

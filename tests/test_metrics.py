@@ -24,7 +24,7 @@ from airflow_provider_scnet.polling.metrics import Whom
 from airflow_provider_scnet.testing import ScnetSimulator
 from airflow_provider_scnet.triggers import airflow_stats
 from airflow_provider_scnet.triggers.runtime import RunningAirflow
-from airflow_provider_scnet.triggers.scnet import ScnetJobStateEventTrigger, ScnetJobStateTrigger
+from airflow_provider_scnet.triggers.scnet import ScnetJobCountEventTrigger, ScnetJobCountTrigger
 from benchmarks import virtual_time
 
 from gates import first_event
@@ -68,11 +68,11 @@ def told(cluster: Cluster, scenario: Callable[[], Coroutine[Any, Any, None]], si
 
 
 def wait(condition: str = "queued < 5", **given: Any) -> asyncio.Task[Any]:
-    return asyncio.ensure_future(first_event(ScnetJobStateTrigger(condition=condition, **given)))
+    return asyncio.ensure_future(first_event(ScnetJobCountTrigger(condition=condition, **given)))
 
 
 def watch() -> asyncio.Task[Any]:
-    return asyncio.ensure_future(first_event(ScnetJobStateEventTrigger(condition="queued < 5")))
+    return asyncio.ensure_future(first_event(ScnetJobCountEventTrigger(condition="queued < 5")))
 
 
 def test_a_look_tells_the_jobs_by_state_and_how_long_it_took_once_for_all_gates():
@@ -309,10 +309,10 @@ try:
 except ImportError:
     pass
 from gates import first_event
-from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
+from airflow_provider_scnet.triggers.scnet import ScnetJobCountTrigger
 
 async def scenario():
-    await first_event(ScnetJobStateTrigger(condition="queued < 5"))
+    await first_event(ScnetJobCountTrigger(condition="queued < 5"))
     # Until those who look have noticed that nobody waits.
     while len(asyncio.all_tasks()) > 1:
         await asyncio.sleep(0)

@@ -44,7 +44,7 @@ from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.operators.scnet import ScnetSubmitJobOperator
 from airflow_provider_scnet.polling.kept_room import MOST_OVERTAKEN, KeptRoom
 from airflow_provider_scnet.polling.waiting import WaitingGate
-from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
+from airflow_provider_scnet.sensors.scnet import ScnetJobCountSensor
 from airflow_provider_scnet.testing import ScnetSimulator
 from airflow_provider_scnet.testing import __main__ as simulator_command
 from benchmarks import virtual_time
@@ -181,7 +181,7 @@ DAG_PIECES = """
 import json, sys, types, warnings
 from datetime import datetime
 from airflow.providers.common.compat.sdk import DAG, BaseOperator, task, task_group
-from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
+from airflow_provider_scnet.sensors.scnet import ScnetJobCountSensor
 
 warnings.simplefilter("error")
 
@@ -198,7 +198,7 @@ sys.modules["airflow.providers.ssh.operators.ssh"] = types.SimpleNamespace(SSHOp
 found = {}
 for where, text in json.load(sys.stdin).items():
     with DAG("page", schedule=None, start_date=datetime(2026, 1, 1)) as around:
-        names = {"task_group": task_group, "ScnetJobStateSensor": ScnetJobStateSensor, "samples": ["a", "b"]}
+        names = {"task_group": task_group, "ScnetJobCountSensor": ScnetJobCountSensor, "samples": ["a", "b"]}
         if "@dag(" not in text and "SSHOperator(" not in text:
             names["submit"] = task(lambda sample: sample, task_id="submit") if "submit(" in text else task(submitting)()
         exec(compile(text, where, "exec"), names)
@@ -213,7 +213,7 @@ def test_every_piece_of_a_dag_is_one_that_airflow_takes():
     pieces = {
         str(block): block.text
         for block in BLOCKS
-        if block.language == "python" and "ScnetJobStateSensor(" in block.text
+        if block.language == "python" and "ScnetJobCountSensor(" in block.text
     }
     # A whole file makes its DAG in its last line.
     whole = {
@@ -369,7 +369,7 @@ EN = ROOT / "docs" / "en"
 
 
 def test_the_parameters_of_the_gate_are_all_there_with_their_defaults():
-    signature = inspect.signature(ScnetJobStateSensor.__init__).parameters
+    signature = inspect.signature(ScnetJobCountSensor.__init__).parameters
     own = {name: each.default for name, each in signature.items() if name not in ("self", "kwargs")}
     rows = {codes(name)[0]: default for name, _, default in table_of(EN / "gate.md", "parameter")}
     assert rows.keys() == own.keys()
@@ -381,7 +381,7 @@ def test_the_parameters_of_the_gate_are_all_there_with_their_defaults():
     templated = {
         codes(name)[0] for name, meaning, _ in table_of(EN / "gate.md", "parameter") if "(templated)" in meaning
     }
-    assert templated == set(ScnetJobStateSensor.template_fields)
+    assert templated == set(ScnetJobCountSensor.template_fields)
 
 
 def test_the_parameters_of_the_operator_are_all_there_with_their_defaults():

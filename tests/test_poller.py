@@ -28,7 +28,7 @@ from airflow_provider_scnet.gate.gate import Gate
 from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.polling.kept_room import KeptRoom
 from airflow_provider_scnet.polling.waiting import Place, WaitingGate, Watcher
-from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
+from airflow_provider_scnet.triggers.scnet import ScnetJobCountTrigger
 from benchmarks import simulation, virtual_time
 
 from gates import claimed, decision_of, first_event
@@ -59,13 +59,13 @@ class Lines(list):
     warning = error = info
 
 
-def trigger(condition: str = "queued < 5", **given: Any) -> ScnetJobStateTrigger:
-    found = ScnetJobStateTrigger(condition=condition, submitted_by={"submit": True}, end_task=True, **given)
+def trigger(condition: str = "queued < 5", **given: Any) -> ScnetJobCountTrigger:
+    found = ScnetJobCountTrigger(condition=condition, submitted_by={"submit": True}, end_task=True, **given)
     found.lines = found._log = Lines()
     return found
 
 
-def known(airflow: Airflow, map_index: int, condition: str = "queued < 5", **given: Any) -> ScnetJobStateTrigger:
+def known(airflow: Airflow, map_index: int, condition: str = "queued < 5", **given: Any) -> ScnetJobCountTrigger:
     """Return the trigger of a gate that Airflow knows, so that its claim is written down."""
     found = trigger(condition, **given)
     found.trigger_id = map_index + 1
@@ -74,7 +74,7 @@ def known(airflow: Airflow, map_index: int, condition: str = "queued < 5", **giv
     return found
 
 
-def wait(gate: ScnetJobStateTrigger) -> asyncio.Task[Any]:
+def wait(gate: ScnetJobCountTrigger) -> asyncio.Task[Any]:
     return asyncio.ensure_future(first_event(gate))
 
 

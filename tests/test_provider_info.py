@@ -149,8 +149,8 @@ def test_airflow_masks_the_token_and_the_keys_by_the_names_of_its_fields():
     ("module", "names"),
     [
         ("hooks.scnet", ["ScnetHook"]),
-        ("sensors.scnet", ["ScnetJobStateSensor"]),
-        ("triggers.scnet", ["ScnetJobStateTrigger", "ScnetJobStateEventTrigger"]),
+        ("sensors.scnet", ["ScnetJobCountSensor"]),
+        ("triggers.scnet", ["ScnetJobCountTrigger", "ScnetJobCountEventTrigger"]),
         ("client.job_counts", ["JobCounts"]),
         ("gate.condition", ["Condition", "ConditionError"]),
         (

@@ -28,7 +28,7 @@ from airflow_provider_scnet.gate.gate import Gate
 from airflow_provider_scnet.hooks.polled_connection import PolledConnection
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
-from airflow_provider_scnet.triggers.scnet import ScnetJobStateEventTrigger, ScnetJobStateTrigger
+from airflow_provider_scnet.triggers.scnet import ScnetJobCountEventTrigger, ScnetJobCountTrigger
 
 from gates import INTERVAL, MODES, claimed, context, first_event, gate
 
@@ -326,8 +326,8 @@ class TestGate:
                 run(gate("queued < 1", queue_name="gpu"))
 
 
-def trigger(condition: str = "queued < 5", **arguments: Any) -> ScnetJobStateTrigger:
-    return ScnetJobStateTrigger(
+def trigger(condition: str = "queued < 5", **arguments: Any) -> ScnetJobCountTrigger:
+    return ScnetJobCountTrigger(
         **{"condition": condition, "poke_interval": INTERVAL, "claim_ttl": 600, **arguments}
     )
 
@@ -451,7 +451,7 @@ def test_a_watcher_fires_for_its_queue(scnet: ScnetSimulator):
     scnet.set_counts("alice", queue="gpu", queued=9)
 
     async def scenario() -> dict[str, Any]:
-        watcher = ScnetJobStateEventTrigger(condition="queued < 5", queue_name="gpu", poke_interval=INTERVAL)
+        watcher = ScnetJobCountEventTrigger(condition="queued < 5", queue_name="gpu", poke_interval=INTERVAL)
         (fired,) = start(watcher)
         await polls(scnet, 2)
         scnet.set_counts("alice", queue="gpu", queued=4)
@@ -464,7 +464,7 @@ def test_a_watcher_fires_for_its_queue(scnet: ScnetSimulator):
 @pytest.mark.parametrize("name", ["", "a b", 1.5])
 def test_a_watcher_with_what_is_no_queue_is_an_import_error(name):
     with pytest.raises(ValueError, match="queue_name"):
-        ScnetJobStateEventTrigger(condition="queued < 5", queue_name=name).serialize()
+        ScnetJobCountEventTrigger(condition="queued < 5", queue_name=name).serialize()
 
 
 def random_condition(chance: random.Random, depth: int = 3) -> str:

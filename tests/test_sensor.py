@@ -30,7 +30,7 @@ from airflow.triggers.base import TaskSuccessEvent
 
 from airflow_provider_scnet.client.errors import ScnetError
 from airflow_provider_scnet.gate.condition import ConditionError
-from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
+from airflow_provider_scnet.sensors.scnet import ScnetJobCountSensor
 from airflow_provider_scnet.sensors.start_and_end import _AIRFLOW_STARTS_FROM_TRIGGER
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
 from airflow_provider_scnet.triggers import runtime
@@ -140,7 +140,7 @@ def test_a_mode_of_a_gate_that_defers_is_a_contradiction(scnet: ScnetSimulator, 
     with pytest.raises(ValueError, match=f"mode='{mode}'.*deferrable=False with it, or leave it out"):
         gate(mode=mode, **deferrable)
     with dag():
-        mapped = ScnetJobStateSensor.partial(task_id="gate", mode=mode, **deferrable).expand(
+        mapped = ScnetJobCountSensor.partial(task_id="gate", mode=mode, **deferrable).expand(
             condition=["total < 5"]
         )
     sensor = mapped.unmap({"condition": "total < 5"})
@@ -162,7 +162,7 @@ def test_a_mode_for_all_sensors_of_a_dag_is_not_ignored_in_silence():
         assert "mode='reschedule' of the default_args is not heeded" in said
         assert "say deferrable=True if that is meant, or deferrable=False" in said
         assert warned(task_id="meant", deferrable=True) == warned(task_id="worker", deferrable=False) == []
-        mapped = ScnetJobStateSensor.partial(task_id="mapped").expand(condition=["total < 5"])
+        mapped = ScnetJobCountSensor.partial(task_id="mapped").expand(condition=["total < 5"])
         # Only a worker makes it.
         with pytest.warns(UserWarning, match="not heeded"):
             deferred(mapped.unmap({"condition": "total < 5"}))
@@ -188,7 +188,7 @@ def test_parsing_a_dag_brings_neither_the_hook_nor_requests_nor_urllib3_along():
 
     code = (
         "import sys; import airflow_provider_scnet.sensors.scnet as s;"
-        "s.ScnetJobStateSensor(task_id='g', condition='queued < 5');"
+        "s.ScnetJobCountSensor(task_id='g', condition='queued < 5');"
         "print([m for m in sys.modules if m.startswith('airflow_provider_scnet.') and 'hooks' in m],"
         " [m for m in ('transport', 'address') if f'airflow_provider_scnet.client.{m}' in sys.modules])"
     )
@@ -363,7 +363,7 @@ def test_reschedule_mode_gives_the_worker_back_between_looks(scnet: ScnetSimulat
     scnet.set_counts("alice", queued=9)
     sensor = gate(deferrable=False, mode="reschedule", poke_interval=30)
     with (
-        mock.patch.object(ScnetJobStateSensor, "_was_rescheduled", return_value=False),
+        mock.patch.object(ScnetJobCountSensor, "_was_rescheduled", return_value=False),
         mock.patch(f"{BaseSensorOperator.__module__}._orig_start_date", return_value=None, create=True),
         pytest.raises(AirflowRescheduleException),
     ):
@@ -409,15 +409,15 @@ def outlet() -> Any:
     return Asset("scnet://room")
 
 
-class WithPostExecute(ScnetJobStateSensor):
+class WithPostExecute(ScnetJobCountSensor):
     def post_execute(self, context: Any, result: Any = None) -> None: ...
 
 
-class WithItsOwnEnd(ScnetJobStateSensor):
+class WithItsOwnEnd(ScnetJobCountSensor):
     def execute_complete(self, context: Any, event: Any = None) -> Any: ...
 
 
-def end_task(sensor: ScnetJobStateSensor) -> bool:
+def end_task(sensor: ScnetJobCountSensor) -> bool:
     return deferred(sensor)[0].end_task
 
 
@@ -468,14 +468,14 @@ def test_a_gate_needs_no_worker_on_3_3_where_nothing_is_lost_by_it(arguments, st
     if sensor.start_from_trigger:
         assert sensor.start_trigger_args.trigger_kwargs == deferred(sensor)[0].serialize()[1]
         assert sensor.start_trigger_args.timeout == timedelta(seconds=sensor.timeout)
-    assert ScnetJobStateSensor.start_from_trigger is False
+    assert ScnetJobCountSensor.start_from_trigger is False
 
 
 def test_a_gate_of_a_class_of_its_own_starts_where_its_code_is():
-    class Before(ScnetJobStateSensor):
+    class Before(ScnetJobCountSensor):
         def pre_execute(self, context: Any) -> None: ...
 
-    class Instead(ScnetJobStateSensor):
+    class Instead(ScnetJobCountSensor):
         def execute(self, context: Any) -> Any: ...
 
     for other in (Before, Instead, WithPostExecute, WithItsOwnEnd):
@@ -509,10 +509,10 @@ def test_all_gates_of_a_large_dag_start_on_workers():
     assert not any(each.start_from_trigger for each in gates)
 
 
-class WithAFieldOfItsOwn(ScnetJobStateSensor):
+class WithAFieldOfItsOwn(ScnetJobCountSensor):
     """As everybody writes a subclass: what is its own comes after what it inherits."""
 
-    template_fields = (*ScnetJobStateSensor.template_fields, "message")
+    template_fields = (*ScnetJobCountSensor.template_fields, "message")
 
     def __init__(self, *, message: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -554,11 +554,11 @@ def test_a_timeout_that_a_policy_sets_is_the_one_that_counts():
 
 
 def test_a_mapped_gate_starts_on_a_worker():
-    assert ScnetJobStateSensor.start_from_trigger is False
-    assert ScnetJobStateSensor.start_trigger_args is None
+    assert ScnetJobCountSensor.start_from_trigger is False
+    assert ScnetJobCountSensor.start_trigger_args is None
     with dag():
-        mapped = ScnetJobStateSensor.partial(task_id="mapped").expand(condition=["queued < 5"])
-        labelled = ScnetJobStateSensor.partial(task_id="labelled", map_index_template="{{ ds }}").expand(
+        mapped = ScnetJobCountSensor.partial(task_id="mapped").expand(condition=["queued < 5"])
+        labelled = ScnetJobCountSensor.partial(task_id="labelled", map_index_template="{{ ds }}").expand(
             condition=["queued < 5"]
         )
     for each in (mapped, labelled):
@@ -571,7 +571,7 @@ def test_the_serialised_dag_says_how_a_gate_starts():
         gate(task_id="gate")
         gate(task_id="worker", use_worker=True)
         WithAFieldOfItsOwn(task_id="own", condition="queued < 5", message="m")
-        ScnetJobStateSensor.partial(task_id="mapped").expand(condition=["queued < 5"])
+        ScnetJobCountSensor.partial(task_id="mapped").expand(condition=["queued < 5"])
     read = round_trip(made)
     starts = {task_id: bool(task.start_from_trigger) for task_id, task in read.task_dict.items()}
     assert starts == {"gate": IS_3_3, "worker": False, "own": IS_3_3, "mapped": False}
@@ -645,7 +645,7 @@ def test_a_large_dag_of_gates_is_serialised_as_fast_as_one_of_other_sensors(shap
 # The tasks that submit
 
 
-def submitted_by(sensor: ScnetJobStateSensor) -> dict[str, bool]:
+def submitted_by(sensor: ScnetJobCountSensor) -> dict[str, bool]:
     kwargs = deferred(sensor)[0].submitted_by
     if sensor.start_from_trigger:
         assert sensor.start_trigger_args.trigger_kwargs.get("submitted_by", {}) == kwargs
@@ -937,7 +937,7 @@ def test_a_gate_whose_output_a_mapped_group_uses_has_a_return_value():
 def test_a_mapped_gate_whose_output_is_used_has_a_return_value():
     with dag():
         used, unused = (
-            ScnetJobStateSensor.partial(task_id=name).expand(condition=["queued < 5", "queued < 6"])
+            ScnetJobCountSensor.partial(task_id=name).expand(condition=["queued < 5", "queued < 6"])
             for name in ("used", "unused")
         )
         Uses(task_id="user", value=used.output)
@@ -963,7 +963,7 @@ def test_a_gate_that_pushes_no_xcom_leaves_none(scnet: ScnetSimulator):
     assert event.xcoms is None
 
 
-def end(sensor: ScnetJobStateSensor) -> tuple[Any, dict[str, Any]]:
+def end(sensor: ScnetJobCountSensor) -> tuple[Any, dict[str, Any]]:
     """End a gate without an engine, as dag.test() does: return its return value, and the XComs that it leaves."""
     # dag.test() has no trigger row, and would take an end event for an ordinary one.
     event = asyncio.run(first_event(deferred(sensor)[0])) if sensor.deferrable else None
@@ -1031,14 +1031,14 @@ def test_a_gate_that_ends_in_the_triggerer_does_not_wait_for_the_scheduler(scnet
     "bad", [{"condition": "nonsense"}, {"condition": None}, {"submits": -1}, {"fail_when": 5}]
 )
 def test_a_trigger_with_bad_arguments_fails_its_own_task_only(bad):
-    trigger = triggers_scnet.ScnetJobStateTrigger(**{"condition": "queued < 5", **bad})
+    trigger = triggers_scnet.ScnetJobCountTrigger(**{"condition": "queued < 5", **bad})
     event = asyncio.run(first_event(trigger))
     assert event.payload["verdict"] == "fail"
 
 
 def test_what_only_another_version_knows_of_is_ignored_and_said(scnet: ScnetSimulator, said):
     _, kwargs = deferred(gate())[0].serialize()
-    trigger = triggers_scnet.ScnetJobStateTrigger(**kwargs, new_fashion=1, newer=None)
+    trigger = triggers_scnet.ScnetJobCountTrigger(**kwargs, new_fashion=1, newer=None)
     assert trigger.serialize()[1] == kwargs
     assert asyncio.run(first_event(trigger)).payload["verdict"] == "open"
     assert "only another version of airflow-provider-scnet knows it: new_fashion, newer" in said.text
@@ -1064,7 +1064,7 @@ def test_the_priority_of_a_gate_is_the_one_its_author_gave_whatever_stands_aroun
     given = {"condition": "queued < 5", "priority_weight": 3, "weight_rule": weight_rule}
     with dag():
         sensor: Any = (
-            ScnetJobStateSensor.partial(task_id="gate", **given).expand(user_name=["alice", "bob"])
+            ScnetJobCountSensor.partial(task_id="gate", **given).expand(user_name=["alice", "bob"])
             if is_mapped
             else gate(**given)
         )

@@ -23,7 +23,7 @@ from airflow_provider_scnet.gate import decision
 from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.polling.admission import Admission
 from airflow_provider_scnet.triggers import runtime
-from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
+from airflow_provider_scnet.triggers.scnet import ScnetJobCountTrigger
 from benchmarks import virtual_time
 
 from gates import first_event
@@ -117,7 +117,7 @@ class Scenario:
 
     def start(self, index: int) -> None:
         chance = self.chance
-        trigger = ScnetJobStateTrigger(
+        trigger = ScnetJobCountTrigger(
             condition=chance.choice(CONDITIONS),
             fail_when=chance.choice([None, None, None, "queued > 17"]),
             submits=chance.choice([0, 1, 1, 1, 3]),
@@ -141,7 +141,7 @@ class Scenario:
         trigger._log = log
         self.tasks[index] = asyncio.ensure_future(self.run(index, trigger))
 
-    async def run(self, index: int, trigger: ScnetJobStateTrigger) -> None:
+    async def run(self, index: int, trigger: ScnetJobCountTrigger) -> None:
         event = await first_event(trigger)
         if index in self.states["gate"]:
             self.states["gate"][index] = "success"

@@ -22,7 +22,7 @@ from airflow_provider_scnet.testing import ScnetSimulator
 from airflow_provider_scnet.triggers import scnet as triggers
 from airflow_provider_scnet.triggers import watcher as watchers
 from airflow_provider_scnet.triggers.runtime import RunningAirflow
-from airflow_provider_scnet.triggers.scnet import ScnetJobStateEventTrigger, ScnetJobStateTrigger
+from airflow_provider_scnet.triggers.scnet import ScnetJobCountEventTrigger, ScnetJobCountTrigger
 from benchmarks import virtual_time
 
 from gates import INTERVAL, claimed, first_event
@@ -31,8 +31,8 @@ from observations import HEALS, Cluster
 MINUTE = 60.0
 
 
-def watcher(condition: str = "queued < 5", **arguments: Any) -> ScnetJobStateEventTrigger:
-    return ScnetJobStateEventTrigger(condition=condition, **arguments)
+def watcher(condition: str = "queued < 5", **arguments: Any) -> ScnetJobCountEventTrigger:
+    return ScnetJobCountEventTrigger(condition=condition, **arguments)
 
 
 class Store:
@@ -57,7 +57,7 @@ class Store:
         self.values[key] = json.loads(json.dumps(value))
 
 
-async def first_looks(trigger: ScnetJobStateEventTrigger, cluster: Cluster, looks: int) -> list[int]:
+async def first_looks(trigger: ScnetJobCountEventTrigger, cluster: Cluster, looks: int) -> list[int]:
     """Return the numbers of the looks, from 1, on which a watcher fires."""
     loop = asyncio.get_running_loop()
     Accounts._by_loop[loop] = Accounts(cluster, RunningAirflow())
@@ -328,7 +328,7 @@ def test_a_wrong_parameter_shows_where_airflow_serializes_the_dag(arguments, mes
 )
 def test_what_airflow_stores_makes_the_very_same_watcher(arguments):
     path, kwargs = watcher(**arguments).serialize()
-    assert path == "airflow_provider_scnet.triggers.scnet.ScnetJobStateEventTrigger"
+    assert path == "airflow_provider_scnet.triggers.scnet.ScnetJobCountEventTrigger"
     module, _, name = path.rpartition(".")
     assert module == triggers.__name__
     stored = json.loads(json.dumps(kwargs))
@@ -341,7 +341,7 @@ def test_airflow_3_takes_it_for_a_watcher_and_puts_it_into_the_dag():
         from airflow.sdk import DAG, Asset, AssetWatcher
     except ImportError:
         # Airflow 2.11 has no watchers; there it can be imported, and that is all.
-        assert issubclass(ScnetJobStateEventTrigger, BaseTrigger)
+        assert issubclass(ScnetJobCountEventTrigger, BaseTrigger)
         return
     from airflow.serialization import serialized_objects
 
@@ -352,7 +352,7 @@ def test_airflow_3_takes_it_for_a_watcher_and_puts_it_into_the_dag():
         return DAG("watched", schedule=[room])
 
     text = json.dumps(serialization.to_dict(dag("queued < 5")))
-    assert "triggers.scnet.ScnetJobStateEventTrigger" in text
+    assert "triggers.scnet.ScnetJobCountEventTrigger" in text
     with pytest.raises(Exception, match="unknown state 'pending'"):
         serialization.to_dict(dag("pending < 5"))
 
@@ -363,7 +363,7 @@ def test_it_shares_its_looks_with_gates_and_other_watchers(scnet: ScnetSimulator
     async def scenario() -> None:
         fired = [asyncio.ensure_future(first_event(watcher(poke_interval=3600))) for _ in range(3)]
         # It came last, and so passes when all of them have seen what it sees.
-        gate = ScnetJobStateTrigger(condition="queued == 9", poke_interval=3600)
+        gate = ScnetJobCountTrigger(condition="queued == 9", poke_interval=3600)
         await first_event(gate)
         assert len(scnet.requests) == 1
         assert not any(task.done() for task in fired)
@@ -378,7 +378,7 @@ def test_over_http_it_brings_what_it_saw_and_no_claim_keeps_it_from_firing(scnet
 
     async def scenario() -> dict[str, Any]:
         fired = asyncio.ensure_future(first_event(watcher(poke_interval=INTERVAL)))
-        await first_event(ScnetJobStateTrigger(condition="queued == 9", poke_interval=INTERVAL))
+        await first_event(ScnetJobCountTrigger(condition="queued == 9", poke_interval=INTERVAL))
         assert claimed((scnet.url, "alice")) == 1
         scnet.set_counts("alice", running=1, queued=4)
         payload = (await fired).payload
@@ -415,7 +415,7 @@ def test_an_event_is_stored_before_the_watcher_forgets_that_it_was_armed():
 def test_parsing_a_dag_with_a_watcher_brings_neither_the_hook_nor_what_it_asks_with_along():
     code = (
         "import sys; import airflow_provider_scnet.triggers.scnet as t;"
-        "t.ScnetJobStateEventTrigger(condition='queued < 5').serialize();"
+        "t.ScnetJobCountEventTrigger(condition='queued < 5').serialize();"
         "print([m for m in sys.modules if m.startswith('airflow_provider_scnet.hooks')"
         " or m == 'airflow_provider_scnet.client.transport'])"
     )

@@ -47,15 +47,15 @@ if TYPE_CHECKING:
     from airflow_provider_scnet.gate.clusters import Clusters
     from airflow_provider_scnet.gate.evaluator import GateEvaluator
 
-__all__ = ["ScnetJobSensor", "ScnetJobStateSensor"]
+__all__ = ["ScnetJobCountSensor", "ScnetJobSensor"]
 
-_TRIGGER = "airflow_provider_scnet.triggers.scnet.ScnetJobStateTrigger"
+_TRIGGER = "airflow_provider_scnet.triggers.scnet.ScnetJobCountTrigger"
 
 # Seconds, about a hundred years: a wait that ends later has no end, and no date that a database could hold.
 _FOREVER = 3e9
 
 
-class ScnetJobStateSensor(BaseSensorOperator):
+class ScnetJobCountSensor(BaseSensorOperator):
     """
     Waits until a user's job counts on an SCnet cluster meet a condition.
 
@@ -150,7 +150,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
     def _starts_from_trigger(self) -> bool:
         # Airflow reads this when it serialises the DAG, which is when a name that no task has can be told.
         named_tasks(self)
-        return starts_in_scheduler(self, ScnetJobStateSensor)
+        return starts_in_scheduler(self, ScnetJobCountSensor)
 
     def _start_arguments(self) -> StartTriggerArgs | None:
         if not self.start_from_trigger:
@@ -171,7 +171,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
 
     def _check_what_is_no_template(self) -> None:
         self._check_mode()
-        dag, fields = self.get_dag(), ScnetJobStateSensor.template_fields
+        dag, fields = self.get_dag(), ScnetJobCountSensor.template_fields
         known = {field: not is_template(getattr(self, field), dag) for field in fields}
         if known["condition"] and known["submits"]:
             Gate.of(self.condition, None, self.submits).checked()
@@ -212,11 +212,11 @@ class ScnetJobStateSensor(BaseSensorOperator):
             if self.soft_fail or self.never_fail:
                 raise AirflowSkipException(str(e)) from None
             raise
-        from airflow_provider_scnet.triggers.scnet import ScnetJobStateTrigger
+        from airflow_provider_scnet.triggers.scnet import ScnetJobCountTrigger
 
         return self.defer(
-            trigger=ScnetJobStateTrigger(
-                **self._trigger_kwargs(gate, ends_in_triggerer(self, ScnetJobStateSensor))
+            trigger=ScnetJobCountTrigger(
+                **self._trigger_kwargs(gate, ends_in_triggerer(self, ScnetJobCountSensor))
             ),
             method_name="execute_complete",
             kwargs={"try_number": context["ti"].try_number},
@@ -243,7 +243,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
         }
 
     def _submission_tasks(self) -> dict[str, Any]:
-        return submission_tasks(self, ScnetJobStateSensor)
+        return submission_tasks(self, ScnetJobCountSensor)
 
     def _limit(self) -> float:
         """Return the seconds that a deferral may last: the gate's timeout, unless Airflow cuts it short."""
@@ -286,7 +286,7 @@ class ScnetJobStateSensor(BaseSensorOperator):
             case {"verdict": Verdict.OPEN.value, "decision": dict(decision)}:
                 self._left(context, decision)
                 # What ends in the triggerer has no return value; in dag.test() it comes here, and has none either.
-                return None if ends_in_triggerer(self, ScnetJobStateSensor) else decision
+                return None if ends_in_triggerer(self, ScnetJobCountSensor) else decision
             case {"verdict": Verdict.RETRY.value}:
                 raise AirflowException(message)
             case {"verdict": Verdict.FAIL.value}:

@@ -19,7 +19,7 @@ from airflow.providers.common.compat.sdk import BaseSensorOperator, XComArg, con
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
+    from airflow_provider_scnet.sensors.scnet import ScnetJobCountSensor
 
 _AIRFLOW = tuple(map(int, airflow_version.split(".")[:2]))
 
@@ -72,7 +72,7 @@ class WhenRead:
         return self._compute(task)
 
 
-def starts_in_scheduler(sensor: ScnetJobStateSensor, base: type[ScnetJobStateSensor]) -> bool:
+def starts_in_scheduler(sensor: ScnetJobCountSensor, base: type[ScnetJobCountSensor]) -> bool:
     """
     Tell whether the scheduler can defer the task by itself, so that no worker is needed at all.
 
@@ -106,7 +106,7 @@ def starts_in_scheduler(sensor: ScnetJobStateSensor, base: type[ScnetJobStateSen
     )
 
 
-def ends_in_triggerer(sensor: ScnetJobStateSensor, base: type[ScnetJobStateSensor]) -> bool:
+def ends_in_triggerer(sensor: ScnetJobCountSensor, base: type[ScnetJobCountSensor]) -> bool:
     """
     Tell whether nothing is lost when the task ends without a worker: no callback, event, label or result.
 
@@ -116,7 +116,7 @@ def ends_in_triggerer(sensor: ScnetJobStateSensor, base: type[ScnetJobStateSenso
     return _nothing_is_lost_at_the_end(sensor, base) and not _output_is_used(sensor)
 
 
-def asks_for_workers(sensor: ScnetJobStateSensor) -> str:
+def asks_for_workers(sensor: ScnetJobCountSensor) -> str:
     """
     Return the setting for all sensors that asks for waits on workers; empty where there is none.
 
@@ -177,7 +177,7 @@ def is_shorter(execution_timeout: timedelta | None, timeout: float) -> bool:
     return execution_timeout is not None and execution_timeout.total_seconds() < timeout
 
 
-def _nothing_is_lost_at_the_end(sensor: ScnetJobStateSensor, base: type[ScnetJobStateSensor]) -> bool:
+def _nothing_is_lost_at_the_end(sensor: ScnetJobCountSensor, base: type[ScnetJobCountSensor]) -> bool:
     cls = type(sensor)
     return not (
         sensor.use_worker
@@ -191,13 +191,13 @@ def _nothing_is_lost_at_the_end(sensor: ScnetJobStateSensor, base: type[ScnetJob
     )
 
 
-def _dag_is_small(sensor: ScnetJobStateSensor) -> bool:
+def _dag_is_small(sensor: ScnetJobCountSensor) -> bool:
     """Tell whether Airflow can afford it: it gives each such trigger a copy of the whole DAG."""
     dag = sensor.get_dag()
     return dag is None or len(dag.task_dict) <= _LARGEST_DAG
 
 
-def _output_is_used(sensor: ScnetJobStateSensor) -> bool:
+def _output_is_used(sensor: ScnetJobCountSensor) -> bool:
     """
     Tell whether another task of the DAG takes this gate's result as an argument.
 

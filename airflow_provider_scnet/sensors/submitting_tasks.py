@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow_provider_scnet.sensors.scnet import ScnetJobStateSensor
+    from airflow_provider_scnet.sensors.scnet import ScnetJobCountSensor
 
 
 def names(submitted_by: Any) -> tuple[str, ...] | None:
@@ -25,7 +25,7 @@ def names(submitted_by: Any) -> tuple[str, ...] | None:
     return tuple(given)
 
 
-def submission_tasks(sensor: ScnetJobStateSensor, base: type[ScnetJobStateSensor]) -> dict[str, Any]:
+def submission_tasks(sensor: ScnetJobCountSensor, base: type[ScnetJobCountSensor]) -> dict[str, Any]:
     """
     Return what the trigger has to know of the tasks behind the gate, once the DAG is complete.
 
@@ -63,7 +63,7 @@ def submission_tasks(sensor: ScnetJobStateSensor, base: type[ScnetJobStateSensor
     }
 
 
-def named_tasks(sensor: ScnetJobStateSensor) -> list[str]:
+def named_tasks(sensor: ScnetJobCountSensor) -> list[str]:
     """
     Return the ids of the tasks that an author named as those that submit; none where nothing is named.
 
@@ -74,7 +74,7 @@ def named_tasks(sensor: ScnetJobStateSensor) -> list[str]:
     return [] if dag is None else [_task_id(sensor, dag, name) for name in names(sensor.submitted_by) or ()]
 
 
-def _right_behind(sensor: ScnetJobStateSensor, dag: Any) -> list[str]:
+def _right_behind(sensor: ScnetJobCountSensor, dag: Any) -> list[str]:
     """Return the tasks right behind the gate; one that stands behind another of them waits for it, or reads."""
     ids = sensor.downstream_task_ids
     return sorted(set(ids) - _relatives(dag, ids, upstream=False))
@@ -91,12 +91,12 @@ def _relatives(dag: Any, task_ids: Collection[str], *, upstream: bool) -> set[st
     return found
 
 
-def _is_gate(task: Any, base: type[ScnetJobStateSensor]) -> bool:
+def _is_gate(task: Any, base: type[ScnetJobCountSensor]) -> bool:
     cls = getattr(task, "operator_class", type(task))
     return isinstance(cls, type) and issubclass(cls, base)
 
 
-def _task_id(sensor: ScnetJobStateSensor, dag: Any, name: str) -> str:
+def _task_id(sensor: ScnetJobCountSensor, dag: Any, name: str) -> str:
     """Find a task by its id, or by the name that it has in the gate's own group or in one around it."""
     candidates: list[str] = [name, *(group.child_id(name) for group in _groups(sensor))]
     for candidate in candidates:

@@ -25,9 +25,9 @@ from airflow_provider_scnet.gate.reporter import Log
 from airflow_provider_scnet.polling.waiting import Place, WaitingGate
 from airflow_provider_scnet.triggers import runtime
 from airflow_provider_scnet.triggers.airflow_access import HAS_DATABASE
-from airflow_provider_scnet.triggers.watcher import IGNORED, ScnetJobStateEventTrigger
+from airflow_provider_scnet.triggers.watcher import IGNORED, ScnetJobCountEventTrigger
 
-__all__ = ["ScnetJobStateEventTrigger", "ScnetJobStateTrigger"]
+__all__ = ["ScnetJobCountEventTrigger", "ScnetJobCountTrigger"]
 
 #: Seconds before which no task is handed back to a worker: the scheduler may still see the worker's exit from
 #: the deferral, and take a task that is scheduled again by then for one that died.
@@ -38,7 +38,7 @@ SETTLE = 5.0
 FIRST_POLL = 120.0
 
 
-class ScnetJobStateTrigger(BaseTrigger):
+class ScnetJobCountTrigger(BaseTrigger):
     """
     Waits until a cluster user's job counts meet a condition, and claims room for the jobs that follow.
 
@@ -117,7 +117,7 @@ class ScnetJobStateTrigger(BaseTrigger):
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what another triggerer needs to go on with the wait."""
         return (
-            "airflow_provider_scnet.triggers.scnet.ScnetJobStateTrigger",
+            "airflow_provider_scnet.triggers.scnet.ScnetJobCountTrigger",
             {
                 "condition": self.condition,
                 "fail_when": self.fail_when,

@@ -39,7 +39,7 @@ LONGEST_ANSWER = 30.0
 IGNORED = "ignored, because only another version of airflow-provider-scnet knows it: %s"
 
 
-class ScnetJobStateEventTrigger(BaseEventTrigger):
+class ScnetJobCountEventTrigger(BaseEventTrigger):
     """
     Fires when a cluster user's job counts come to meet a condition: for an ``AssetWatcher`` (Airflow 3).
 
@@ -91,7 +91,7 @@ class ScnetJobStateEventTrigger(BaseEventTrigger):
         if self._unknown:
             raise ValueError(f"a watcher has no parameter {', '.join(self._unknown)}")
         return (
-            "airflow_provider_scnet.triggers.scnet.ScnetJobStateEventTrigger",
+            "airflow_provider_scnet.triggers.scnet.ScnetJobCountEventTrigger",
             {
                 "condition": self.condition,
                 "rearm_when": self.rearm_when,

@@ -22,7 +22,7 @@ INTERVAL = float(os.environ["BENCH_INTERVAL"])  # seconds
 
 
 def scnet_gate(task_id="gate", **kwargs):
-    return sensor.ScnetJobStateSensor(
+    return sensor.ScnetJobCountSensor(
         task_id=task_id,
         condition=os.environ.get("BENCH_CONDITION", "queued < 5"),
         poke_interval=INTERVAL,
