@@ -347,6 +347,26 @@ def test_while_a_list_is_cut_or_cannot_be_read_nothing_is_submitted(scnet: Scnet
     assert submissions(scnet) == 1
 
 
+NO_LIST = Fault.api("0", "success", None)
+
+
+def test_no_list_is_no_proof_that_nothing_was_submitted_while_jobs_are_counted(scnet: ScnetSimulator):
+    scnet.order(Fault.lost(taken=True), path=SUBMISSION_PATH)
+    scnet.order(NO_LIST, path=JOB_LIST_PATH, times=None)
+    scnet.plan_jobs(JobPlan(run_for=FOR_EVER))
+    with pytest.raises(AirflowException, match=r"SCnet sends no list of jobs, and counts some: .*running=1"):
+        Task(timeout=3).run()
+    assert submissions(scnet) == 1
+
+
+def test_no_list_where_no_job_is_counted_is_one_without_jobs(scnet: ScnetSimulator):
+    scnet.quirks = JobQuirks(empty_is_null=True)
+    scnet.order(Fault.lost(taken=False), path=SUBMISSION_PATH)
+    with pytest.raises(AirflowFailException, match=r"no job .* came of it"):
+        Task(retries=3).run()
+    assert submissions(scnet) == 1
+
+
 def test_what_cannot_be_written_down_is_not_submitted(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch):
     def fail(*_: object) -> None:
         raise RuntimeError("the API server is away")

@@ -43,11 +43,14 @@ class JobList:
     :param is_complete: whether these are all that SCnet has of what was asked for; if not, a job that is missing
         here may be there
     :param problem: why it is not complete
+    :param is_null: whether SCnet sent no list at all: so it answers where there is no job, and to what it does not
+        know
     """
 
     jobs: tuple[ReportedJob, ...] = ()
     is_complete: bool = True
     problem: str = ""
+    is_null: bool = False
 
     def __iter__(self) -> Iterator[ReportedJob]:
         """Iterate over the jobs."""
@@ -175,6 +178,8 @@ def _list(
         start = max(len(jobs) - 1, 0)
         params = {**asked, "start": str(start), "limit": str(PAGE)}
         total, page = ask(settings, path, lambda data: _page(data, reader), params=params)
+        if page is None:
+            return JobList(is_null=True) if not jobs else incomplete("it ended while it was read")
         if jobs and (not page or _key(page[0]) != _key(jobs[-1])):
             return incomplete("it changed while it was read, or SCnet repeats a page")
         fresh = page[1:] if jobs else page
@@ -194,9 +199,9 @@ def _key(job: ReportedJob) -> tuple[str, datetime | None]:
     return job.job_id, job.ended_at
 
 
-def _page(data: Any, reader: Callable[[Any], ReportedJob]) -> tuple[int, list[ReportedJob]]:
+def _page(data: Any, reader: Callable[[Any], ReportedJob]) -> tuple[int, list[ReportedJob] | None]:
     if data is None:
-        return 0, []
+        return 0, None
     total, entries = (data.get("total"), data.get("list")) if isinstance(data, Mapping) else (None, None)
     if isinstance(total, str) and total.isascii() and total.isdecimal():
         total = int(total[:18])

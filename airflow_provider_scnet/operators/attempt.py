@@ -129,6 +129,8 @@ class Attempt:
             if (name := JobName.read(job.name)) and name.task == self._this.task
         }
         problems = dict.fromkeys(found.problem for found in (*live, *ended) if found.problem)
+        if any(found.is_null for found in live) and (intent or not self._this.is_first):
+            problems |= dict.fromkeys(filter(None, [self._doubt_of_null()]))
         for job_id in dict.fromkeys([*jobs, *([intent.job_id] if intent and intent.job_id else [])]):
             job = jobs.get(job_id)
             if not (job and job.source == "list" and job.state.is_unfinished):
@@ -139,6 +141,13 @@ class Attempt:
             else:
                 jobs.pop(job_id, None)
         return Seen(list(jobs.values()), asked_at, "; ".join(problems))
+
+    def _doubt_of_null(self) -> str:
+        """Return why it is no proof that there is no job where SCnet sends no list of some name; empty: it is."""
+        if not self.hook.find_jobs(scheduler_id=self.scheduler_id).is_null:
+            return ""
+        counts = self.hook.get_job_counts()
+        return "" if counts.total == 0 else f"SCnet sends no list of jobs, and counts some: {counts}"
 
     def _names(self) -> list[str]:
         """Return the names that the round's last job, and the one after it, may have."""
