@@ -3,8 +3,9 @@
 ``make demo``: gated submissions, in a real Airflow, against a simulated cluster.
 
 The account may have five jobs in the queue. It is full at first, so all gates wait. Then it empties, and the jobs
-go in, never too many at once. One submission gets no answer; its retry finds the job that is there. Ends with
-status 0 if every job was submitted once and the queue was never too long.
+go in, never too many at once. One submission gets no answer: its task finds the job that is there. One job fails:
+its task shows what it wrote, and submits another. Ends with status 0 if every other job was submitted once and the
+queue was never too long.
 
 After that, jobs go to whichever of two clusters has room.
 
@@ -26,14 +27,15 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from airflow_provider_scnet.testing import SUBMISSION_PATH, Fault, ScnetSimulator
+from airflow_provider_scnet.testing import SUBMISSION_PATH, Fault, JobPlan, ScnetSimulator
+from airflow_provider_scnet.testing.cluster import Job
 from demo.clusters import DAG as CLUSTERS_DAG
 from demo.clusters import ClustersDemo, most_queued, two_clusters
 from demo.ending import Ended, ignore_signals, raise_on_signals
 from demo.engine import Engine, EngineError
 
 DAG = "scnet_submit"
-GATE = "gated_submission.wait_for_room"
+GATE, SUBMIT = "gated_submission.wait_for_room", "gated_submission.submit"
 DAGS = Path(__file__).parents[1] / "example_dags"
 
 USER = "alice"
@@ -47,6 +49,8 @@ INTERVAL = 3
 COUNTED_AFTER = 2
 #: Seconds that a job runs: long enough that the next gates meet a queue.
 RUN_FOR = 12
+#: What each job writes, also the one that fails.
+OUTPUT = "reading input ... forrtl: severe (24): end-of-file during read, unit 5"
 #: Seconds that a token lives which access keys obtained: much less than the gates wait.
 TOKEN_LIFETIME = 12
 
@@ -85,10 +89,33 @@ class Demo:
         self.say(f"{GATES} submissions, each behind its gate; the queue is full with earlier jobs")
         self._looked = time.monotonic()
         self.engine.wait_until(lambda: self._look().count("deferred") == GATES, 90, "the gates")
-        self.scnet.order(Fault(drop="before"), path=SUBMISSION_PATH)
+        self.scnet.plan_jobs(JobPlan(run_for=RUN_FOR, output=OUTPUT), times=None)
+        self.scnet.order(Fault.lost(taken=True), path=SUBMISSION_PATH)
         self.scnet.cancel(USER)
         self.say("the earlier jobs end: there is room. SCnet will take the next job without an answer")
-        self.engine.wait_until(self._has_ended, 120, "the submissions")
+        self.engine.wait_until(self._are_all_in, 180, "the submissions")
+        self._let_the_last_job_fail()
+        self.engine.wait_until(self._has_ended, 120, "the jobs")
+
+    def _are_all_in(self) -> bool:
+        self._look()
+        is_queue_empty = not self.scnet.counts(USER)["queued"]
+        return is_queue_empty and len(self.scnet.jobs(USER)) - self.earlier == GATES
+
+    def _let_the_last_job_fail(self) -> None:
+        job = self.scnet.jobs(USER)[-1]
+        self.scnet.end_job(job.id, "FAILED", "24:0")
+        self.say(f"all jobs are in. Job {job.id} fails:")
+        self.engine.wait_until(
+            lambda: OUTPUT in self._log_of_job(job), 60, "what the job wrote in the log of its task"
+        )
+        told = re.findall(rf"job {job.id} has ended[^\"\n]*|{re.escape(OUTPUT)}", self._log_of_job(job))
+        for line in dict.fromkeys(told):
+            print(f"        {line}", flush=True)
+
+    def _log_of_job(self, job: Job) -> str:
+        logs = (self.engine.log_of(DAG, SUBMIT, index) for index in range(GATES))
+        return next((log for log in logs if f"job {job.id} (" in log), "")
 
     def _has_ended(self) -> bool:
         self._look()
@@ -130,8 +157,9 @@ class Demo:
         highest = most_queued(self.scnet.jobs(USER)[self.earlier :])
         requests = len(self.scnet.job_state_requests)
         print(
-            f"\n{submitted} of {GATES} jobs submitted; at most {highest} queued, {MOST_QUEUED} are allowed\n"
-            "one submission got no answer: its retry found the job, and did not submit it again\n"
+            f"\n{submitted} jobs submitted by {GATES} tasks; at most {highest} queued, {MOST_QUEUED} are allowed\n"
+            "one submission got no answer: its task found the job, and did not submit it again\n"
+            "one job failed: the retry of its task submitted another\n"
             f"{requests} requests; gates that each ask for themselves would have made about"
             f" {self.waited / INTERVAL + GATES:.0f}",
             flush=True,
@@ -142,10 +170,8 @@ class Demo:
             wrong.append(f"the DAG run is {self.engine.run_state(DAG)}")
         names = {job.name for job in self.scnet.jobs(USER)[self.earlier :]}
         sent = sum(request.path == SUBMISSION_PATH for request in self.scnet.requests)
-        if not len(names) == sent == GATES:
-            wrong.append(f"{len(names)} different jobs were submitted by {sent} requests")
-        if submitted != GATES:
-            wrong.append(f"{submitted} jobs were submitted instead of {GATES}")
+        if not len(names) == sent == submitted == GATES + 1:
+            wrong.append(f"{submitted} jobs with {len(names)} names were submitted by {sent} requests")
         if highest > MOST_QUEUED:
             wrong.append(f"{highest} jobs were in the queue, more than {MOST_QUEUED}")
         if tokens := len(self.scnet.token_requests):

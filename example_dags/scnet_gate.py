@@ -23,8 +23,7 @@ def scnet_gate():
         timeout=6 * 3600,
     )
 
-    # In real life whatever submits your job stands here, for example
-    #     submit = SSHOperator(task_id="submit", ssh_conn_id="cluster", command="sbatch job.slurm")
+    # In real life whatever submits your job stands here, such as the operator of scnet_submit.py.
     # This one hands a job to the simulator: `python -m airflow_provider_scnet.testing` starts one.
     #
     # With `retries`, Airflow would repeat the submission but not the gate. scnet_gate_mapped.py shows how both

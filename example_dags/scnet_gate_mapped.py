@@ -25,8 +25,7 @@ def scnet_gate_mapped():
     def list_inputs(params=None):
         return [f"sample-{number:03}" for number in range(params["inputs"])]
 
-    # In real life whatever submits your job stands here, for example
-    #     SSHOperator(task_id="submit", ssh_conn_id="cluster", command="sbatch job.slurm {{ ti.map_index }}")
+    # In real life whatever submits your job stands here, such as the operator of scnet_submit.py.
     # This one hands a job to the simulator: `python -m airflow_provider_scnet.testing` starts one.
     @task
     def submit(sample):

@@ -42,6 +42,9 @@ class Airflow:
         self.descriptions: dict[str, str] = {}
         #: Each message about a Variable: "read" or "written", and its key.
         self.messages: list[tuple[str, str]] = []
+        #: Instances that have left the id of their job: run, task and map index; and those that were asked about.
+        self.told: set[tuple[str, str, int]] = set()
+        self.job_id_questions: list[set[tuple[str, str, int]]] = []
         #: What goes wrong with those that are "read" or "written".
         self.failures: dict[str, Exception] = {}
         #: Seconds that a message takes besides.
@@ -63,6 +66,11 @@ class Airflow:
             return found
         await self._answer()
         return self._found(dag_id, run_ids, task_ids)
+
+    async def job_ids(self, dag_id: str, instances: Any) -> Any:
+        self.job_id_questions.append(set(instances))
+        await self._answer()
+        return self.told & set(instances)
 
     async def run_states(self, dag_id: str, run_ids: Collection[str]) -> dict[str, str]:
         self.run_questions.append((dag_id, set(run_ids)))
@@ -204,11 +212,16 @@ def terms(
     upstream: dict[str, bool] | None = None,
     gates: Collection[str] = (),
     after_past_runs: bool = False,
+    tell_job_id: Collection[str] = (),
     **given: Any,
 ) -> Terms:
     """What a gate before a task ``submit`` claims, unless something else is given."""
     tasks = SubmissionTasks(
-        {"submit": True} if submit is None else submit, upstream or {}, tuple(gates), after_past_runs
+        {"submit": True} if submit is None else submit,
+        upstream or {},
+        tuple(gates),
+        after_past_runs,
+        tuple(tell_job_id),
     )
     return Terms(**{"jobs": 1, "ttl": TTL, "counted_after": COUNTED_AFTER, "tasks": tasks, **given})
 

@@ -207,6 +207,45 @@ def test_once_its_submission_runs_a_claim_holds_for_its_ttl(state):
     run()
 
 
+@scenario
+async def test_a_submission_that_waits_for_its_job_has_ended_for_its_claim_once_it_tells_the_jobs_id(world: World):
+    await opened(world, tell_job_id=["submit"])
+    world.airflow.set(gate(0), "success", submit="deferred")
+    assert await world.after(COUNTED_AFTER + 6) == 1
+    world.airflow.told = {("run", "submit", 0), ("run", "submit", 1), ("another run", "submit", 0)}
+    assert await world.jobs() == 1
+    assert world.airflow.job_id_questions[-1] == {("run", "submit", 0)}
+    # It goes on with the same try, and Airflow is not asked twice.
+    questions = len(world.airflow.job_id_questions)
+    for state in ("scheduled", "queued", "running", "deferred"):
+        world.airflow.set(gate(0), "success", submit=state)
+        assert await world.after(5) == 1
+    assert await world.after(COUNTED_AFTER) == 0
+    assert len(world.airflow.job_id_questions) == questions
+
+
+@scenario
+async def test_a_submission_that_failed_after_it_told_its_jobs_id_claims_again_for_its_next_try(world: World):
+    await opened(world, tell_job_id=["submit"])
+    world.airflow.told = {("run", "submit", 0)}
+    world.airflow.set(gate(0), "success", submit="deferred")
+    assert await world.jobs() == 1
+    world.airflow.set(gate(0), "success", submit="up_for_retry")
+    for seconds in (5, COUNTED_AFTER):
+        assert await world.after(seconds) == 1
+    world.airflow.told = set()
+    world.airflow.set(gate(0), "success", submit="deferred")
+    assert await world.after(COUNTED_AFTER + 6) == 1
+
+
+@scenario
+async def test_tasks_of_other_kinds_are_not_asked_for_the_id_of_a_job(world: World):
+    await opened(world)
+    world.airflow.set(gate(0), "success", submit="deferred")
+    assert await world.after(60) == 1
+    assert world.airflow.job_id_questions == []
+
+
 @pytest.mark.parametrize("state", ["success", "failed"])
 def test_a_claim_counts_on_observations_made_before_the_cluster_counts_what_was_submitted(state):
     @scenario

@@ -30,6 +30,8 @@ from airflow.triggers.base import TaskSuccessEvent
 
 from airflow_provider_scnet.client.errors import ScnetError
 from airflow_provider_scnet.gate.condition import ConditionError
+from airflow_provider_scnet.operators.scnet import ScnetSubmitJobOperator
+from airflow_provider_scnet.sensors import scnet as sensors_scnet
 from airflow_provider_scnet.sensors.scnet import ScnetJobCountSensor
 from airflow_provider_scnet.sensors.start_and_end import _AIRFLOW_STARTS_FROM_TRIGGER
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
@@ -363,7 +365,7 @@ def test_reschedule_mode_gives_the_worker_back_between_looks(scnet: ScnetSimulat
     scnet.set_counts("alice", queued=9)
     sensor = gate(deferrable=False, mode="reschedule", poke_interval=30)
     with (
-        mock.patch.object(ScnetJobCountSensor, "_was_rescheduled", return_value=False),
+        mock.patch.object(sensors_scnet, "was_rescheduled", return_value=False),
         mock.patch(f"{BaseSensorOperator.__module__}._orig_start_date", return_value=None, create=True),
         pytest.raises(AirflowRescheduleException),
     ):
@@ -702,6 +704,18 @@ def test_the_trigger_knows_what_stands_before_the_submission():
     assert trigger.upstream == {"relax": False, "second": False}
     assert trigger.gates_upstream == ["first", "second"]
     assert deferred(first)[0].gates_upstream == ["first"]
+
+
+def test_the_trigger_knows_which_tasks_tell_that_they_have_submitted():
+    asked = {"work_dir": "/x", "queue_name": "comp", "wall_time": "01:00:00"}
+    with dag():
+        first = gate(task_id="first")
+        plain = ScnetSubmitJobOperator(task_id="plain", command="hostname", **asked)
+        mapped = ScnetSubmitJobOperator.partial(task_id="mapped", **asked).expand(command=["a", "b"])
+        first >> [plain, mapped, Uses(task_id="other", value="x")]
+    trigger = deferred(first)[0]
+    assert trigger.submitted_by == {"mapped": False, "other": False, "plain": False}
+    assert trigger.tell_job_id == ["mapped", "plain"]
 
 
 def test_each_instance_of_a_mapped_group_has_a_submission_of_its_own():

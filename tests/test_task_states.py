@@ -123,6 +123,23 @@ def test_the_states_of_many_runs_are_asked_for_in_questions_that_fit_into_an_add
 
 
 @needs_supervisor
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_who_has_left_the_id_of_a_job_is_asked_for_each_instance(nothing):
+    from airflow.sdk.execution_time.comms import GetXCom, XComResult
+
+    left = {("run", "submit", -1): "17", ("run", "submit", 3): "18", ("run", "submit", 4): nothing}
+
+    class XComs:
+        async def asend(self, question: GetXCom) -> XComResult:
+            assert (question.key, question.dag_id) == ("job_id", "dag")
+            index = -1 if question.map_index is None else question.map_index
+            return XComResult(key="job_id", value=left.get((question.run_id, question.task_id, index)))
+
+    asked = {*left, ("run", "other", -1), ("another run", "submit", -1)}
+    assert answer(XComs(), AirflowTaskStates().job_ids("dag", asked)) == {*list(left)[:2]}
+
+
+@needs_supervisor
 def test_of_no_runs_nothing_is_asked():
     supervisor = Supervisor({})
     assert answer(supervisor, AirflowTaskStates().run_states("dag", set())) == {}
@@ -147,6 +164,7 @@ def test_airflow_2_is_asked_in_its_database(airflow_db):
 
     from airflow.models.dagrun import DagRun
     from airflow.models.taskinstance import TaskInstance
+    from airflow.models.xcom import XCom
     from airflow.utils.session import create_session
 
     with DAG("asked_about", schedule=None, start_date=datetime(2024, 1, 1, tzinfo=timezone.utc)):
@@ -165,6 +183,13 @@ def test_airflow_2_is_asked_in_its_database(airflow_db):
     airflow, tasks = AirflowTaskStates(), {"gate", "submit", "unknown"}
     found = {("run_0", task, index): "success" for task in ("gate", "submit") for index in (-1, 0, 1)}
     assert flat(asyncio.run(airflow.states("asked_about", {"run_0", "gone"}, tasks))) == found
+    with create_session() as session:
+        for key, task, map_index in (("job_id", "submit", 1), ("job_id", "other", -1), ("else", "submit", 0)):
+            XCom.set(
+                key, "17", task_id=task, dag_id="asked_about", run_id="run_0", map_index=map_index, session=session
+            )
+    asked = {("run_0", task, index) for task in ("gate", "submit") for index in (-1, 0, 1)}
+    assert asyncio.run(airflow.job_ids("asked_about", asked)) == {("run_0", "submit", 1)}
     runs = {"gone", *(f"run_{number}" for number in range(4))}
     assert asyncio.run(airflow.run_states("asked_about", runs)) == {
         "run_1": "queued",

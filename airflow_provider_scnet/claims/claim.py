@@ -19,6 +19,8 @@ _HAS_RUN = ("success", "failed")
 _ENDED = (*_HAS_RUN, "skipped", "upstream_failed", "removed")
 # A task instance that waits for a slot, a worker or its next try.
 _PENDING = ("scheduled", "queued", "up_for_retry", "restarting")
+# A task instance that waits in the triggerer, or goes on with the same try after that.
+_GOES_ON = ("deferred", "scheduled", "queued", "running")
 
 
 @dataclasses.dataclass(eq=False)
@@ -55,6 +57,8 @@ class Claim:
         self._gate_has_ended = False
         # Instances that wait in reschedule mode: they have run in this try, whatever state follows.
         self._rescheduled: set[tuple[str, int]] = set()
+        #: Instances, by task id and map index, that have submitted and wait for their job.
+        self.submitted: set[tuple[str, int]] = set()
         if self.gate and self.terms.tasks.submit:
             task_id, is_own = next(iter(self.terms.tasks.submit.items()))
             self._await(task_id, self.gate.map_index if is_own else -1)
@@ -127,6 +131,14 @@ class Claim:
         goes_on = self.phase is Phase.OPENING and not self._gate_has_ended and deferred_at <= self.opened_at
         self.close(Phase.DROPPED if goes_on else Phase.ENDED, now)
 
+    def in_doubt(self, instances: Instances) -> list[tuple[str, int]]:
+        """Return the instances that wait in the triggerer, and may have submitted or not."""
+        if self.is_closed or not self.terms.tasks.tell_job_id:
+            return []
+        found = self._instances(instances, self.terms.tasks.submit)
+        waiting = [each[:2] for each in found if each[2] == "deferred" and each[0] in self.terms.tasks.tell_job_id]
+        return [each for each in waiting if each not in self.submitted]
+
     def asks_about_run(self, instances: Instances) -> bool:
         """Tell whether the state of its run would tell more than the states of its tasks."""
         return not self.is_closed and TABLE[self._phase_by(instances)].asks_about_run
@@ -169,6 +181,9 @@ class Claim:
                 self._rescheduled.add((task_id, map_index))
             elif state not in ("scheduled", "queued", "running"):
                 self._rescheduled.discard((task_id, map_index))
+            if state not in _GOES_ON:
+                self.submitted.discard((task_id, map_index))
+        found = [(*each[:2], "success" if each[:2] in self.submitted else each[2]) for each in found]
         pending = [each for each in found if each[2] in _PENDING and each[:2] not in self._rescheduled]
         stateless = [each for each in found if each[2] is None]
         unended = pending or stateless or [each for each in found if each[2] not in _ENDED]

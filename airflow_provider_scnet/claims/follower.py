@@ -21,6 +21,10 @@ FOLLOW_EVERY = 5.0
 PAUSE_PER_ANSWER, LONGEST_PAUSE = 20, 60.0
 
 
+#: A task instance of a DAG: its run, its task, its map index.
+Instance = tuple[str, str, int]
+
+
 class TaskStates(Protocol):
     """How to ask Airflow about the tasks and runs of a DAG."""
 
@@ -28,6 +32,9 @@ class TaskStates(Protocol):
         self, dag_id: str, run_ids: Collection[str], task_ids: Collection[str]
     ) -> Mapping[str, Instances]:
         """Return the states of all instances of some tasks in some runs, by run."""
+
+    async def job_ids(self, dag_id: str, instances: Collection[Instance]) -> Collection[Instance]:
+        """Return those of some instances that have left the id of a job as their XCom ``job_id``."""
 
     async def run_states(self, dag_id: str, run_ids: Collection[str]) -> Mapping[str, str]:
         """Return "queued" or "ended" for those of some runs that are."""
@@ -78,9 +85,14 @@ class Follower:
         for claim, gate in gates:
             tasks.update((gate.task_id, *claim.terms.tasks.submit, *claim.terms.tasks.upstream))
         states = await self._airflow.states(dag_id, {gate.run_id for _, gate in gates}, tasks)
+        doubts = {
+            (gate.run_id, *each) for claim, gate in gates for each in claim.in_doubt(states.get(gate.run_id, {}))
+        }
+        submitted = await self._airflow.job_ids(dag_id, doubts) if doubts else ()
         unclear = {gate.run_id for claim, gate in gates if claim.asks_about_run(states.get(gate.run_id, {}))}
         runs = await self._airflow.run_states(dag_id, unclear) if unclear else {}
         # No ``await`` below: whoever decides meets all of an answer, or nothing of it.
         now = clock.now()
         for claim, gate in gates:
+            claim.submitted.update((task, index) for run_id, task, index in submitted if run_id == gate.run_id)
             claim.follow(states.get(gate.run_id, {}), runs.get(gate.run_id), asked_at, now)

@@ -116,7 +116,8 @@ def _terms(jobs: int, ttl: float, counted_after: float, queue_name: str | None, 
     if not (0 <= int(jobs) <= _MOST_JOBS and 0 <= float(ttl) < math.inf and 0 <= float(counted_after) < math.inf):
         raise ValueError(jobs)
     submit, upstream = dict(tasks["submit"]), dict(tasks["upstream"])
-    found = SubmissionTasks(submit, upstream, tuple(map(str, tasks["gates"])), bool(tasks["after_past_runs"]))
+    gates, tell_job_id = (tuple(map(str, _list(tasks.get(name)))) for name in ("gates", "tell_job_id"))
+    found = SubmissionTasks(submit, upstream, gates, bool(tasks["after_past_runs"]), tell_job_id)
     return Terms(
         int(jobs), float(ttl), float(counted_after), None if queue_name is None else str(queue_name), found
     )

@@ -46,12 +46,14 @@ class SubmissionTasks:
     :param upstream: the tasks right before these, likewise
     :param gates: ids of the gates that stand before these, directly or not
     :param after_past_runs: whether they wait for those of the run before, by ``depends_on_past``
+    :param tell_job_id: ids of those that leave the id of their job as an XCom once they have submitted
     """
 
     submit: Mapping[str, bool] = dataclasses.field(default_factory=dict)
     upstream: Mapping[str, bool] = dataclasses.field(default_factory=dict)
     gates: tuple[str, ...] = ()
     after_past_runs: bool = False
+    tell_job_id: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

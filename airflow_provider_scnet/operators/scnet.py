@@ -95,6 +95,8 @@ class ScnetSubmitJobOperator(BaseOperator):
     :raises ValueError: when the DAG file is parsed, where something without a template is wrong or missing
     """
 
+    #: A gate in front of it learns by the XCom ``job_id`` that its job is submitted, long before the task ends.
+    tells_job_id = True
     template_fields: Sequence[str] = (
         "command",
         "work_dir",

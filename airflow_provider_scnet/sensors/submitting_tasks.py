@@ -33,13 +33,20 @@ def submission_tasks(sensor: ScnetJobCountSensor, base: type[ScnetJobCountSensor
     :param base: the class of all gates
     :return: ``submitted_by``, the ids of the tasks that submit; ``upstream``, those of the tasks right before
         these; for each whether it is the instance with the gate's own map index rather than all of them;
-        ``gates_upstream``, the ids of the gates that stand before the tasks that submit; and ``after_past_runs``,
-        whether one of all these waits for itself in the run before
+        ``gates_upstream``, the ids of the gates that stand before the tasks that submit; ``after_past_runs``,
+        whether one of all these waits for itself in the run before; and ``tell_job_id``, the ids of the tasks that
+        leave the id of their job as an XCom once they have submitted
     :raises ValueError: where the DAG has no such task
     """
     dag = sensor.get_dag()
     if dag is None:
-        return {"submitted_by": {}, "upstream": {}, "gates_upstream": [], "after_past_runs": False}
+        return {
+            "submitted_by": {},
+            "upstream": {},
+            "gates_upstream": [],
+            "after_past_runs": False,
+            "tell_job_id": [],
+        }
     ids = named_tasks(sensor) or _right_behind(sensor, dag)
     own = next(_mapped_groups(sensor), None)
 
@@ -60,6 +67,7 @@ def submission_tasks(sensor: ScnetJobCountSensor, base: type[ScnetJobCountSensor
             if _is_gate(dag.get_task(task_id), base) and (siblings or task_id != sensor.task_id)
         ],
         "after_past_runs": any(dag.get_task(task_id).depends_on_past for task_id in {*ids, *before}),
+        "tell_job_id": [each for each in ids if getattr(_class_of(dag.get_task(each)), "tells_job_id", False)],
     }
 
 
@@ -92,8 +100,12 @@ def _relatives(dag: Any, task_ids: Collection[str], *, upstream: bool) -> set[st
 
 
 def _is_gate(task: Any, base: type[ScnetJobCountSensor]) -> bool:
-    cls = getattr(task, "operator_class", type(task))
+    cls = _class_of(task)
     return isinstance(cls, type) and issubclass(cls, base)
+
+
+def _class_of(task: Any) -> Any:
+    return getattr(task, "operator_class", type(task))
 
 
 def _task_id(sensor: ScnetJobCountSensor, dag: Any, name: str) -> str:

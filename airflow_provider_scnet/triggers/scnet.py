@@ -61,6 +61,7 @@ class ScnetJobCountTrigger(BaseTrigger):
     :param upstream: ids of the tasks right before these; for each, likewise, which instance
     :param gates_upstream: ids of the gates that stand before these, directly or not
     :param after_past_runs: whether the tasks that submit wait for those of the run before
+    :param tell_job_id: ids of the tasks that leave the id of their job as an XCom once they have submitted
     :param priority_weight: the task's, as its author gave it
     :param poke_interval: seconds after which an observation is too old
     :param timeout: seconds that the whole wait may last; None: without an end
@@ -84,6 +85,7 @@ class ScnetJobCountTrigger(BaseTrigger):
         upstream: dict[str, bool] | None = None,
         gates_upstream: list[str] | None = None,
         after_past_runs: bool = False,
+        tell_job_id: list[str] | None = None,
         priority_weight: int = 1,
         poke_interval: float = 60.0,
         timeout: float | None = None,
@@ -107,6 +109,7 @@ class ScnetJobCountTrigger(BaseTrigger):
         self.upstream = upstream or {}
         self.gates_upstream = gates_upstream or []
         self.after_past_runs = after_past_runs
+        self.tell_job_id = tell_job_id or []
         self.priority_weight = priority_weight
         self.poke_interval = poke_interval
         self.timeout = timeout
@@ -130,6 +133,7 @@ class ScnetJobCountTrigger(BaseTrigger):
                 "upstream": self.upstream,
                 "gates_upstream": self.gates_upstream,
                 "after_past_runs": self.after_past_runs,
+                "tell_job_id": self.tell_job_id,
                 "priority_weight": self.priority_weight,
                 "poke_interval": self.poke_interval,
                 "timeout": self.timeout,
@@ -221,7 +225,11 @@ class ScnetJobCountTrigger(BaseTrigger):
             map_index = -1 if task_instance.map_index is None else task_instance.map_index
             gate_id = GateId(task_instance.dag_id, task_instance.run_id, task_instance.task_id, map_index)
             tasks = SubmissionTasks(
-                self.submitted_by, self.upstream, tuple(self.gates_upstream), self.after_past_runs
+                self.submitted_by,
+                self.upstream,
+                tuple(self.gates_upstream),
+                self.after_past_runs,
+                tuple(self.tell_job_id),
             )
         return WaitingGate(
             gate,

@@ -18,6 +18,9 @@ States = dict[str, dict[str, dict[int, "str | None"]]]
 # before them have room for 8,000.
 _MOST_CHARACTERS = 4000
 
+#: The XCom in which a task leaves the id of the job that it has submitted.
+JOB_ID = "job_id"
+
 _RUN_STATES = {"queued": ["queued"], "ended": ["success", "failed"]}
 
 
@@ -44,6 +47,30 @@ class AirflowTaskStates:
             for tasks in _unambiguous(sorted(task_ids)):
                 await _add_states(states, dag_id, runs, tasks)
         return states
+
+    async def job_ids(self, dag_id: str, instances: Collection[tuple[str, str, int]]) -> set[tuple[str, str, int]]:
+        """
+        Return those of some instances that have left the id of a job as their XCom ``job_id``.
+
+        :param dag_id: the DAG
+        :param instances: run, task and map index of each
+        """
+        if HAS_DATABASE:
+            return await in_database(lambda session: _with_job_id(session, dag_id, instances))
+        from airflow.sdk.execution_time.comms import GetXCom, XComResult
+
+        found: set[tuple[str, str, int]] = set()
+        for run_id, task_id, map_index in instances:
+            question = GetXCom(
+                key=JOB_ID,
+                dag_id=dag_id,
+                run_id=run_id,
+                task_id=task_id,
+                map_index=map_index if map_index >= 0 else None,
+            )
+            if (await answer(question, XComResult)).value:
+                found.add((run_id, task_id, map_index))
+        return found
 
     async def run_states(self, dag_id: str, run_ids: Collection[str]) -> dict[str, str]:
         """
@@ -124,6 +151,18 @@ def _states(session: Any, dag_id: str, run_ids: Collection[str], task_ids: Colle
     for row in rows:
         states.setdefault(row.run_id, {}).setdefault(row.task_id, {})[row.map_index] = row.state
     return states
+
+
+def _with_job_id(
+    session: Any, dag_id: str, instances: Collection[tuple[str, str, int]]
+) -> set[tuple[str, str, int]]:
+    from airflow.models.xcom import XCom
+
+    runs, tasks = ({each[part] for each in instances} for part in (0, 1))
+    rows = session.query(XCom.run_id, XCom.task_id, XCom.map_index).filter(
+        XCom.dag_id == dag_id, XCom.key == JOB_ID, XCom.run_id.in_(runs), XCom.task_id.in_(tasks)
+    )
+    return {(row.run_id, row.task_id, row.map_index) for row in rows} & {*instances}
 
 
 def _run_states(session: Any, dag_id: str, run_ids: Collection[str]) -> dict[str, str]:
