@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import logging
@@ -42,9 +43,6 @@ WITHOUT_HELD = Fault.api("0", "success", [{"name": name, "y": number} for name, 
 
 TOO_MUCH = "warning: with 300 jobs queued, all that SCnet lets this user submit (userMaxSubmitJob), the condition "
 
-#: Both ways to say the same.
-ways = pytest.mark.parametrize("way", [MODULE, pytest.param(AIRFLOW, marks=since_3_2)], ids=["python", "airflow"])
-
 
 def run(*args: str, way: list[str] = MODULE) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*way, *args], capture_output=True, text=True, timeout=100, check=False)
@@ -61,6 +59,12 @@ def here(*args: str) -> subprocess.CompletedProcess[str]:
         finally:
             logging.disable(disabled)
     return subprocess.CompletedProcess(args, status, out.getvalue(), err.getvalue())
+
+
+#: Both ways to say the same.
+ways = pytest.mark.parametrize(
+    "way", [here, pytest.param(functools.partial(run, way=AIRFLOW), marks=since_3_2)], ids=["python", "airflow"]
+)
 
 
 def check_of(condition: str, *args: str) -> subprocess.CompletedProcess[str]:
@@ -80,7 +84,7 @@ class TestJobs:
     @ways
     def test_a_table_tells_the_counts_of_a_user(self, scnet, way):
         scnet.submit("alice", jobs=6)
-        done = run("jobs", way=way)
+        done = way("jobs")
         assert (done.returncode, done.stderr) == (0, "")
         heading, _, row, *_ = done.stdout.splitlines()
         assert [cell.strip() for cell in heading.split("|")][:4] == ["connection", "user", "running", "queued"]
@@ -98,7 +102,7 @@ class TestJobs:
     @ways
     def test_json_is_all_that_stdout_holds_and_numbers_are_numbers(self, scnet, way):
         scnet.submit("alice", jobs=6)
-        done = run("jobs", "--output", "json", way=way)
+        done = way("jobs", "--output", "json")
         assert (done.returncode, done.stderr) == (0, "")
         (row,) = json.loads(done.stdout)
         assert row.pop("observed_at")
@@ -174,14 +178,14 @@ class TestCheck:
     @ways
     def test_it_says_what_the_test_button_says(self, scnet, way):
         scnet.submit("alice", jobs=6)
-        done = run("check", way=way)
+        done = way("check")
         assert (done.returncode, done.stderr) == (0, "")
         assert in_one_line(done.stdout) == ScnetHook().test_connection()[1]
 
     @ways
     def test_a_refused_token_is_one_line_and_never_shown(self, scnet, way):
         scnet.reject_token("alice")
-        done = run("check", way=way)
+        done = way("check")
         assert (done.returncode, done.stdout) == (1, "")
         assert "paste a fresh token" in in_one_line(done.stderr)
         assert scnet.token("alice") not in done.stderr
@@ -361,9 +365,8 @@ class TestExplain:
         assert "certificates are not verified" in in_one_line(done.stderr)
 
     @since_3_2
-    @pytest.mark.parametrize(("condition", "status"), [("queued < 5", 0), ("queued > 5", 1), ("pending < 5", 2)])
-    def test_airflow_ends_with_the_same_status(self, scnet, condition, status):
-        assert run("explain", condition, way=AIRFLOW).returncode == status
+    def test_airflow_ends_with_the_same_status(self, scnet):
+        assert run("explain", "queued > 5", way=AIRFLOW).returncode == 1
 
     @pytest.mark.parametrize(
         ("args", "says"),
@@ -432,11 +435,16 @@ class TestMistakes:
         assert says in in_one_line(done.stderr)
         assert "s3cret" not in done.stdout + done.stderr
 
-    @pytest.mark.parametrize("command", [["jobs"], ["check"], ["explain", "queued < 5"]])
-    def test_an_unknown_connection_is_one_line_with_and_without_a_database(self, command, tmp_path, monkeypatch):
-        monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
-        monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", f"sqlite:///{tmp_path / 'none.db'}")
-        done = run(*command, "nowhere")
+    @pytest.mark.parametrize(
+        ("way", "command"), [(here, ["jobs"]), (here, ["check"]), (run, ["explain", "queued < 5"])]
+    )
+    def test_an_unknown_connection_is_one_line_with_and_without_a_database(
+        self, airflow_db, way, command, tmp_path, monkeypatch
+    ):
+        if way is run:
+            monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
+            monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", f"sqlite:///{tmp_path / 'none.db'}")
+        done = way(*command, "nowhere")
         assert (done.returncode, done.stdout) == (1 if command == ["check"] else 2, "")
         assert in_one_line(done.stderr).startswith("connection 'nowhere': is not defined")
 
@@ -446,11 +454,11 @@ class TestMistakes:
             address = f"http://127.0.0.1:{taken.getsockname()[1]}"
             conn = {"conn_type": "scnet", "host": address, "login": "alice", "password": "token"}
             monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", json.dumps(conn))
-            done = run("jobs")
+            done = here("jobs")
         assert (done.returncode, done.stdout) == (2, "")
         assert "the connection failed: Connection refused" in in_one_line(done.stderr)
 
-    @pytest.mark.parametrize("args", [["jobs"], ["jobs", "-o", "json"], ["explain", "queued < 5"]])
+    @pytest.mark.parametrize("args", [["jobs"], ["explain", "queued < 5"]])
     def test_a_reader_that_went_away_is_no_error_to_talk_about(self, scnet, args):
         read, write = os.pipe()
         os.close(read)

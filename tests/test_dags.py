@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import airflow
@@ -22,7 +23,7 @@ from pages import ROOT, blocks
 VERSION = tuple(int(part) for part in airflow.__version__.split(".")[:2])
 EXAMPLES = sorted((Path(__file__).parent.parent / "example_dags").glob("*.py"))
 
-# Airflow reads its configuration once, when it is imported, and keeps a DAG's runs: each test has a process.
+# Airflow reads its configuration once, when it is imported.
 AIRFLOW_MENDED = """
 import asyncio, functools
 import airflow
@@ -48,27 +49,51 @@ if airflow.__version__.startswith(("3.1.", "3.2.")):
 RUNNER = (
     AIRFLOW_MENDED
     + """
-import json, sys, importlib.util
+import importlib.util, json, os, sys, traceback
 from airflow.providers.common.compat.sdk import DAG
 
-path, dag_id, conf = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-spec = importlib.util.spec_from_file_location(dag_id, path)
-module = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
-dag = module.dag if isinstance(module.dag, DAG) else getattr(module, dag_id)()
-run = dag.test(run_conf=conf)
-tis = run.get_task_instances()
-print()
-print("RESULT " + json.dumps({
-    "state": str(run.state.value if hasattr(run.state, "value") else run.state),
-    "tasks": {f"{ti.task_id}[{ti.map_index}]": str(ti.state.value if hasattr(ti.state, "value") else ti.state) for ti in tis},
-}))
+def run(path, dag_id, conf):
+    spec = importlib.util.spec_from_file_location(dag_id, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    dag = module.dag if isinstance(module.dag, DAG) else getattr(module, dag_id)()
+    run = dag.test(run_conf=conf)
+    tis = run.get_task_instances()
+    return {
+        "state": str(run.state.value if hasattr(run.state, "value") else run.state),
+        "tasks": {f"{ti.task_id}[{ti.map_index}]": str(ti.state.value if hasattr(ti.state, "value") else ti.state) for ti in tis},
+    }
+
+answers = os.fdopen(os.dup(1), "w")
+for line in sys.stdin:
+    environment, printed, *given = json.loads(line)
+    os.environ.clear()
+    os.environ.update(environment)
+    with open(printed, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        answer = run(*given)
+    except BaseException:
+        traceback.print_exc()
+        answer = None
+    sys.stdout.flush()
+    sys.stderr.flush()
+    print(json.dumps(answer), file=answers, flush=True)
 """
 )
 
 
+@pytest.fixture(scope="session")
+def dag_process(airflow_db: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that runs one DAG after another: to start Airflow takes much longer than most of them do."""
+    command = [sys.executable, "-c", RUNNER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+
+
 @pytest.fixture
-def run_dag(airflow_db: Path, scnet: ScnetSimulator, connect):
+def run_dag(airflow_db: Path, scnet: ScnetSimulator, connect, tmp_path: Path, dag_process):
     """Run a DAG file in the DAGs folder; return the run's and the tasks' states, and all that was printed."""
 
     def run(source: str | Path, dag_id: str, **conf: object) -> tuple[dict, str]:
@@ -77,21 +102,15 @@ def run_dag(airflow_db: Path, scnet: ScnetSimulator, connect):
             shutil.copy(source, file)
         else:
             file.write_text(HEAD + textwrap.dedent(source))
-        done = subprocess.run(
-            [sys.executable, "-c", RUNNER, str(file), dag_id, json.dumps(conf)],
-            capture_output=True,
-            text=True,
-            env={
-                **os.environ,
-                "SCNET_SIMULATOR_URL": scnet.url,
-                "SCNET_POKE_INTERVAL": "0.2",
-            },
-        )
+        environment = {**os.environ, "SCNET_SIMULATOR_URL": scnet.url, "SCNET_POKE_INTERVAL": "0.2"}
+        log = tmp_path / "printed"
+        print(json.dumps([environment, str(log), str(file), dag_id, conf]), file=dag_process.stdin, flush=True)
+        answer = dag_process.stdout.readline()
         file.unlink()
-        printed = done.stdout + done.stderr
-        results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-        assert results, printed
-        return json.loads(results[-1].removeprefix("RESULT ")), printed
+        printed = log.read_text(errors="replace")
+        result = json.loads(answer or "null")
+        assert result, printed
+        return result, printed
 
     return run
 
@@ -146,7 +165,9 @@ def test_jobs_behind_gates(scnet: ScnetSimulator, run_dag):
 # On 3.0 each part of a task builds an API of its own.
 @pytest.mark.timeout(600)
 def test_jobs_of_every_kind_of_task_that_submits(scnet: ScnetSimulator, run_dag):
-    scnet.plan_jobs(JobPlan(outcome="FAILED", exit_code="37:0", output="no such file"), name="failing")
+    scnet.plan_jobs(
+        JobPlan(run_for=0.3, outcome="FAILED", exit_code="37:0", output="no such file"), name="failing"
+    )
     scnet.plan_jobs(JobPlan(run_for=0.3), times=None)
     scnet.order(Fault.refusal("user's limit"), path=SUBMISSION_PATH)
     result, printed = run_dag(
