@@ -439,7 +439,7 @@ class TestMistakes:
         ("way", "command"), [(here, ["jobs"]), (here, ["check"]), (run, ["explain", "queued < 5"])]
     )
     def test_an_unknown_connection_is_one_line_with_and_without_a_database(
-        self, airflow_db, way, command, tmp_path, monkeypatch
+        self, way, command, tmp_path, monkeypatch
     ):
         if way is run:
             monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
