@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 from airflow.providers.common.compat.sdk import (
@@ -17,6 +18,7 @@ from airflow.providers.common.compat.sdk import (
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
+    BaseSensorOperator,
     TaskDeferred,
 )
 
@@ -33,7 +35,10 @@ DETAIL = f"{JOB_LIST_PATH}/1"
 
 
 def context(began: datetime | None = None) -> Any:
-    ti = SimpleNamespace(try_number=1, get_first_reschedule_date=lambda context: began, map_index=-1)
+    names = dict.fromkeys(("dag_id", "task_id", "run_id"), "any")
+    ti = SimpleNamespace(
+        try_number=1, max_tries=0, get_first_reschedule_date=lambda context: began, map_index=-1, **names
+    )
     return {"ti": ti, "task_reschedule_count": 1}
 
 
@@ -64,9 +69,12 @@ def poking(made: ScnetJobSensor) -> Any:
 
 def rescheduled(made: ScnetJobSensor) -> Any:
     made.deferrable, made.mode, began = False, "reschedule", datetime.now(timezone.utc)
+    # How Airflow before 3.0 asks when it began.
+    orig_start_date = f"{BaseSensorOperator.__module__}._orig_start_date"
     while True:
         try:
-            return made.execute(context(began))
+            with mock.patch(orig_start_date, return_value=began, create=True):
+                return made.execute(context(began))
         except AirflowRescheduleException:
             made._has_answered, made._seen = False, None
 
