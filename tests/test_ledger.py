@@ -238,6 +238,75 @@ async def test_a_submission_that_failed_after_it_told_its_jobs_id_claims_again_f
     assert await world.after(COUNTED_AFTER + 6) == 1
 
 
+def submits_itself() -> dict[str, object]:
+    """What a task claims that waits for room, submits and waits for its job."""
+    return {"submit": {"gate": True}, "tell_job_id": ["gate"]}
+
+
+@scenario
+async def test_a_task_that_submits_behind_its_own_gate_claims_until_it_tells_its_jobs_id(world: World):
+    await world.open(gate(0), **submits_itself())
+    for state in ("deferred", "scheduled", "queued", "running"):
+        world.airflow.set(gate(0), state)
+        assert await world.after(20, WITNESS) == 1
+    # It waits for a job, or does not know yet whether there is one.
+    world.airflow.set(gate(0), "deferred")
+    assert await world.after(20, WITNESS) == 1
+    world.airflow.told = {("run", "gate", 0)}
+    assert await world.jobs(WITNESS) == 1
+    for state in ("scheduled", "running", "deferred"):
+        world.airflow.set(gate(0), state)
+        assert await world.after(5, WITNESS) == 1
+    assert await world.after(COUNTED_AFTER - 10, WITNESS) == 0
+
+
+@scenario
+async def test_while_such_a_task_is_on_its_way_to_a_worker_airflow_is_not_asked_for_the_id_of_its_job(
+    world: World,
+):
+    await world.open(gate(0), **submits_itself())
+    assert await world.after(9, WITNESS) == 1
+    assert world.airflow.job_id_questions == []
+    assert await world.after(6, WITNESS) == 1
+    assert {*world.airflow.job_id_questions[0]} == {("run", "gate", 0)}
+
+
+@pytest.mark.parametrize("state", ["success", "failed", "up_for_retry", "restarting", None])
+def test_the_claim_of_such_a_task_ends_like_that_of_a_submission(state):
+    @scenario
+    async def run(world: World) -> None:
+        await world.open(gate(0), **submits_itself())
+        world.airflow.set(gate(0), "running")
+        assert await world.jobs(WITNESS) == 1
+        world.airflow.set(gate(0), state)
+        assert await world.after(6, WITNESS) == 1
+        assert await world.after(COUNTED_AFTER, WITNESS) == 0
+
+    run()
+
+
+@pytest.mark.parametrize("state", ["skipped", "removed", "upstream_failed"])
+def test_such_a_task_that_never_ran_claims_nothing(state):
+    @scenario
+    async def run(world: World) -> None:
+        await world.open(gate(0), **submits_itself())
+        world.airflow.set(gate(0), state)
+        assert await world.jobs(WITNESS) == 0
+
+    run()
+
+
+@scenario
+async def test_such_a_task_that_waits_for_room_again_may_have_submitted_before(world: World):
+    await world.open(gate(0), **submits_itself())
+    world.airflow.set(gate(0), "running")
+    assert await world.after(10, WITNESS) == 1
+    world.airflow.set(gate(0), "deferred")
+    world.wait(gate(0))
+    assert await world.after(5, WITNESS) == 1
+    assert await world.after(COUNTED_AFTER, WITNESS) == 0
+
+
 @scenario
 async def test_tasks_of_other_kinds_are_not_asked_for_the_id_of_a_job(world: World):
     await opened(world)

@@ -21,6 +21,8 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
+from airflow_provider_scnet.client.job_state import JOB_STATE_PATH
+from airflow_provider_scnet.gate.condition import ConditionError
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.operators import intents, submit_once
 from airflow_provider_scnet.operators.scnet import ScnetSubmitJobOperator
@@ -35,6 +37,7 @@ from airflow_provider_scnet.testing import (
     ScnetSimulator,
 )
 from airflow_provider_scnet.triggers.job import ScnetJobTrigger
+from airflow_provider_scnet.triggers.scnet import ScnetJobCountTrigger
 
 ASKED: dict[str, Any] = {
     "task_id": "run",
@@ -98,7 +101,7 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     log = logging.getLogger("submission")
-    for each in (ScnetSubmitJobOperator, ScnetJobTrigger):
+    for each in (ScnetSubmitJobOperator, ScnetJobTrigger, ScnetJobCountTrigger):
         monkeypatch.setattr(each, "log", log)
     caplog.set_level("INFO")
     return caplog
@@ -276,6 +279,117 @@ def test_what_was_written_is_gone_with_the_task(scnet: ScnetSimulator, variables
                 task.next_try() if number else task.run()
     Task(store()).run()
     assert variables == {}
+
+
+# Behind a gate of its own
+
+
+@in_both_ways
+def test_it_submits_once_the_condition_holds(scnet: ScnetSimulator, said, deferrable):
+    scnet.submit("alice", 3, run_for=1.0)
+    task = Task(condition="running + queued < 2", deferrable=deferrable)
+    assert task.run()["state"] == "completed"
+    *earlier, own = scnet.jobs("alice")
+    assert sum(job.ended_at is None or job.ended_at > own.submitted_at for job in earlier) < 2
+    assert "waiting, needs running + queued < 2" in said.text
+    assert ("decision" in task.ti.pushed) is deferrable
+    assert ("no room is claimed" in said.text) is not deferrable
+
+
+@in_both_ways
+def test_a_job_that_is_there_needs_no_room(scnet: ScnetSimulator, deferrable):
+    task = Task(deferrable=deferrable, wait_for_completion=False, retries=1)
+    assert task.run()["job_id"] == "1"
+    task.asked["condition"] = "running < 0"
+    assert task.next_try()["job_id"] == "1"
+
+
+@in_both_ways
+def test_a_refusal_by_the_limit_goes_back_behind_the_gate(scnet: ScnetSimulator, said, deferrable):
+    scnet.order(Fault.refusal("user's limit"), path=SUBMISSION_PATH)
+    task = Task(condition="queued < 5", deferrable=deferrable)
+    assert task.run()["state"] == "completed"
+    assert submissions(scnet) == 2
+    # Another look at the counts stands before the second.
+    asked = [request.path for request in scnet.requests]
+    first = asked.index(SUBMISSION_PATH)
+    assert scnet.job_state_requests[0].path in asked[first : asked.index(SUBMISSION_PATH, first + 1)]
+
+
+@in_both_ways
+def test_room_is_waited_for_no_longer_than_the_timeout(scnet: ScnetSimulator, deferrable):
+    task = Task(condition="running < 0", deferrable=deferrable, timeout=0.4)
+    with pytest.raises((AirflowException, TaskDeferred)) as caught:
+        task.operator().execute(task.context)
+    if deferrable:
+        assert caught.value.timeout.total_seconds() == pytest.approx(0.4, abs=0.3)
+        event = {"verdict": "timeout", "message": "last seen: running 0", "began_at": 1.0, "try_number": 1}
+        with pytest.raises(AirflowException, match=r"within 0\.4 s: there was no room; last seen: running 0"):
+            task.operator().execute_complete(task.context, event)
+        # Where no triggerer said so.
+        with pytest.raises(AirflowException, match=r"no job was accepted within 0\.4 s: there was no room"):
+            task.operator().resume_execution("__fail__", {"error": "Trigger timeout"}, task.context)
+    else:
+        assert "no job was accepted within 0.4 s: running 0, queued 0: waiting" in str(caught.value)
+    assert submissions(scnet) == 0
+
+
+def test_a_deferral_that_timed_out_while_a_job_is_there_goes_on_with_the_job(scnet: ScnetSimulator):
+    task = Task(wait_for_completion=False)
+    task.run()
+    task.asked |= {"condition": "running < 0", "deferrable": True, "wait_for_completion": True}
+    scnet.plan_jobs(JobPlan(run_for=FOR_EVER))
+    with pytest.raises(TaskDeferred) as caught:
+        task.operator().resume_execution("__fail__", {"error": "Trigger timeout"}, task.context)
+    assert isinstance(caught.value.trigger, ScnetJobTrigger)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "kind"), [("retry", AirflowException), ("fail", AirflowFailException), (None, AirflowException)]
+)
+def test_a_gate_that_fails_fails_the_try_and_submits_nothing(scnet: ScnetSimulator, verdict, kind):
+    task = Task(condition="queued < 5", deferrable=True)
+    event = {"verdict": verdict, "message": "why", "began_at": 1.0, "try_number": 1}
+    with pytest.raises(kind, match="why") as caught:
+        task.operator().execute_complete(task.context, event)
+    assert type(caught.value) is kind
+    assert submissions(scnet) == 0
+
+
+@pytest.mark.parametrize("fault", [Fault.api("10003", "not authorised"), Fault(status=404, body="")])
+def test_on_a_worker_too(scnet: ScnetSimulator, fault):
+    scnet.order(fault, path=JOB_STATE_PATH, times=None)
+    with pytest.raises(AirflowException):
+        Task(condition="queued < 5").run()
+    assert submissions(scnet) == 0
+
+
+def test_what_its_trigger_gets_names_the_task_as_its_own_submission(scnet: ScnetSimulator):
+    task = Task(condition="queued < 5", deferrable=True, priority_weight=7)
+    with pytest.raises(TaskDeferred) as caught:
+        task.operator().execute(task.context)
+    _, kwargs = caught.value.trigger.serialize()
+    assert (kwargs["submitted_by"], kwargs["tell_job_id"]) == ({"run": True}, ["run"])
+    assert (kwargs["submits"], kwargs["priority_weight"], kwargs["poke_interval"]) == (1, 7, 0.1)
+    assert kwargs["echo"]["try_number"] == 1
+    assert "hostname" not in json.dumps(kwargs)
+    assert ScnetJobCountTrigger(**kwargs).serialize()[1] == kwargs
+
+
+@pytest.mark.parametrize("condition", ["pending < 5", "", "queued"])
+def test_what_is_no_condition_is_an_error_when_the_file_is_parsed(condition):
+    with pytest.raises(ConditionError):
+        ScnetSubmitJobOperator(**ASKED, condition=condition)
+
+
+@pytest.mark.parametrize("rendered", [None, "", "pending < 5"])
+def test_a_template_that_renders_to_none_does_not_switch_the_gate_off(scnet: ScnetSimulator, rendered):
+    task = Task(condition="{{ params.condition }}")
+    operator = task.operator()
+    operator.condition = rendered
+    with pytest.raises(AirflowFailException):
+        operator.execute(task.context)
+    assert submissions(scnet) == 0
 
 
 # What is refused, and what nobody knows

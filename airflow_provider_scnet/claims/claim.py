@@ -9,11 +9,15 @@ from collections.abc import Iterator, Mapping, MutableMapping
 
 from airflow_provider_scnet.claims.phases import LONGEST_PHASE, TABLE, Phase, Row, Scope
 from airflow_provider_scnet.claims.terms import GateId, Instances, Terms
+from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.gate.claimed import Awaited
 
 #: Seconds for which a claim stays written once it counts for nobody: who decides on an observation that is as old
 #: as that still finds it.
 KEPT_AFTER = 600.0
+
+#: Seconds after its opening for which a task that is deferred is most often on its way to a worker.
+ON_ITS_WAY = 10.0
 
 _HAS_RUN = ("success", "failed")
 _ENDED = (*_HAS_RUN, "skipped", "upstream_failed", "removed")
@@ -135,6 +139,10 @@ class Claim:
         """Return the instances that wait in the triggerer, and may have submitted or not."""
         if self.is_closed or not self.terms.tasks.tell_job_id:
             return []
+        is_own = self.gate and self.gate.task_id in self.terms.tasks.submit
+        if is_own and clock.wall() < self.opened_at + ON_ITS_WAY:
+            # It is deferred as the gate that it was. Airflow logs an error where an XCom is not there.
+            return []
         found = self._instances(instances, self.terms.tasks.submit)
         waiting = [each[:2] for each in found if each[2] == "deferred" and each[0] in self.terms.tasks.tell_job_id]
         return [each for each in waiting if each not in self.submitted]
@@ -156,7 +164,9 @@ class Claim:
             return
         self.asked_at = asked_at
         gate_state = instances.get(self.gate.task_id, {}).get(self.gate.map_index, "removed")
-        if gate_state in _ENDED:
+        if self.gate.task_id in self.terms.tasks.submit:
+            self._follow_itself(gate_state, now)
+        elif gate_state in _ENDED:
             self._gate_has_ended = True
             phase = self._phase_by(instances)
             if TABLE[phase].asks_about_run and run_state == "ended":
@@ -173,6 +183,22 @@ class Claim:
             self._await(self.gate.task_id, self.gate.map_index, gate_state)
             self.enter(Phase.PENDING, now)
         # While it is deferred its event is under way, or was lost.
+
+    def _follow_itself(self, state: str | None, now: float) -> None:
+        """Note the phase of a task that waits for room, submits and waits for its job, all in one."""
+        assert self.gate is not None  # noqa: S101
+        own = self.gate.task_id, self.gate.map_index
+        if state not in _GOES_ON:
+            # It may have submitted, in whatever state it was seen last; its next try is behind a gate again.
+            self.close(Phase.DROPPED if state in _ENDED and state not in _HAS_RUN else Phase.ENDED, now)
+        elif own in self.submitted:
+            self.enter(Phase.ENDED, now)
+        elif state == "running":
+            self.enter(Phase.STARTED, now)
+        elif state != "deferred":
+            self._await(*own, state)
+            self.enter(Phase.PENDING, now)
+        # Deferred: its event is under way; or it does not know yet whether it has submitted.
 
     def _phase_by(self, instances: Instances) -> Phase:
         found = list(self._instances(instances, self.terms.tasks.submit))

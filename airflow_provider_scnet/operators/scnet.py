@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
@@ -18,10 +19,12 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_scnet.client.reported_job import MOST_LINES
 from airflow_provider_scnet.event_loop import clock
+from airflow_provider_scnet.gate.condition import Condition
 from airflow_provider_scnet.gate.names import named
 from airflow_provider_scnet.sensors.start_and_end import (
     EXECUTION_TIMEOUT_ENDS_DEFERRALS,
     TRIGGER_TIMEOUT,
+    is_shorter,
     is_template,
 )
 
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from airflow_provider_scnet.client.errors import ScnetError
     from airflow_provider_scnet.client.job_request import JobRequest
     from airflow_provider_scnet.client.reported_job import ReportedJob
+    from airflow_provider_scnet.gate.evaluator import GateEvaluator
     from airflow_provider_scnet.operators.attempt import Attempt
 
 # Seconds for which a worker that waits sleeps at most: after a signal Airflow leaves it five.
@@ -81,11 +85,14 @@ class ScnetSubmitJobOperator(BaseOperator):
     :param job_name: the readable end of the job's name, of which few characters are kept; default: the task's id
         (templated)
     :param scnet_conn_id: the connection's id (templated)
+    :param condition: the state of the queue to wait for before it submits, as that of
+        :class:`.ScnetJobCountSensor`, on the counts of all queues; a gate of its own, of which a retry and a
+        refusal by the limit wait again. Default: it submits at once (templated)
     :param wait_for_completion: whether to wait for the end; without, the task ends when the job is accepted
     :param deferrable: whether to wait in the triggerer, without a worker
     :param poll_interval: seconds between two looks at the job
-    :param timeout: seconds, or a timedelta, within which the job has to be accepted; so long a limit of submitted
-        jobs is waited out
+    :param timeout: seconds, or a timedelta, within which the job has to be accepted; so long it waits for the
+        condition, and a limit of submitted jobs is waited out
     :param queue_timeout: seconds, or a timedelta, within which an accepted job has to start, else it is cancelled
         and the try fails; None: it may be queued for however long
     :param cancel_on_kill: whether the job is cancelled where somebody ends the task, or its ``execution_timeout``
@@ -114,6 +121,7 @@ class ScnetSubmitJobOperator(BaseOperator):
         "job_options",
         "job_name",
         "scnet_conn_id",
+        "condition",
     )
     template_fields_renderers = {"command": "bash"}  # noqa: RUF012
     ui_color = "#d5ead8"
@@ -138,6 +146,7 @@ class ScnetSubmitJobOperator(BaseOperator):
         job_options: Mapping[str, Any] | None = None,
         job_name: str | None = None,
         scnet_conn_id: str = "scnet_default",
+        condition: str | None = None,
         wait_for_completion: bool = True,
         deferrable: bool = True,
         poll_interval: float = 60.0,
@@ -166,6 +175,9 @@ class ScnetSubmitJobOperator(BaseOperator):
         self.job_options = job_options
         self.job_name = job_name
         self.scnet_conn_id = scnet_conn_id
+        self.condition = condition
+        # A template that renders to nothing must not switch the gate off.
+        self._has_a_gate = condition is not None
         self.wait_for_completion = wait_for_completion
         self.deferrable = deferrable
         self.poll_interval = _seconds("poll_interval", poll_interval)
@@ -181,6 +193,8 @@ class ScnetSubmitJobOperator(BaseOperator):
             self._request(_SAMPLES)
             if not is_template(scnet_conn_id, self.get_dag()):
                 named("scnet_conn_id", scnet_conn_id)
+            if condition is not None and not is_template(condition, self.get_dag()):
+                Condition(condition)
 
     def _request(self, samples: Mapping[str, Any] | None = None) -> JobRequest:
         """
@@ -224,7 +238,8 @@ class ScnetSubmitJobOperator(BaseOperator):
         match event:
             # Airflow 3.0 resumes a retry with what ended the try before it (apache/airflow #56704).
             case {"began_at": float(began_at), "try_number": number} if number == context["ti"].try_number:
-                return self._run(context, began_at, is_resumed=True)
+                has_room = "verdict" in event and self._has_room(context, event)
+                return self._run(context, began_at, is_resumed=True, has_room=has_room)
         return self.execute(context)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
@@ -238,9 +253,14 @@ class ScnetSubmitJobOperator(BaseOperator):
         if next_method != "__fail__":
             return super().resume_execution(next_method, next_kwargs, context)
         error = str((next_kwargs or {}).get("error"))
-        if EXECUTION_TIMEOUT_ENDS_DEFERRALS and self.execution_timeout and error == TRIGGER_TIMEOUT:
-            self._cancel(context, self._time_is_up)
-            raise AirflowException(self._time_is_up)
+        if error == TRIGGER_TIMEOUT:
+            limit = self.execution_timeout if EXECUTION_TIMEOUT_ENDS_DEFERRALS else None
+            if limit and (not self._has_a_gate or is_shorter(limit, self.timeout)):
+                self._cancel(context, self._time_is_up)
+                raise AirflowException(self._time_is_up)
+            if self._has_a_gate:
+                # No triggerer told it; no other wait has an end that Airflow knows.
+                return self._run(context, clock.wall() - self.timeout, is_resumed=True)
         self.log.warning("the wait in the triggerer ended with an error, and is begun anew: %s", error)
         return self.execute(context)
 
@@ -252,15 +272,17 @@ class ScnetSubmitJobOperator(BaseOperator):
     _is_killed = False
     _attempt: Attempt | None = None
 
-    def _run(self, context: Context, began_at: float, is_resumed: bool = False) -> Any:
+    def _run(self, context: Context, began_at: float, is_resumed: bool = False, has_room: bool = False) -> Any:
         self._attempt = None
         try:
             named("scnet_conn_id", self.scnet_conn_id)
+            if self._has_a_gate:
+                Condition(str(self.condition or ""))
             request = self._request()
         except ValueError as error:
             raise AirflowFailException(str(error)) from None
         try:
-            return self._go_on(context, request, began_at, is_resumed)
+            return self._go_on(context, request, began_at, is_resumed, has_room or not self._has_a_gate)
         except AirflowTaskTimeout:
             self._cancel(context, self._time_is_up)
             raise
@@ -270,7 +292,9 @@ class ScnetSubmitJobOperator(BaseOperator):
                 self._cancel_if_over(context)
             raise
 
-    def _go_on(self, context: Context, request: JobRequest, began_at: float, has_answered: bool) -> Any:
+    def _go_on(
+        self, context: Context, request: JobRequest, began_at: float, has_answered: bool, has_room: bool
+    ) -> Any:
         from airflow_provider_scnet.client.errors import ScnetError
         from airflow_provider_scnet.client.lifecycle import JobState
         from airflow_provider_scnet.operators.intents import IntentError
@@ -284,7 +308,14 @@ class ScnetSubmitJobOperator(BaseOperator):
                 decision = attempt.next_step()
                 has_answered = True
                 match decision.step:
+                    case Step.SUBMIT if not has_room:
+                        if self.deferrable:
+                            self._defer_for_room(context, began_at)
+                        said = why = self._why_there_is_no_room()
+                        if has_room := not why:
+                            continue
                     case Step.SUBMIT if decision.name:
+                        has_room = not self._has_a_gate
                         why = attempt.submit(decision.name, request)
                         if job := attempt.submitted:
                             self._push(context, "job_id", job.job_id)
@@ -309,7 +340,7 @@ class ScnetSubmitJobOperator(BaseOperator):
             except ScnetError as error:
                 why = self._of_error(error, has_answered)
             if not self._job_id and clock.wall() >= began_at + self.timeout:
-                raise AirflowException(f"no job was accepted within {self.timeout:g} s: {why}")
+                raise AirflowException(f"{self._too_late}: {why}")
             if why != said:
                 said = why
                 self.log.info("waiting: %s", why)
@@ -401,6 +432,66 @@ class ScnetSubmitJobOperator(BaseOperator):
         if is_others:
             raise AirflowFailException(f"{why}: somebody cancelled it, so it is not submitted again")
         raise AirflowException(f"{why}: {cancelled_for}" if cancelled_for else why)
+
+    # The gate of its own
+
+    def _defer_for_room(self, context: Context, began_at: float) -> None:
+        left = began_at + self.timeout - clock.wall()
+        if left <= 0:
+            raise AirflowException(f"{self._too_late}: there was no room")
+        from airflow_provider_scnet.triggers.scnet import ScnetJobCountTrigger
+
+        self.defer(
+            trigger=ScnetJobCountTrigger(
+                condition=str(self.condition),
+                scnet_conn_id=self.scnet_conn_id,
+                submitted_by={self.task_id: True},
+                tell_job_id=[self.task_id] if self.do_xcom_push else [],
+                priority_weight=self.priority_weight,
+                poke_interval=self.poll_interval,
+                timeout=self.timeout,
+                echo={"began_at": began_at, "try_number": context["ti"].try_number},
+            ),
+            method_name="execute_complete",
+            timeout=timedelta(seconds=left),
+        )
+
+    def _has_room(self, context: Context, event: dict[str, Any]) -> bool:
+        """Read what the trigger of its gate sent: it opened, or the try fails."""
+        from airflow_provider_scnet.gate.decision import XCOM_KEY, Verdict
+
+        match event:
+            case {"verdict": Verdict.OPEN.value, "decision": dict(decision)}:
+                self._push(context, XCOM_KEY, json.dumps(decision))
+                return True
+            case {"verdict": Verdict.TIMEOUT.value, "message": message}:
+                raise AirflowException(f"{self._too_late}: there was no room; {message}")
+            case {"verdict": Verdict.FAIL.value, "message": message}:
+                raise AirflowFailException(message)
+        raise AirflowException(str(event.get("message")))
+
+    def _why_there_is_no_room(self) -> str:
+        """Look once, on a worker, where nothing is claimed; empty where there is room."""
+        from airflow_provider_scnet.gate.decision import Verdict
+        from airflow_provider_scnet.gate.evaluator import GateEvaluator
+        from airflow_provider_scnet.gate.gate import Gate
+        from airflow_provider_scnet.hooks.polled_connection import PolledConnection
+
+        if self._evaluator is None:
+            self.log.warning("without deferrable=True no room is claimed: tasks that look at once may all submit")
+            self._evaluator = GateEvaluator(Gate.of(str(self.condition)), self.log)
+        decision = self._evaluator.judge(PolledConnection(self.scnet_conn_id).observe())
+        if decision.verdict is Verdict.FAIL:
+            raise AirflowFailException(str(decision))
+        if decision.verdict is Verdict.RETRY:
+            raise AirflowException(str(decision))
+        return "" if decision.verdict is Verdict.OPEN else str(decision)
+
+    _evaluator: GateEvaluator | None = None
+
+    @property
+    def _too_late(self) -> str:
+        return f"no job was accepted within {self.timeout:g} s"
 
     # Waiting, and being ended
 

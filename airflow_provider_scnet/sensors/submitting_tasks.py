@@ -67,7 +67,7 @@ def submission_tasks(sensor: ScnetJobCountSensor, base: type[ScnetJobCountSensor
             if _is_gate(dag.get_task(task_id), base) and (siblings or task_id != sensor.task_id)
         ],
         "after_past_runs": any(dag.get_task(task_id).depends_on_past for task_id in {*ids, *before}),
-        "tell_job_id": [each for each in ids if getattr(_class_of(dag.get_task(each)), "tells_job_id", False)],
+        "tell_job_id": [task_id for task_id in ids if _tells_job_id(dag.get_task(task_id))],
     }
 
 
@@ -102,6 +102,10 @@ def _relatives(dag: Any, task_ids: Collection[str], *, upstream: bool) -> set[st
 def _is_gate(task: Any, base: type[ScnetJobCountSensor]) -> bool:
     cls = _class_of(task)
     return isinstance(cls, type) and issubclass(cls, base)
+
+
+def _tells_job_id(task: Any) -> bool:
+    return getattr(_class_of(task), "tells_job_id", False) and getattr(task, "do_xcom_push", True)
 
 
 def _class_of(task: Any) -> Any:

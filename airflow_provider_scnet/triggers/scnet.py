@@ -68,6 +68,7 @@ class ScnetJobCountTrigger(BaseTrigger):
     :param silent_fail: whether to wait on, too, where the try would fail
     :param end_task: whether to end the task from here, without a worker
     :param push_decision: whether a task that ends here leaves its decision as an XCom
+    :param echo: what comes back in the event besides
     :param unknown: what other versions of this package know: it is named in the gate's log, and ignored
     """
 
@@ -92,6 +93,7 @@ class ScnetJobCountTrigger(BaseTrigger):
         silent_fail: bool = False,
         end_task: bool = False,
         push_decision: bool = True,
+        echo: dict[str, Any] | None = None,
         **unknown: Any,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -116,6 +118,7 @@ class ScnetJobCountTrigger(BaseTrigger):
         self.silent_fail = silent_fail
         self.end_task = end_task
         self.push_decision = push_decision
+        self.echo = echo or {}
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what another triggerer needs to go on with the wait."""
@@ -140,6 +143,7 @@ class ScnetJobCountTrigger(BaseTrigger):
                 "silent_fail": self.silent_fail,
                 "end_task": self.end_task,
                 "push_decision": self.push_decision,
+                **({"echo": self.echo} if self.echo else {}),
             },
         )
 
@@ -177,7 +181,7 @@ class ScnetJobCountTrigger(BaseTrigger):
             left = {XCOM_KEY: json.dumps(decision) if HAS_DATABASE else decision}
             yield TaskSuccessEvent(xcoms=left if self.push_decision else None)
         else:
-            yield TriggerEvent(event)  # type: ignore[no-untyped-call]
+            yield TriggerEvent(event | self.echo)  # type: ignore[no-untyped-call]
 
     async def _wait(self, waiting: WaitingGate, log: Log) -> dict[str, Any]:
         left = self._seconds_left()
