@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks that wait for room, submit and wait for their jobs, all in one: never too many, and none twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from airflow_provider_scnet.testing import SUBMISSION_PATH, Fault, ScnetSimulator
+from demo.clusters import most_queued
+from demo.engine import Engine
+from engine_tests.conftest import engine_for
+
+TASKS, MOST_QUEUED = 12, 3
+#: Seconds until the cluster counts a job, and for which claims allow for that.
+COUNTED_AFTER, ALLOWED = 3, 5
+
+DAGS = {
+    # "queued < 3": a gate opens where two are queued, so that three are.
+    "own_gates": f"""
+        from airflow_provider_scnet.operators.scnet import ScnetSubmitJobOperator
+
+        with new("own_gates") as dag:
+            ScnetSubmitJobOperator.partial(
+                task_id="run", condition="queued < {MOST_QUEUED}", work_dir="/public/home/alice", queue_name="comp",
+                wall_time="01:00:00", poll_interval=3, settle=30,
+            ).expand(command=[f"echo {{n}}" for n in range({TASKS})])
+    """,
+}
+
+
+@pytest.fixture(scope="module")
+def scnet() -> Iterator[ScnetSimulator]:
+    with ScnetSimulator(slots=2, run_for=6, counted_after=COUNTED_AFTER) as simulator:
+        simulator.add_user("alice")
+        yield simulator
+
+
+@pytest.fixture(scope="module")
+def engine(scnet: ScnetSimulator, tmp_path_factory) -> Iterator[Engine]:
+    env = {"AIRFLOW_CONN_SCNET_DEFAULT": scnet.connection_json("alice", counted_after=ALLOWED)}
+    folder = tmp_path_factory.mktemp("dags")
+    with engine_for(scnet, folder, DAGS, env, triggerers=((), ())) as running:
+        yield running
+
+
+def test_tasks_with_gates_of_their_own_let_no_more_through_than_there_is_room_for(engine: Engine, scnet):
+    scnet.order(Fault.refusal("user's limit"), path=SUBMISSION_PATH)
+    scnet.order(Fault.lost(taken=True), path=SUBMISSION_PATH)
+    engine.trigger_dag("own_gates")
+    engine.wait_until(lambda: engine.run_state("own_gates") in ("success", "failed"), 540, "the jobs")
+    assert engine.run_state("own_gates") == "success"
+    jobs = scnet.jobs("alice")
+    assert len({job.name for job in jobs}) == len(jobs) == TASKS
+    # All that there is room for, and no more.
+    assert most_queued(jobs) == MOST_QUEUED
+    said = "".join(engine.log_of("own_gates", "run", index) for index in range(TASKS))
+    assert "waiting, needs queued < 3" in said
+    assert "claimed" in said
