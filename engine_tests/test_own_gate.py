@@ -32,7 +32,7 @@ DAGS = {
 
 @pytest.fixture(scope="module")
 def scnet() -> Iterator[ScnetSimulator]:
-    with ScnetSimulator(slots=2, run_for=6, counted_after=COUNTED_AFTER) as simulator:
+    with ScnetSimulator(slots=2, run_for=20, counted_after=COUNTED_AFTER) as simulator:
         simulator.add_user("alice")
         yield simulator
 
