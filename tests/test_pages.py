@@ -280,7 +280,9 @@ def test_commands_are_ones_that_a_shell_takes(block: Block):
                 command_line._parser().parse_args(arguments)
             case ["airflow", "triggerer", "--queues", _] | ["pip", "install", "."]:
                 pass
-            case ["pip", "wheel", "--no-deps", "-w", "dist", "."]:
+            case ["pip", "wheel", "--no-deps", "-w", "dist", "."] | ["pip", "install", "pytest", "requests-mock"]:
+                pass
+            case ["export", given] if not given.startswith("AIRFLOW_CONN_"):
                 pass
             case ["airflow", "standalone"] | ["airflow", "db", "migrate"]:
                 pass
