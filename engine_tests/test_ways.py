@@ -16,7 +16,7 @@ NO_WORKER = "no worker"
 STARTS_ON_WORKER = "starts on a worker"
 WORKER = "starts and ends on a worker"
 
-#: Each row of the table in docs/en/gate.md: the gate's arguments, and the way it goes on Airflow 3.3.
+#: Each row of the table in docs/en/compatibility.md: the gate's arguments, and the way it goes on Airflow 3.3.
 ROWS: dict[str, tuple[str, str]] = {
     "plain": ("", NO_WORKER),
     "guarded": ("fail_when='held > 99', user_name='alice', submits=1", NO_WORKER),
