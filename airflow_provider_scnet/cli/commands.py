@@ -94,7 +94,7 @@ def jobs(args: Namespace) -> int:
 @_command
 def check(args: Namespace) -> int:
     """
-    Say what the Test button says; of a condition, whether it allows more jobs than the user may submit.
+    Say what the Test button says, and how many jobs the user may submit; whether a condition allows more.
 
     The connection's own condition is shown beside that number.
 
@@ -116,8 +116,7 @@ def check(args: Namespace) -> int:
     except (ScnetError, ValueError) as error:
         _say(f"its gates stay shut: connection '{args.conn_id}', extra 'condition': {error}", error=True)
         return NO
-    if condition or of_connection:
-        _say_limit(hook, condition, of_connection)
+    _say_limit(hook, condition, of_connection)
     return YES
 
 
@@ -151,10 +150,11 @@ def _say_limit(hook: ScnetHook, condition: Condition | None, of_connection: Cond
         limit = run_in_thread(hook.get_job_limit).result()
     except ScnetError as error:
         unread = f"how many jobs this user may submit could not be read: {error}"
-    if of_connection:
-        at_most = f"; SCnet lets this user submit {limit} jobs (userMaxSubmitJob)" if limit else ""
-        _say(f"each of its gates needs {of_connection.text} besides its own condition{at_most}")
-    if unread:
+    needs = f"each of its gates needs {of_connection.text} besides its own condition" if of_connection else ""
+    at_most = f"SCnet lets this user submit {limit} jobs (userMaxSubmitJob)" if limit else ""
+    if found := [each for each in (needs, at_most) if each]:
+        _say("; ".join(found))
+    if unread and (condition or of_connection):
         _say(unread, error=True)
     # With none running, because it is not known whether running jobs count towards the limit.
     full = JobCounts(running=0, queued=limit, held=0, suspended=0, other=0)
