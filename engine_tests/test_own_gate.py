@@ -12,7 +12,7 @@ from demo.clusters import most_queued
 from demo.engine import Engine
 from engine_tests.conftest import engine_for
 
-TASKS, MOST_QUEUED = 12, 3
+TASKS, MOST_QUEUED = 8, 3
 #: Seconds until the cluster counts a job, and for which claims allow for that.
 COUNTED_AFTER, ALLOWED = 3, 5
 
