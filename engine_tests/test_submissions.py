@@ -51,7 +51,7 @@ ENV = {
 }
 
 #: Seconds for which a submission that waits for its pool is claimed from everybody.
-POOLED_TTL = 60
+POOLED_TTL = 120
 #: Seconds in which no claim ends by itself, however slow the machine is.
 LONG_TTL = 3600
 
