@@ -23,7 +23,9 @@ from pages import ROOT, blocks
 VERSION = tuple(int(part) for part in airflow.__version__.split(".")[:2])
 EXAMPLES = sorted((Path(__file__).parent.parent / "example_dags").glob("*.py"))
 
-# Airflow reads its configuration once, when it is imported.
+# On 3.0 each part of a task builds an API of its own, which takes a busy machine a while.
+pytestmark = pytest.mark.timeout(600)
+
 AIRFLOW_MENDED = """
 import asyncio, functools
 import airflow
@@ -105,7 +107,12 @@ def run_dag(airflow_db: Path, scnet: ScnetSimulator, connect, tmp_path: Path, da
         environment = {**os.environ, "SCNET_SIMULATOR_URL": scnet.url, "SCNET_POKE_INTERVAL": "0.2"}
         log = tmp_path / "printed"
         print(json.dumps([environment, str(log), str(file), dag_id, conf]), file=dag_process.stdin, flush=True)
-        answer = dag_process.stdout.readline()
+        try:
+            answer = dag_process.stdout.readline()
+        except BaseException:
+            # Its answer must not be taken for that to the next.
+            dag_process.kill()
+            raise
         file.unlink()
         printed = log.read_text(errors="replace")
         result = json.loads(answer or "null")
@@ -152,8 +159,6 @@ def test_a_mapped_group_of_gates_and_submissions(scnet: ScnetSimulator, run_dag)
     assert sum("wait_for_room" in task for task in result["tasks"]) == 3
 
 
-# On 3.0 each part of a task builds an API of its own.
-@pytest.mark.timeout(600)
 def test_jobs_behind_gates(scnet: ScnetSimulator, run_dag):
     scnet.plan_jobs(JobPlan(run_for=0.3), times=None)
     (example,) = [path for path in EXAMPLES if path.stem == "scnet_submit"]
@@ -162,8 +167,6 @@ def test_jobs_behind_gates(scnet: ScnetSimulator, run_dag):
     assert len({job.name for job in scnet.jobs("alice")}) == scnet.totals("alice").submitted == 2
 
 
-# On 3.0 each part of a task builds an API of its own.
-@pytest.mark.timeout(600)
 def test_jobs_of_every_kind_of_task_that_submits(scnet: ScnetSimulator, run_dag):
     scnet.plan_jobs(
         JobPlan(run_for=0.3, outcome="FAILED", exit_code="37:0", output="no such file"), name="failing"
