@@ -191,6 +191,9 @@ def test_parsing_a_dag_brings_neither_the_hook_nor_requests_nor_urllib3_along():
     code = (
         "import sys; import airflow_provider_scnet.sensors.scnet as s;"
         "s.ScnetJobCountSensor(task_id='g', condition='queued < 5');"
+        "import airflow_provider_scnet.operators.scnet as o;"
+        "o.ScnetSubmitJobOperator(task_id='o', condition='queued < 5', command='x', work_dir='/x', queue_name='q',"
+        " wall_time='01:00:00');"
         "print([m for m in sys.modules if m.startswith('airflow_provider_scnet.') and 'hooks' in m],"
         " [m for m in ('transport', 'address') if f'airflow_provider_scnet.client.{m}' in sys.modules])"
     )
@@ -712,9 +715,11 @@ def test_the_trigger_knows_which_tasks_tell_that_they_have_submitted():
         first = gate(task_id="first")
         plain = ScnetSubmitJobOperator(task_id="plain", command="hostname", **asked)
         mapped = ScnetSubmitJobOperator.partial(task_id="mapped", **asked).expand(command=["a", "b"])
-        first >> [plain, mapped, Uses(task_id="other", value="x")]
+        mute = ScnetSubmitJobOperator(task_id="mute", command="hostname", do_xcom_push=False, **asked)
+        mute_too = ScnetSubmitJobOperator.partial(task_id="mute_too", do_xcom_push=False, **asked)
+        first >> [plain, mapped, mute, mute_too.expand(command=["a"]), Uses(task_id="other", value="x")]
     trigger = deferred(first)[0]
-    assert trigger.submitted_by == {"mapped": False, "other": False, "plain": False}
+    assert trigger.submitted_by == dict.fromkeys(("mapped", "mute", "mute_too", "other", "plain"), False)
     assert trigger.tell_job_id == ["mapped", "plain"]
 
 

@@ -139,8 +139,7 @@ class Claim:
         """Return the instances that wait in the triggerer, and may have submitted or not."""
         if self.is_closed or not self.terms.tasks.tell_job_id:
             return []
-        is_own = self.gate and self.gate.task_id in self.terms.tasks.submit
-        if is_own and clock.wall() < self.opened_at + ON_ITS_WAY:
+        if self._submits_itself and clock.wall() < self.opened_at + ON_ITS_WAY:
             # It is deferred as the gate that it was. Airflow logs an error where an XCom is not there.
             return []
         found = self._instances(instances, self.terms.tasks.submit)
@@ -164,8 +163,8 @@ class Claim:
             return
         self.asked_at = asked_at
         gate_state = instances.get(self.gate.task_id, {}).get(self.gate.map_index, "removed")
-        if self.gate.task_id in self.terms.tasks.submit:
-            self._follow_itself(gate_state, now)
+        if self._submits_itself:
+            self._follow_itself(instances, gate_state, now)
         elif gate_state in _ENDED:
             self._gate_has_ended = True
             phase = self._phase_by(instances)
@@ -184,20 +183,17 @@ class Claim:
             self.enter(Phase.PENDING, now)
         # While it is deferred its event is under way, or was lost.
 
-    def _follow_itself(self, state: str | None, now: float) -> None:
-        """Note the phase of a task that waits for room, submits and waits for its job, all in one."""
-        assert self.gate is not None  # noqa: S101
-        own = self.gate.task_id, self.gate.map_index
+    @property
+    def _submits_itself(self) -> bool:
+        """Whether the task waits for room, submits and waits for its job, all in one."""
+        return self.gate is not None and self.gate.task_id in self.terms.tasks.submit
+
+    def _follow_itself(self, instances: Instances, state: str | None, now: float) -> None:
         if state not in _GOES_ON:
             # It may have submitted, in whatever state it was seen last; its next try is behind a gate again.
             self.close(Phase.DROPPED if state in _ENDED and state not in _HAS_RUN else Phase.ENDED, now)
-        elif own in self.submitted:
-            self.enter(Phase.ENDED, now)
-        elif state == "running":
-            self.enter(Phase.STARTED, now)
-        elif state != "deferred":
-            self._await(*own, state)
-            self.enter(Phase.PENDING, now)
+        elif state != "deferred" or self.submitted:
+            self.enter(self._phase_by(instances), now)
         # Deferred: its event is under way; or it does not know yet whether it has submitted.
 
     def _phase_by(self, instances: Instances) -> Phase:

@@ -10,6 +10,10 @@ from collections.abc import Mapping
 Instances = Mapping[str, Mapping[int, "str | None"]]
 
 
+#: The XCom in which a task that submits leaves the id of its job.
+JOB_ID_KEY = "job_id"
+
+
 @dataclasses.dataclass(frozen=True)
 class GateId:
     """

@@ -17,6 +17,7 @@ from airflow.providers.common.compat.sdk import (
     BaseOperator,
 )
 
+from airflow_provider_scnet.claims.terms import JOB_ID_KEY
 from airflow_provider_scnet.client.reported_job import MOST_LINES
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.gate.condition import Condition
@@ -318,12 +319,12 @@ class ScnetSubmitJobOperator(BaseOperator):
                         has_room = not self._has_a_gate
                         why = attempt.submit(decision.name, request)
                         if job := attempt.submitted:
-                            self._push(context, "job_id", job.job_id)
+                            self._push(context, JOB_ID_KEY, job.job_id)
                             if not self.wait_for_completion:
                                 return self._leave(context, attempt, job)
                     case Step.TAKE:
                         attempt.take(decision.jobs[0])
-                        self._push(context, "job_id", decision.jobs[0].job_id)
+                        self._push(context, JOB_ID_KEY, decision.jobs[0].job_id)
                         if not self.wait_for_completion or decision.jobs[0].state is JobState.COMPLETED:
                             return self._leave(context, attempt, decision.jobs[0])
                         why, job = self._of_job(context, attempt, decision.jobs[0])

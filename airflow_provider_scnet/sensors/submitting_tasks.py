@@ -105,7 +105,9 @@ def _is_gate(task: Any, base: type[ScnetJobCountSensor]) -> bool:
 
 
 def _tells_job_id(task: Any) -> bool:
-    return getattr(_class_of(task), "tells_job_id", False) and getattr(task, "do_xcom_push", True)
+    # A mapped task has its arguments in another place.
+    pushes = getattr(task, "partial_kwargs", vars(task)).get("do_xcom_push", True)
+    return bool(pushes) and getattr(_class_of(task), "tells_job_id", False)
 
 
 def _class_of(task: Any) -> Any:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+from airflow_provider_scnet.claims.terms import JOB_ID_KEY
 from airflow_provider_scnet.event_loop.breather import Breather
 from airflow_provider_scnet.triggers.airflow_access import HAS_DATABASE, answer, in_database
 
@@ -17,9 +18,6 @@ States = dict[str, dict[str, dict[int, "str | None"]]]
 # Characters of run ids in one question: they travel in the address of a request, for which servers and the proxies
 # before them have room for 8,000.
 _MOST_CHARACTERS = 4000
-
-#: The XCom in which a task leaves the id of the job that it has submitted.
-JOB_ID = "job_id"
 
 _RUN_STATES = {"queued": ["queued"], "ended": ["success", "failed"]}
 
@@ -62,7 +60,7 @@ class AirflowTaskStates:
         found: set[tuple[str, str, int]] = set()
         for run_id, task_id, map_index in instances:
             question = GetXCom(
-                key=JOB_ID,
+                key=JOB_ID_KEY,
                 dag_id=dag_id,
                 run_id=run_id,
                 task_id=task_id,
@@ -160,7 +158,7 @@ def _with_job_id(
 
     runs, tasks = ({each[part] for each in instances} for part in (0, 1))
     rows = session.query(XCom.run_id, XCom.task_id, XCom.map_index).filter(
-        XCom.dag_id == dag_id, XCom.key == JOB_ID, XCom.run_id.in_(runs), XCom.task_id.in_(tasks)
+        XCom.dag_id == dag_id, XCom.key == JOB_ID_KEY, XCom.run_id.in_(runs), XCom.task_id.in_(tasks)
     )
     return {(row.run_id, row.task_id, row.map_index) for row in rows} & {*instances}
 
