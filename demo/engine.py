@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import secrets
+import select
 import shutil
 import signal
 import socket
@@ -92,6 +93,8 @@ class Engine:
         }
         self.env = self._clean_environment() | self._settings(dags) | dict(env or {})
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        # What runs commands, once there has been one.
+        self._commands: subprocess.Popen[bytes] | None = None
         # The server may be gone for a while.
         self._database = sqlalchemy.create_engine(self.database_url, pool_pre_ping=True)
 
@@ -142,6 +145,7 @@ class Engine:
     def stop(self) -> None:
         """End all processes, wait until none is left, and remove the home."""
         self._database.dispose()
+        self._end_commands()
         self._end(self.processes)
         for process in self._processes.values():
             process.wait()
@@ -156,7 +160,8 @@ class Engine:
             ``api-server``
         """
         with self._log_file(name).open("ab") as log:
-            self._processes[name] = self._spawn(name, self.commands[name], log)
+            streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
+            self._processes[name] = self._spawn(name, "airflow", self.commands[name], streams)
 
     def kill(self, name: str) -> None:
         """
@@ -339,18 +344,31 @@ class Engine:
         :param timeout: seconds
         """
         log = self._log_file("command")
-        with log.open("wb") as output:
-            process = self._spawn("command", list(arguments), output)
-            try:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout)
-            finally:
-                process.kill()
-                status = process.wait()
+        log.touch()
+        if self._commands is None:
+            with self._log_file("commands").open("wb") as errors:
+                streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+                self._commands = self._spawn("command", "demo.commands", [], streams)
+        asked, answers = self._commands.stdin, self._commands.stdout
+        assert asked
+        assert answers
+        with contextlib.suppress(BrokenPipeError):
+            asked.write(json.dumps([arguments, str(log)]).encode() + b"\n")
+            asked.flush()
+        answer = answers.readline() if select.select([answers], [], [], timeout)[0] else b""
         text = log.read_text(errors="replace")
-        if status:
+        if not answer:
+            self._end_commands()
+            raise EngineError(f"airflow {' '.join(arguments)} did not end within {timeout:g} s\n{text}")
+        if status := int(answer):
             raise EngineError(f"airflow {' '.join(arguments)} ended with status {status}\n{text}")
         return text
+
+    def _end_commands(self) -> None:
+        if self._commands:
+            self._commands.kill()
+            self._commands.communicate()
+            self._commands = None
 
     def tails(self, lines: int = 15) -> str:
         """
@@ -371,14 +389,14 @@ class Engine:
     def _log_file(self, name: str) -> Path:
         return self.home / f"{name}.log"
 
-    def _spawn(self, name: str, arguments: list[str], output: Any) -> subprocess.Popen[bytes]:
+    def _spawn(
+        self, name: str, module: str, arguments: list[str], streams: Mapping[str, Any]
+    ) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-m", "airflow", *arguments],
+            [sys.executable, "-m", module, *arguments],
             env=self.env | {COMPONENT: name},
             cwd=self.home,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
+            **streams,
             # A Ctrl-C in the terminal is for whoever started the engine, who then ends it in order.
             start_new_session=True,
         )
@@ -413,8 +431,9 @@ class Engine:
             "_AIRFLOW__SKIP_DATABASE_EXECUTOR_COMPATIBILITY_CHECK": "1",
             # Starting a task is all work for the processor: more at once only take turns.
             "AIRFLOW__CORE__PARALLELISM": "4",
-            # A second between two rounds of the scheduler would be most of a short task's time.
-            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+            # A second between two rounds of the scheduler would be most of a short task's time; 0.2 s would take a
+            # fifth of a processor while nothing goes on.
+            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
             # The DAG files do not change; parsing them every 30 s takes the processor from the tasks.
             "AIRFLOW__SCHEDULER__MIN_FILE_PROCESS_INTERVAL": "600",
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",

@@ -53,8 +53,8 @@ def test_tasks_with_gates_of_their_own_let_no_more_through_than_there_is_room_fo
     assert engine.run_state("own_gates") == "success"
     jobs = scnet.jobs("alice")
     assert len({job.name for job in jobs}) == len(jobs) == TASKS
-    # All that there is room for, and no more.
-    assert most_queued(jobs) == MOST_QUEUED
+    # On a busy machine jobs start before there are as many as there is room for.
+    assert 0 < most_queued(jobs) <= MOST_QUEUED
     said = "".join(engine.log_of("own_gates", "run", index) for index in range(TASKS))
     assert "waiting, needs queued < 3" in said
     assert "claimed" in said

@@ -14,7 +14,7 @@ import pytest
 
 from airflow_provider_scnet.client import job_state
 from airflow_provider_scnet.client.unexpected import unexpected
-from airflow_provider_scnet.event_loop import background
+from airflow_provider_scnet.event_loop import background, shielded_call
 from airflow_provider_scnet.hooks.polled_connection import PolledConnection
 from airflow_provider_scnet.polling import accounts as accounts_module
 from airflow_provider_scnet.polling.accounts import Accounts
@@ -306,7 +306,7 @@ def test_a_reading_of_the_connection_that_takes_too_long_is_met_again_and_never_
     scnet, monkeypatch: pytest.MonkeyPatch
 ):
     """A request to Airflow's supervisor that is cancelled ends the trigger runner of 3.1.8."""
-    monkeypatch.setattr(accounts_module, "LONGEST_READ", 0.5)
+    monkeypatch.setattr(shielded_call, "LONGEST_ANSWER", 0.5)
     resolve = PolledConnection.aread_settings
     reads, handed_out = [], asyncio.Event()
 
@@ -339,7 +339,7 @@ def test_a_reading_of_the_connection_that_takes_too_long_is_met_again_and_never_
 
 
 def test_a_connection_that_is_never_handed_out_holds_up_two_looks_only(scnet, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(accounts_module, "LONGEST_READ", 0.05)
+    monkeypatch.setattr(shielded_call, "LONGEST_ANSWER", 0.05)
     resolve = PolledConnection.aread_settings
     reads = []
 

@@ -9,7 +9,6 @@ from typing import Protocol
 
 from airflow_provider_scnet.claims.claim import Claim
 from airflow_provider_scnet.claims.terms import GateId, Instances
-from airflow_provider_scnet.claims.variable_store import LONGEST_ANSWER
 from airflow_provider_scnet.client.unexpected import unexpected
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.shielded_call import ShieldedCall
@@ -60,7 +59,7 @@ class Follower:
     async def ask(self, claims: Collection[Claim]) -> None:
         """Ask about claims, and note what has become of them. No question is put while one is being answered."""
         if self._call is None or self._call.is_over:
-            self._call = ShieldedCall(self._survey(claims), LONGEST_ANSWER)
+            self._call = ShieldedCall(self._survey(claims))
         try:
             await self._call.result()
         except TimeoutError as error:

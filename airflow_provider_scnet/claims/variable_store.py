@@ -13,8 +13,6 @@ from airflow_provider_scnet.client.unexpected import unexpected
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.shielded_call import ShieldedCall
 
-#: Seconds that Airflow may take to answer. The first question of a triggerer's life was seen to take more than 8.
-LONGEST_ANSWER = 30.0
 #: Seconds for which nothing is read, or written, after that failed: Airflow's own retries hold up the triggerer.
 PAUSE_AFTER_FAILURE = 60.0
 #: Seconds of failures after which Variables are given up until they work again.
@@ -102,7 +100,7 @@ class Store:
             async with contextlib.nullcontext() if self._is_alone else self._messages:
                 while self._last and not self._last.is_over:
                     await self._last.finished()
-                self._last = ShieldedCall(message(), LONGEST_ANSWER)
+                self._last = ShieldedCall(message())
                 answer = await self._last.result()
         except Exception as error:
             now = clock.now()

@@ -11,6 +11,10 @@ from airflow_provider_scnet.event_loop import clock
 
 T = TypeVar("T")
 
+#: Seconds that Airflow may take to answer. Before the first answer of a triggerer's life its supervisor builds a
+#: server of its own: eight seconds of a processor, and so a minute where many processes share it.
+LONGEST_ANSWER = 90.0
+
 
 class ShieldedCall(Generic[T]):
     """
@@ -21,15 +25,15 @@ class ShieldedCall(Generic[T]):
     been in vain as well.
 
     :param call: what is awaited
-    :param timeout: seconds for which a caller waits
+    :param timeout: seconds for which a caller waits; default: :data:`LONGEST_ANSWER`
     """
 
     # A call that nobody waits for any longer must not be collected before its end.
     _all: ClassVar[set[asyncio.Task[Any]]] = set()
 
-    def __init__(self, call: Coroutine[Any, Any, T], timeout: float) -> None:
+    def __init__(self, call: Coroutine[Any, Any, T], timeout: float | None = None) -> None:
         self.started_at = clock.now()
-        self._timeout = timeout
+        self._timeout = LONGEST_ANSWER if timeout is None else timeout
         self._task = asyncio.ensure_future(call)
         self._all.add(self._task)
         self._task.add_done_callback(self._end)

@@ -17,8 +17,6 @@ from airflow_provider_scnet.polling.kept_room import KeptRoom
 from airflow_provider_scnet.polling.metrics import Metrics, Sink, Whom
 from airflow_provider_scnet.polling.poller import Poller
 
-#: Seconds that Airflow may take to hand a connection out.
-LONGEST_READ = 30.0
 #: Seconds after which a gate that has just arrived no longer trusts a failure that would fail it: somebody may
 #: have mended the account, and cleared the gate.
 MENDED_AFTER = 5.0
@@ -161,11 +159,11 @@ class Accounts:
         name = (scnet_conn_id, user_name)
         reading = self._readings.get(name)
         if reading is None or reading.is_over:
-            reading = self._readings[name] = ShieldedCall(source.aread_settings(user_name), LONGEST_READ)
+            reading = self._readings[name] = ShieldedCall(source.aread_settings(user_name))
         try:
             return await reading.result()
-        except TimeoutError:
-            error = ScnetConnectionError(f"Airflow did not hand it out within {LONGEST_READ:.0f} s")
+        except TimeoutError as no_answer:
+            error = ScnetConnectionError(f"Airflow did not hand it out: {no_answer}")
             error.where = f"connection '{scnet_conn_id}'"
             raise error from None
 

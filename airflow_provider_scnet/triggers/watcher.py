@@ -33,8 +33,6 @@ else:
 
 #: Seconds after which an event is surely in Airflow's database, once it was handed to the triggerer.
 STORED_AFTER = 5.0
-#: Seconds that Airflow's state store may take to answer.
-LONGEST_ANSWER = 30.0
 #: What is said where a trigger was written by a version of this package that knows more.
 IGNORED = "ignored, because only another version of airflow-provider-scnet knows it: %s"
 
@@ -198,7 +196,7 @@ class _Memory:
     async def read(self) -> bool | None:
         """Return whether the watcher was armed; None where nobody knows, or cannot be asked now."""
         try:
-            stored = await ShieldedCall(self._store.aget(self._key), LONGEST_ANSWER).result()
+            stored = await ShieldedCall(self._store.aget(self._key)).result()
         except Exception as error:
             if type(error) is not ValueError:
                 self._troubled(error, "it does not fire before it knows what it saw last")
@@ -224,8 +222,7 @@ class _Memory:
         if armed == self._written or self._store is None:
             return
         try:
-            kept = self._store.aset(self._key, {**self._watched, "armed": armed})
-            await ShieldedCall(kept, LONGEST_ANSWER).result()
+            await ShieldedCall(self._store.aset(self._key, {**self._watched, "armed": armed})).result()
         except Exception as error:
             self._troubled(error, "after a restart it goes by what was kept last")
             return
