@@ -18,7 +18,7 @@ from engine_tests.conftest import AIRFLOW, engine_for
 ROOM = 20
 GATES = 50
 # Before 3.3 each gate starts on a worker, which takes a processor for a second.
-MANY, RUNS = (1_000, 200) if AIRFLOW >= (3, 3) else (100, 40)
+MANY, RUNS = (1_000, 80) if AIRFLOW >= (3, 3) else (100, 40)
 
 not_on_3_0 = pytest.mark.skipif(
     (3, 0) <= AIRFLOW < (3, 1),
