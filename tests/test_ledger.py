@@ -9,6 +9,7 @@ import pytest
 
 from airflow_provider_scnet.claims.follower import FOLLOW_EVERY, LONGEST_PAUSE, PAUSE_PER_ANSWER
 from airflow_provider_scnet.claims.phases import LONGEST_PHASE
+from airflow_provider_scnet.event_loop.shielded_call import LONGEST_ANSWER
 from airflow_provider_scnet.gate.claimed import Claimed
 
 from ledger_world import COUNTED_AFTER, TTL, WITNESS, World, gate, now, opened, scenario
@@ -887,7 +888,7 @@ async def test_a_question_is_never_cancelled_and_met_again_at_the_next_poll(worl
     looking.cancel()
     await asyncio.gather(looking, return_exceptions=True)
     assert await asyncio.wait_for(world.jobs(), 3600) == 1
-    assert "no answer within 30 s" in world.notes()
+    assert f"no answer within {LONGEST_ANSWER:g} s" in world.notes()
     assert len(world.airflow.questions) == 1
     world.airflow.answers.set()
     await world.poll()

@@ -224,7 +224,7 @@ def test_nobody_is_let_through_for_whom_there_is_no_room_while_processes_die_and
 def test_nobody_is_let_through_for_whom_there_is_no_room_while_machines_sleep_and_processes_are_stopped():
     opened, over, _, stats = simulate(Situation(crash=0.02, sleep=0.02), SEEDS)
     assert opened > 200
-    assert stats["not decided"] > 10
+    assert stats["not decided"] > 5
     assert over == 0
 
 
@@ -271,8 +271,8 @@ async def test_a_turn_is_asked_for_written_read_back_and_given_back(world: World
     assert world.airflow.messages == [
         ("read", turn),
         ("written", turn),
-        ("read", turn),
         ("read", claims),
+        ("read", turn),
         ("written", claims),
         ("written", turn),
     ]
@@ -333,11 +333,11 @@ async def test_who_reads_another_name_back_lets_nobody_through(world: World):
     opening = asyncio.ensure_future(world.open(gate(1)))
     admitted = len(world.airflow.rows)
     for _ in range(3):
-        await asyncio.sleep(WAIT / 2)
-        world.airflow.variables[key] = "somebody"
+        # It is read, written, waited for, and read back.
         await asyncio.sleep(WAIT)
+        world.airflow.variables[key] = "somebody"
+        await asyncio.sleep(2 * WAIT)
         world.airflow.variables[key] = "free"
-        await asyncio.sleep(0.5)
     with pytest.raises(NotDecidedError, match="other triggerers decide at the same moment"):
         await asyncio.wait_for(opening, 30)
     assert len(world.airflow.rows) == admitted
@@ -348,8 +348,8 @@ async def test_who_reads_another_name_back_lets_nobody_through(world: World):
 async def test_a_turn_that_takes_too_long_lets_nobody_through_and_its_claim_is_nobodys(world: World):
     await opened(world, "running")
     other = World(world.airflow)
-    world.airflow.message_takes = LONGEST_SECTION / 3
-    with pytest.raises(NotDecidedError, match=r"it took Airflow .* s to read and write what is claimed"):
+    world.airflow.message_takes = LONGEST_SECTION / 2
+    with pytest.raises(NotDecidedError, match=r"it took Airflow .* s to read the turn and write the claims"):
         await world.open(gate(1))
     world.airflow.message_takes = 0.0
     # It is written, and counts for whoever cannot know better; and not for whoever has made it.
@@ -366,15 +366,15 @@ async def test_a_turn_that_takes_too_long_lets_nobody_through_and_its_claim_is_n
 
 @scenario
 async def test_a_turn_that_takes_a_little_less_lets_through(world: World):
-    # Three messages, and all that they take is measured.
-    world.airflow.message_takes = LONGEST_SECTION / 3 - 2 * MESSAGE - 0.01
+    # Two messages, and all that they take is measured.
+    world.airflow.message_takes = LONGEST_SECTION / 2 - 2 * MESSAGE - 0.01
     await world.open(gate(0))
     assert await world.jobs() == 1
 
 
 @scenario
 async def test_where_the_next_try_is_quick_the_gate_opens_and_only_its_last_claim_counts(world: World):
-    world.airflow.message_takes = LONGEST_SECTION / 3
+    world.airflow.message_takes = LONGEST_SECTION / 2
     set_variable = world.airflow.set_variable
 
     async def quick_from_then_on(key: str, *given: Any) -> None:
@@ -423,7 +423,7 @@ async def test_a_turn_that_took_more_than_twenty_seconds_is_not_given_back(world
     get_variable, is_slow = world.airflow.get_variable, True
 
     async def slow(key: str) -> str | None:
-        if is_slow and key.startswith("scnet_claims"):
+        if is_slow and world.airflow.variables.get(key, "free") != "free":
             await asyncio.sleep(GIVEN_BACK_WITHIN)
         return await get_variable(key)
 
@@ -445,7 +445,7 @@ async def test_a_turn_that_took_a_little_less_is_given_back(world: World):
     get_variable = world.airflow.get_variable
 
     async def slow(key: str) -> str | None:
-        if key.startswith("scnet_claims"):
+        if world.airflow.variables.get(key, "free") != "free":
             await asyncio.sleep(GIVEN_BACK_WITHIN - 1)
         return await get_variable(key)
 
@@ -509,7 +509,7 @@ def test_many_accounts_that_decide_at_the_same_moment_all_let_through():
 
         async def _message(self, kind: str, key: str) -> None:
             async with self.answering:
-                await asyncio.sleep(LONGEST_SECTION / 6)
+                await asyncio.sleep(LONGEST_SECTION / 4)
 
     async def run() -> None:
         airflow, messages = Supervisor(), asyncio.Lock()

@@ -199,15 +199,17 @@ class Ledger:
             why = ""
             try:
                 for _ in range(MOST_TRIES):
-                    async with self._turn.taken() as section:
+                    async with self._turn.taken(self._read) as section:
                         if section is None:
                             why = "other triggerers decide at the same moment"
                             continue
-                        claims = await self._write_decision(admit)
-                        if not claims or section.is_in_time:
-                            self.keep(claims)
-                            return
-                        took = f"it took Airflow {section.seconds:.1f} s to read and write what is claimed"
+                        # Who is late already must not write what it read long ago.
+                        if section.is_in_time:
+                            claims = await self._write_decision(admit)
+                            if not claims or section.is_in_time:
+                                self.keep(claims)
+                                return
+                        took = f"it took Airflow {section.seconds:.1f} s to read the turn and write the claims"
                         why = f"{took}, which must not take more than {LONGEST_SECTION:g} s"
             except TurnNotFreeError:
                 why = "another triggerer decides, or died while it did"
@@ -226,7 +228,6 @@ class Ledger:
             raise NotDecidedError(why)
 
     async def _write_decision(self, admit: Callable[[], Collection[Claim]]) -> Collection[Claim]:
-        await self._read()
         claims = admit()
         if claims or self.is_unsettled:
             # Nobody's, until it is known that they were written in time.

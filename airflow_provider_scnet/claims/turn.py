@@ -5,7 +5,8 @@ Whose turn it is to decide, among all triggerers that let gates through on one a
 Airflow's Variables have no compare-and-set. A turn is taken by writing one's name, waiting, and reading it back.
 Who reads its own name back knows that whoever writes another one later will wait for :data:`WAIT` as well, and has
 most of that time for itself. This is Fischer's algorithm; because the time is measured, and who took longer does
-nothing, it relies on no message being quick.
+nothing, it relies on no message being quick. What others wrote in their turns is read after the wait: whoever had
+the turn when this name was written has ended by then.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ import asyncio
 import contextlib
 import itertools
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from airflow_provider_scnet.claims.variable_store import Store, StoreError
 from airflow_provider_scnet.event_loop import clock
 
 #: Seconds between writing and reading back. The same for all processes: a part of the format, and no setting.
-WAIT = 1.0
+WAIT = 0.6
 #: Seconds from the sending of the second reading within which all has to be written.
-LONGEST_SECTION = 0.75 * WAIT
+LONGEST_SECTION = 0.5
 #: Seconds for which a turn that does not change is respected: who holds it may have died.
 TAKEN_OVER_AFTER = 60.0
 #: Seconds after which a turn is not given back, as somebody else may hold it by then.
@@ -74,10 +75,11 @@ class Turn:
         self._held: tuple[str, float] = _FREE, 0.0
 
     @contextlib.asynccontextmanager
-    async def taken(self) -> AsyncIterator[Section | None]:
+    async def taken(self, read: Callable[[], Awaitable[None]]) -> AsyncIterator[Section | None]:
         """
         Wait for the turn, take it for what is done meanwhile, and let others have it.
 
+        :param read: reads what others wrote in theirs
         :return: the section that begins; None where another process took the turn in the same moment
         :raises TurnNotFreeError: where it does not become free
         :raises StoreError: where it cannot be read or written
@@ -87,12 +89,13 @@ class Turn:
             if clock.now() >= give_up_at:
                 raise TurnNotFreeError
             await asyncio.sleep(random.uniform(0.3, 0.6))  # noqa: S311
-        mine = next(self._names)
+        mine, is_mine = next(self._names), True
         await self._write(mine)
-        await asyncio.sleep(WAIT)
-        is_mine = False
+        section = Section()
         try:
+            await asyncio.sleep(WAIT)
             async with self._store.alone():
+                await read()
                 section = Section()
                 is_mine = await self._store.get(self._key) == mine
                 yield section if is_mine else None
