@@ -35,6 +35,41 @@ SENSORS = {
 }
 
 
+# Jobs that are awaited in one event loop; seconds between two polls, and how many of these.
+JOBS, EVERY, POLLS = 1_000, 10.0, 6
+AWAIT = """
+import asyncio, os, time
+from {module} import {trigger}
+
+async def wait():
+    async def one(number):
+        async for _ in {trigger}({arguments}).run():
+            raise SystemExit("a job has ended")
+
+    waiting = [asyncio.ensure_future(one(number)) for number in {ids}]
+    # All have asked once, which opens what is opened once.
+    await asyncio.sleep(1.5 * {every})
+    print("begins", flush=True)
+    before = time.process_time()
+    await asyncio.sleep({polls} * {every})
+    print(time.process_time() - before, flush=True)
+    os._exit(0)
+
+asyncio.run(wait())
+"""
+TRIGGERS = {
+    "ScnetJobTrigger": (
+        "airflow_provider_scnet.triggers.job",
+        "scnet_conn_id='scnet_default', job_id=str(number), poll_interval={every}",
+    ),
+    # A resource that is not there yet is what it waits for.
+    "HttpSensorTrigger": (
+        "airflow.providers.http.triggers.http",
+        "endpoint=f'nothing/{{number}}', poke_interval={every}",
+    ),
+}
+
+
 def import_once(module: str) -> dict[str, float]:
     """Import a module in a process of its own, after ``airflow.sdk``."""
     done = subprocess.run(
@@ -93,3 +128,42 @@ def looks() -> list[dict[str, object]]:
         # A first gate pays for what is imported and opened once.
         asyncio.run(wait(scnet, 1))
         return [{"gates": gates, "requests": asyncio.run(wait(scnet, gates))} for gates in (1, GATES)]
+
+
+def jobs() -> list[dict[str, object]]:
+    """Await 1,000 jobs in one process for a minute, polls every 10 s, beside a deferrable sensor for as many."""
+    from airflow_provider_scnet.testing import ScnetSimulator
+
+    rows: list[dict[str, object]] = []
+    with ScnetSimulator(slots=JOBS, run_for=86_400) as scnet:
+        scnet.add_user("alice")
+        ids = [int(job_id) for job_id in scnet.submit("alice", jobs=JOBS)]
+        connections = {
+            "AIRFLOW_CONN_SCNET_DEFAULT": scnet.connection_json("alice"),
+            "AIRFLOW_CONN_HTTP_DEFAULT": json.dumps({"conn_type": "http", "host": scnet.url}),
+        }
+        for trigger, (module, arguments) in TRIGGERS.items():
+            source = AWAIT.format(
+                module=module,
+                trigger=trigger,
+                arguments=arguments.format(every=EVERY),
+                ids=ids,
+                every=EVERY,
+                polls=POLLS,
+            )
+            with subprocess.Popen(
+                [sys.executable, "-c", source], env=os.environ | connections, stdout=subprocess.PIPE, text=True
+            ) as process:
+                assert process.stdout
+                process.stdout.readline()
+                before = len(scnet.requests)
+                seconds = float(process.stdout.readline())
+                requests = len(scnet.requests) - before
+            rows.append(
+                {
+                    f"{JOBS:,} waiting": trigger,
+                    "requests a poll": f"{requests / POLLS:.0f}",
+                    "CPU": f"{100 * seconds / POLLS / EVERY:.1f} % of a core",
+                }
+            )
+    return rows

@@ -23,6 +23,7 @@ from benchmarks import engine, growth, process, production, simulation
 PARTS: dict[str, Callable[[], list[dict[str, object]]]] = {
     "imports": process.imports,
     "looks": process.looks,
+    "jobs": process.jobs,
     "growth": growth.growth,
     "simulation": simulation.simulation,
     "clusters": simulation.clusters,
