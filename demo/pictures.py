@@ -9,6 +9,7 @@ import contextlib
 import io
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from demo import browser
 from demo.ending import Ended, ignore_signals, raise_on_signals
 from demo.engine import Engine, EngineError
 from demo.play import FOR_LONG, airflow_with_pages
-from demo.run import DAG, GATE, MOST_QUEUED, SLOTS, USER
+from demo.run import DAG, GATE, INTERVAL, MOST_QUEUED, SLOTS, USER
 
 FOLDER = Path(__file__).parents[1] / "docs" / "pictures"
 #: A page has few colours.
@@ -111,14 +112,12 @@ def _let_gates_wait(engine: Engine, scnet: ScnetSimulator) -> str:
         engine.wait_until(lambda: engine.run_state(DAG) == "success", RUN, "a run")
     scnet.cancel(USER)
     scnet.submit(USER, SLOTS + MOST_QUEUED, FOR_LONG)
+    full_since = time.monotonic()
+    # Gates that come now would open on the last poll, which saw an empty cluster.
+    engine.wait_until(lambda: time.monotonic() > full_since + INTERVAL, RUN)
     run_id = engine.trigger_dag(DAG, {"inputs": GATES})
     engine.wait_until(
-        lambda: (
-            list(engine.task_states(DAG).values()).count("deferred") == GATES
-            and "waiting, needs" in engine.log_of(DAG, GATE, GATES - 1)
-        ),
-        RUN,
-        "the gates",
+        lambda: all("waiting, needs" in engine.log_of(DAG, GATE, index) for index in range(GATES)), RUN, "the gates"
     )
     return f"/dags/{DAG}/runs/{run_id}"
 
