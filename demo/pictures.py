@@ -117,7 +117,9 @@ def _let_gates_wait(engine: Engine, scnet: ScnetSimulator) -> str:
     engine.wait_until(lambda: time.monotonic() > full_since + INTERVAL, RUN)
     run_id = engine.trigger_dag(DAG, {"inputs": GATES})
     engine.wait_until(
-        lambda: all("waiting, needs" in engine.log_of(DAG, GATE, index) for index in range(GATES)), RUN, "the gates"
+        lambda: all("waiting, needs" in engine.log_of(DAG, GATE, index) for index in range(GATES)),
+        RUN,
+        "the gates",
     )
     return f"/dags/{DAG}/runs/{run_id}"
 

@@ -27,7 +27,7 @@ from airflow_provider_scnet.gate.reporter import Note
 #: How often a process tries to decide at one poll: its turn may be lost to another, or take too long.
 MOST_TRIES = 3
 #: Seconds within which the ends of claims bring one poll: gates that open together submit one after another.
-TOGETHER = 2 * FOLLOW_EVERY
+TOGETHER = 3 * FOLLOW_EVERY
 #: Characters of JSON that take a thread of their own: a thousand claims, a few milliseconds.
 LONG_TEXT = 100_000
 #: Seconds for which claims are remembered that were written too late, or taken back: a late message brings them.
