@@ -34,7 +34,7 @@ help: ## show this help
 	@echo '  make test-python-VERSION: on one Python of $(PYTHONS)'
 
 .PHONY: demo
-demo: demo-$(AIRFLOW) ## gated submissions in a real Airflow against a simulated cluster; about two minutes
+demo: demo-$(AIRFLOW) ## gated submissions in a real Airflow against a simulated cluster; about three minutes
 
 .PHONY: demo-keys
 demo-keys: .venv/$(AIRFLOW)/.made ## the same with access keys: tokens that end during the wait

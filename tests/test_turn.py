@@ -456,6 +456,18 @@ async def test_a_turn_that_took_a_little_less_is_given_back(world: World):
 
 
 @scenario
+async def test_a_turn_whose_wait_is_ended_is_given_back(world: World):
+    """All gates of a poller may leave in that second; others must not wait a minute for that."""
+    opening = asyncio.ensure_future(world.open(gate(0)))
+    await asyncio.sleep(WAIT / 2)
+    assert world.airflow.variables[turn_key(world.airflow)] != "free"
+    opening.cancel()
+    await asyncio.gather(opening, return_exceptions=True)
+    assert world.airflow.variables[turn_key(world.airflow)] == "free"
+    assert await seconds_until_open(World(world.airflow)) < 2 * WAIT
+
+
+@scenario
 async def test_what_is_decided_here_is_decided_one_after_another(world: World):
     """Several pollers of one account share its ledger."""
     claims = await asyncio.gather(*(world.open(gate(index)) for index in range(3)))
