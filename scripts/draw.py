@@ -62,7 +62,7 @@ WORDS = {
         "long": ["同一任务的提交还在", "陆续开始，就有效"],
         "ttl": ["最多保留", "claim_ttl"],
         "counted": ["再保留", "counted_after"],
-        "dropped": ["不会再运行：被跳过，或整个 DAG run 已不存在", "→ 立即取消"],
+        "dropped": ["不会再运行：被跳过，或整个 DAG run 已不存在", "→ 立即失效"],
         "silent": ["Airflow 没有响应，或闸门后面没有任务", "→ 再过 claim_ttl 失效"],
         "retry": ["重试"],
         "longer": ["运行超过 claim_ttl"],
