@@ -110,6 +110,8 @@ class Run:
         return time.monotonic() - began
 
     def _all_wait(self) -> bool:
+        if self.dag_id.endswith("_pool"):
+            return self.states().count("scheduled") == self.tasks
         if self.dag_id.endswith("_http"):
             # Between two looks such a task is nowhere; that each has looked shows in the requests.
             return len(self.scnet.job_state_requests) >= self.tasks
@@ -236,14 +238,24 @@ def _row(name: str, used: Usage) -> dict[str, object]:
     }
 
 
+def queue() -> list[dict[str, object]]:
+    """Submit 60 jobs of 15 s to four slots, for the picture: `queued < 5` every 8 s, or a pool of five slots."""
+    ways = {
+        "ScnetJobCountSensor": Admission("gates", "admission_scnet"),
+        "HttpSensor": Admission("HttpSensors, rescheduled", "admission_http"),
+        f"Airflow pool, {MOST_QUEUED} slots": Admission("submissions in a pool", "admission_pool"),
+    }
+    rows = [way.row() for way in ways.values()]
+    pictures.queues({name: way.queue for name, way in ways.items()}, limit=MOST_QUEUED)
+    return rows
+
+
 def admission() -> list[dict[str, object]]:
     """Submit 60 jobs of 15 s to four slots, each behind `queued < 5`, asking every 8 s; counted after 5 s."""
     queue = {"AIRFLOW__TRIGGERER__QUEUES_ENABLED": "True", "BENCH_QUEUE": "cluster"}
     pinned = (("--queues", "cluster"), ("--queues", "default"))
     halves = (("--capacity", str(SUBMISSIONS // 2)),) * 2
-    gates, http = Admission("gates", "admission_scnet"), Admission("HttpSensors, rescheduled", "admission_http")
     rows = [
-        gates.row(),
         Admission("gates, triggerer killed and started again", "admission_scnet", kill=True).row(),
         Admission("gates, two triggerers, pinned to one", "admission_scnet", queue, pinned).row(),
     ]
@@ -256,8 +268,6 @@ def admission() -> list[dict[str, object]]:
     for number in range(1, UNPINNED_RUNS + 1):
         name = f"gates, one in each of {SUBMISSIONS} DAGs, two triggerers, half on each, run {number}"
         rows.append(Admission(name, "admission_dags", {"BENCH_DAGS": "1"}, halves).row())
-    rows.append(http.row())
-    pictures.queues({"ScnetJobCountSensor": gates.queue, "HttpSensor": http.queue}, limit=MOST_QUEUED)
     return rows
 
 
@@ -299,11 +309,16 @@ class Admission:
             env=self.env,
             triggerers=self.triggerers,
         ) as run:
+            by_pool = self.dag_id.endswith("_pool")
+            if by_pool:
+                run.engine.airflow("pools", "set", "few", "0", "nothing starts")
             run.begin()
             # All compete for the queue at once, and what gets in stays there for a while: earlier jobs run.
             earlier = run.scnet.submit("alice", SLOTS)
             run.scnet.set_counts("alice", queued=None)
             start = run.scnet.clock.now()
+            if by_pool:
+                run.engine.airflow("pools", "set", "few", str(MOST_QUEUED), "as many as may be queued")
             last_waited = self._let_run(run, start)
             seconds = run.scnet.clock.now() - start
             every_job = run.scnet.jobs("alice")

@@ -33,7 +33,7 @@ def queues(over_time: Mapping[str, Sequence[tuple[float, int]]], limit: int) -> 
     """
     for language, (seconds, jobs, most, submitted) in _WORDS.items():
         figure, axes = _axes()
-        for (name, steps), colour in zip(over_time.items(), ("tab:green", "tab:red"), strict=True):
+        for (name, steps), colour in zip(over_time.items(), ("tab:green", "tab:red", "tab:orange"), strict=True):
             axes.step(*zip(*steps, strict=True), where="post", color=colour, label=name)
             # A line ends with the last submission, which is why one is so much shorter.
             axes.plot(*steps[-1], marker="o", color=colour)

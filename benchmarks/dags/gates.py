@@ -124,6 +124,15 @@ for number in range(TASKS if os.environ.get("BENCH_DAGS") else 0):
     with new(f"admission_dags_{number:04}"):
         scnet_gate(submits=1) >> submit()
 
+# What Airflow has for it: so many tasks at once. The pool is made when it is wanted.
+with new("admission_pool"):
+
+    @task_group
+    def pool_submits(number):
+        submit.override(task_id="gate", pool="few")()
+
+    pool_submits.expand(number=list(range(TASKS)))
+
 with new("admission_http"):
 
     @task_group
