@@ -49,6 +49,8 @@ class Cluster:
         self.fails_with: Exception | None = None
         self.problem = ""
         self.cancelled: list[str] = []
+        self.cancellations: list[list[str]] = []
+        self.resists: list[str] = []
         self.takes = 0.0
 
     async def afind_jobs(self, *, scheduler_id: str | None) -> JobList:
@@ -60,11 +62,11 @@ class Cluster:
         jobs = tuple(ReportedJob(job_id, "x", state, "list") for job_id, state in shown.items())
         return JobList(jobs, is_complete=not self.problem, problem=self.problem)
 
-    async def aget_job(self, job_id: str, *, scheduler_id: str | None) -> ReportedJob | None:
-        return ReportedJob(job_id, "x", self.states[job_id], "detail") if job_id in self.states else None
-
-    async def acancel_job(self, job_id: str, *, scheduler_id: str | None) -> None:
-        self.cancelled.append(job_id)
+    async def acancel_jobs(self, job_ids: list[str], *, scheduler_id: str | None) -> tuple[list[str], list[str]]:
+        live = [job_id for job_id in job_ids if job_id in self.states and self.states[job_id].is_unfinished]
+        self.cancelled += live
+        self.cancellations.append(list(job_ids))
+        return live, self.resists
 
 
 @pytest.fixture
@@ -390,6 +392,38 @@ def test_a_job_whose_task_somebody_ended_is_cancelled(cluster: Cluster, lines, m
     killed(trigger(cancel_on_kill=True), monkeypatch, of_task(state))
     assert cluster.cancelled == ["7"]
     assert lines == ["job 7 is cancelled: somebody ended the task"]
+
+
+@pytest.mark.usefixtures("on_kill")
+def test_jobs_whose_tasks_are_ended_together_are_cancelled_with_one_request(cluster: Cluster, lines, monkeypatch):
+    questions = []
+
+    class TaskStates:
+        async def states(self, *given: Any) -> Any:
+            questions.append(given)
+            return {"r": {"g.run": {index: "failed" if index else "deferred" for index in range(500)}}}
+
+    monkeypatch.setattr(module, "AirflowTaskStates", TaskStates)
+    cluster.states = {str(index): JobState.QUEUED for index in range(500)}
+    cluster.resists = ["3"]
+
+    async def kill(index: int) -> None:
+        made = trigger(cancel_on_kill=True, job_id=str(index))
+        ti = SimpleNamespace(dag_id="d", run_id="r", task_id="g.run", map_index=index)
+        monkeypatch.setattr(made, "task_instance", ti, raising=False)
+        await made.on_kill()
+
+    async def whole() -> None:
+        await asyncio.gather(*map(kill, range(500)))
+        await kill(1)
+
+    monkeypatch.setattr(ScnetJobTrigger, "task_instance", None)
+    virtual_time.run(whole())
+    # The first is still waited for; whoever comes later is asked about anew.
+    assert cluster.cancellations == [[str(index) for index in range(1, 500)], ["1"]]
+    assert questions == [("d", ["r"], ["g.run"])] * 2
+    assert lines.count("job 3 is cancelled: somebody ended the task") == 1
+    assert lines.count("job 3 has not ended after it was cancelled") == 1
 
 
 @pytest.mark.usefixtures("on_kill")

@@ -588,6 +588,33 @@ class TestCancelling:
         assert second.query == {"jobMethod": "5", "strJobInfoMap": f"{SCHEDULER},alice:1:"}
         assert second.headers.get("content-length", "0") == "0"
 
+    @pytest.mark.parametrize(("deletion", "requests"), [("body", 1), ("query", 2), ("nowhere", 2)])
+    def test_several_jobs_are_cancelled_together(self, scnet, deletion, requests):
+        scnet.quirks = JobQuirks(deletion=deletion)
+        scnet.submit("alice", 4)
+        scnet.end_job(2)
+        live, left = asyncio.run(hook().acancel_jobs(["1", "2", "4", "99"]))
+        assert live == ["1", "4"]
+        assert left == (["1", "4"] if deletion == "nowhere" else [])
+        asked = [request for request in scnet.requests if request.method == "DELETE"]
+        assert len(asked) == requests
+        ended = [job.state == "ended" for job in scnet.jobs("alice")]
+        assert ended == [not left, True, False, not left]
+
+    def test_a_job_that_is_not_listed_yet_is_cancelled_with_the_others(self, scnet):
+        scnet.quirks = JobQuirks(listed_after=3600.0)
+        scnet.submit("alice", 2)
+        assert asyncio.run(hook().acancel_jobs(["1", "2"])) == (["1", "2"], [])
+
+    def test_a_form_that_is_refused_is_sent_as_a_query(self, scnet):
+        scnet.submit("alice", 1)
+        scnet.order(Fault.api("10004", "参数无效"), path=JOB_LIST_PATH, method="DELETE")
+        assert asyncio.run(hook().acancel_jobs(["1"])) == (["1"], [])
+
+    def test_where_nothing_has_to_be_cancelled_nothing_is_sent(self, scnet):
+        assert asyncio.run(hook().acancel_jobs(["1"])) == ([], [])
+        assert not [request for request in scnet.requests if request.method == "DELETE"]
+
     def test_success_is_not_believed(self, scnet):
         scnet.quirks = JobQuirks(deletion="nowhere")
         scnet.submit("alice")

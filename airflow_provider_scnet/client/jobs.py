@@ -9,7 +9,7 @@ jobs" and "read a file's content"; what it leaves open is handled as noted.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import quote
@@ -21,7 +21,7 @@ from airflow_provider_scnet.client.errors import (
     ScnetConfigError,
     ScnetResponseError,
 )
-from airflow_provider_scnet.client.job_lists import JOBS_PATH, check_own_jobs, ended_jobs
+from airflow_provider_scnet.client.job_lists import JOBS_PATH, check_own_jobs, ended_jobs, live_jobs
 from airflow_provider_scnet.client.job_manager import schedulers
 from airflow_provider_scnet.client.lifecycle import JobState
 from airflow_provider_scnet.client.reported_job import MOST_LINES, ReportedJob
@@ -122,7 +122,7 @@ def cancel(settings: ConnectionSettings, scheduler_id: str, job_id: str) -> Repo
     :raises ScnetError: where it was not answered, or refused
     """
     check_own_jobs(settings)
-    asked = {"jobMethod": "5", "strJobInfoMap": f"{scheduler_id},{settings.user_name}:{job_id}:"}
+    asked = _deletion(settings, scheduler_id, [job_id])
     refused: Exception | None = None
     try:
         ask(settings, JOBS_PATH, _anything, method="DELETE", data=asked)
@@ -138,6 +138,46 @@ def cancel(settings: ConnectionSettings, scheduler_id: str, job_id: str) -> Repo
         return seen
     ask(settings, JOBS_PATH, _anything, method="DELETE", params=asked)
     return live_job(settings, job_id)
+
+
+def cancel_together(
+    settings: ConnectionSettings, scheduler_id: str, job_ids: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """
+    Ask SCnet to delete jobs with one request, as :func:`cancel` does with one, and look what became of them.
+
+    :param settings: whom to ask, and whose jobs these are
+    :param scheduler_id: the scheduler
+    :param job_ids: which
+    :return: those that had not ended, and those of them that go on, perhaps for a while only
+    :raises ScnetError: where it was not answered, or refused
+    """
+    check_own_jobs(settings)
+
+    def unfinished(ids: Iterable[str]) -> list[str]:
+        listed = {job.job_id: job for job in live_jobs(settings, scheduler_id)}
+        # A job that was just submitted may not be listed yet.
+        found = {each: listed.get(each) or live_job(settings, each) for each in ids}
+        return [each for each, job in found.items() if job and job.state.is_unfinished]
+
+    live = left = unfinished(job_ids)
+    for is_last in (False, True):
+        if left:
+            asked = _deletion(settings, scheduler_id, left)
+            try:
+                sent: dict[str, Any] = {"params" if is_last else "data": asked}
+                ask(settings, JOBS_PATH, _anything, method="DELETE", **sent)
+            except (ScnetApiError, ScnetResponseError) as error:
+                # Perhaps because it did not see the form.
+                if is_last or isinstance(error, ScnetAuthError):
+                    raise
+            left = unfinished(left)
+    return live, left
+
+
+def _deletion(settings: ConnectionSettings, scheduler_id: str, job_ids: Iterable[str]) -> dict[str, str]:
+    named = (f"{scheduler_id},{settings.user_name}:{job_id}:" for job_id in job_ids)
+    return {"jobMethod": "5", "strJobInfoMap": ";".join(named)}
 
 
 def log_tail(settings: ConnectionSettings, path: str, lines: int) -> str:

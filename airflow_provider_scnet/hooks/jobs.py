@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
@@ -150,6 +150,15 @@ class JobMethods:
     async def acancel_job(self, job_id: str, *, scheduler_id: str | None = None) -> ReportedJob | None:
         """Do what :meth:`cancel_job` does without blocking the event loop."""
         return await self._aasked(_cancel(job_id, scheduler_id))
+
+    async def acancel_jobs(
+        self, job_ids: Sequence[str], *, scheduler_id: str | None = None
+    ) -> tuple[list[str], list[str]]:
+        """Ask SCnet to delete jobs with one request; return those that had not ended, and those that go on."""
+        ids = [_id(job_id) for job_id in job_ids]
+        return await self._aasked(
+            lambda settings: jobs.cancel_together(settings, scheduler_id or jobs.only_scheduler(settings), ids)
+        )
 
     def read_log(self, path: str, *, lines: int = 50) -> str:
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, ClassVar
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
@@ -18,6 +18,8 @@ from airflow_provider_scnet.triggers.task_states import AirflowTaskStates
 
 # Seconds for which the cancelling of a job is waited for; Airflow gives on_kill() 30.
 _CANCELLED_WITHIN = 25.0
+# Seconds for which jobs are collected that are cancelled together: many tasks may be ended at once.
+_COLLECTED_FOR = 1.0
 # States of a task that nobody goes on with; None: somebody has cleared it. Whoever handed it over to another
 # triggerer finds it deferred, or by then on a worker.
 _OVER = ("success", "failed", "skipped", "upstream_failed", "removed", None)
@@ -119,23 +121,69 @@ class ScnetJobTrigger(BaseTrigger):
         cancels what it has called at each of its next loops, a second apart: so a task of its own does the work.
         """
         if self.cancel_on_kill and self.job_id and self.task_instance:
-            work = self._cancel_job(self.job_id, self.task_instance, ThreadedLog(self.log))
-            await ShieldedCall(work, _CANCELLED_WITHIN).finished()
+            cancelling = _Cancelling.of_running_loop(self.scnet_conn_id, self.scheduler_id)
+            cancelling.add(self.job_id, self.task_instance, ThreadedLog(self.log))
+            await cancelling.call.finished()
 
-    async def _cancel_job(self, job_id: str, ti: Any, log: ThreadedLog) -> None:
+
+class _Cancelling:
+    """The jobs of one connection whose tasks are ended at about the same time: cancelled with one request."""
+
+    _collecting: ClassVar[dict[tuple[asyncio.AbstractEventLoop, str, str | None], _Cancelling]] = {}
+
+    def __init__(self, name: tuple[asyncio.AbstractEventLoop, str, str | None]) -> None:
+        self._name = name
+        self._jobs: list[tuple[str, Any, ThreadedLog]] = []
+        self.call = ShieldedCall(self._cancel(), _CANCELLED_WITHIN)
+
+    @classmethod
+    def of_running_loop(cls, scnet_conn_id: str, scheduler_id: str | None) -> _Cancelling:
+        """Return what collects jobs of a connection now."""
+        name = asyncio.get_running_loop(), scnet_conn_id, scheduler_id
+        if name not in cls._collecting:
+            cls._collecting[name] = cls(name)
+        return cls._collecting[name]
+
+    def add(self, job_id: str, ti: Any, log: ThreadedLog) -> None:
+        """Add the job of a task that may have been ended."""
+        self._jobs.append((job_id, ti, log))
+
+    async def _cancel(self) -> None:
         from airflow_provider_scnet.hooks.scnet import ScnetHook
 
+        await asyncio.sleep(_COLLECTED_FOR)
+        _, scnet_conn_id, scheduler_id = self._name
+        del self._collecting[self._name]
+        live: list[str] = []
+        left: list[str] = []
         try:
-            states = await AirflowTaskStates().states(ti.dag_id, [ti.run_id], [ti.task_id])
-            index = -1 if ti.map_index is None else ti.map_index
-            if states.get(ti.run_id, {}).get(ti.task_id, {}).get(index) in _OVER:
-                hook = ScnetHook(self.scnet_conn_id)
-                job = await hook.aget_job(job_id, scheduler_id=self.scheduler_id)
-                if job and job.state.is_unfinished:
-                    log.info("job %s is cancelled: somebody ended the task", job_id)
-                    job = await hook.acancel_job(job_id, scheduler_id=self.scheduler_id)
-                    if job and job.state.is_unfinished:
-                        log.warning("job %s is %s after it was cancelled", job_id, job.state)
+            if over := await self._over():
+                live, left = await ScnetHook(scnet_conn_id).acancel_jobs(over, scheduler_id=scheduler_id)
         except Exception as error:
-            log.warning("job %s may go on, as it was not cancelled: %s", job_id, error)
-        await log.flush()
+            for job_id, _, log in self._jobs:
+                log.warning("job %s may go on, as it was not cancelled: %s", job_id, error)
+        else:
+            for job_id, _, log in self._jobs:
+                if job_id in live:
+                    log.info("job %s is cancelled: somebody ended the task", job_id)
+                if job_id in left:
+                    log.warning("job %s has not ended after it was cancelled", job_id)
+        for *_, log in self._jobs:
+            await log.flush()
+
+    async def _over(self) -> list[str]:
+        """Return the jobs whose tasks nobody goes on with."""
+        found = {}
+        for dag_id in {ti.dag_id for _, ti, _ in self._jobs}:
+            tis = [ti for _, ti, _ in self._jobs if ti.dag_id == dag_id]
+            runs, tasks = sorted({ti.run_id for ti in tis}), sorted({ti.task_id for ti in tis})
+            found[dag_id] = await AirflowTaskStates().states(dag_id, runs, tasks)
+        return [
+            job_id
+            for job_id, ti, _ in self._jobs
+            if found[ti.dag_id]
+            .get(ti.run_id, {})
+            .get(ti.task_id, {})
+            .get(-1 if ti.map_index is None else ti.map_index)
+            in _OVER
+        ]
