@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from airflow_provider_scnet.client.address import base_url
+from airflow_provider_scnet.client.base_url import base_url
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError, ScnetResponseError
 from airflow_provider_scnet.client.text import listed, redacted
 

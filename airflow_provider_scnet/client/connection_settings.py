@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from airflow_provider_scnet.client.access_keys import NO_REGION, PLATFORM, PORTAL, AccessKeys, is_user_name
-from airflow_provider_scnet.client.address import base_url
+from airflow_provider_scnet.client.base_url import base_url
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError
 from airflow_provider_scnet.client.token_payload import TokenPayload, local
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 import dataclasses
 import re
 
+from airflow_provider_scnet.gate.arguments import named_queue
 from airflow_provider_scnet.gate.condition import Condition, ConditionError
-from airflow_provider_scnet.gate.names import named_queue
 
 
 @dataclasses.dataclass(frozen=True)

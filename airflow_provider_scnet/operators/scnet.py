@@ -20,8 +20,8 @@ from airflow.providers.common.compat.sdk import (
 from airflow_provider_scnet.claims.terms import JOB_ID_KEY
 from airflow_provider_scnet.client.reported_job import MOST_LINES
 from airflow_provider_scnet.event_loop import clock
+from airflow_provider_scnet.gate.arguments import named
 from airflow_provider_scnet.gate.condition import Condition
-from airflow_provider_scnet.gate.names import named
 from airflow_provider_scnet.sensors.start_and_end import (
     EXECUTION_TIMEOUT_ENDS_DEFERRALS,
     TRIGGER_TIMEOUT,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names that whoever waits gives: of a connection, a user, a queue."""
+"""Arguments of whoever waits, read strictly: the names of a connection, a user, a queue."""
 
 from __future__ import annotations
 

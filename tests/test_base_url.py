@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_provider_scnet.client.address import base_url
+from airflow_provider_scnet.client.base_url import base_url
 from airflow_provider_scnet.client.errors import ScnetConfigError
 
 
