@@ -50,11 +50,11 @@ pictures: .venv/$(AIRFLOW)/.made ## make docs/pictures anew, from those pages; n
 
 .PHONY: test
 test: .venv/$(AIRFLOW)/.made ## the test suite
-	$(MAIN)/python -m pytest -n 4 --dist loadgroup
+	$(MAIN)/python -m pytest -n 4
 
 .PHONY: coverage
 coverage: .venv/$(AIRFLOW)/.made ## the same, and which branches it takes; half as long again
-	$(MAIN)/python -m pytest -n 4 --dist loadgroup --cov
+	$(MAIN)/python -m pytest -n 4 --cov
 
 .PHONY: test-compat
 test-compat: $(COMPAT:%=test-%) ## the test suite on the other Airflow versions
@@ -115,11 +115,11 @@ clean: ## remove everything that was made
 
 .PHONY: $(VERSIONS:%=test-%)
 $(VERSIONS:%=test-%) test-lowest: test-%: .venv/%/.made
-	.venv/$*/bin/python -m pytest -n 2 --dist loadgroup $(ONCE:%=--ignore %)
+	.venv/$*/bin/python -m pytest -n 2 $(ONCE:%=--ignore %)
 
 .PHONY: $(PYTHONS:%=test-python-%)
 $(PYTHONS:%=test-python-%): test-python-%: .venv/python-%/.made
-	.venv/python-$*/bin/python -m pytest -n 2 --dist loadgroup $(ONCE:%=--ignore %) --ignore tests/test_dags.py --ignore tests/test_cli.py
+	.venv/python-$*/bin/python -m pytest -n 2 $(ONCE:%=--ignore %) --ignore tests/test_dags.py --ignore tests/test_cli.py
 
 # A module has an Airflow of its own, which mostly waits: three at once take little more time than one.
 ENGINE_TESTS := engine_tests

@@ -75,11 +75,7 @@ def no_queue_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def airflow_db() -> Path:
-    """
-    A metadata database, for what runs whole DAGs.
-
-    Tests that want it are in the group ``airflow_db``, so that one process makes one.
-    """
+    """A metadata database, for what runs whole DAGs."""
     dags = _HOME / "dags"
     dags.mkdir(exist_ok=True)
     subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True)

@@ -472,7 +472,6 @@ class TestMistakes:
         assert (done.returncode, done.stderr) == (commands.READER_GONE, b"")
 
 
-@pytest.mark.xdist_group("airflow_db")
 class TestConnections:
     def test_a_connection_in_the_database_is_found(self, airflow_db, scnet, monkeypatch):
         monkeypatch.delenv("AIRFLOW_CONN_SCNET_DEFAULT")

@@ -65,13 +65,13 @@ class TestGate:
         assert shut in said.messages
 
     def test_one_that_is_set_while_a_gate_waits_shuts_it(self, scnet, connect, run, when_said, said):
-        def close() -> None:
-            connect(condition="running < 0")
-            scnet.set_counts("alice", queued=0)
-
+        # One after another: a poll that has read the connection already would open on counts that come later.
         scnet.set_counts("alice", queued=9)
-        when_said("waiting, needs queued < 5", close)
-        when_said("the connection needs running < 0", connect)
+        when_said("waiting, needs queued < 5", lambda: connect(condition="running < 0"))
+        when_said(
+            "queued 9: waiting, the connection needs running < 0", lambda: scnet.set_counts("alice", queued=0)
+        )
+        when_said("queued 0: waiting, the connection needs running < 0", connect)
         assert run(gate())
         assert "running 0, queued 0: waiting, the connection needs running < 0" in said.messages
 

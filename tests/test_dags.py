@@ -24,7 +24,7 @@ VERSION = tuple(int(part) for part in airflow.__version__.split(".")[:2])
 EXAMPLES = sorted((Path(__file__).parent.parent / "example_dags").glob("*.py"))
 
 # On 3.0 each part of a task builds an API of its own, which takes a busy machine a while.
-pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("airflow_db")]
+pytestmark = pytest.mark.timeout(600)
 
 AIRFLOW_MENDED = """
 import asyncio, functools

@@ -158,7 +158,6 @@ def test_an_error_in_place_of_an_answer_is_an_error():
         ask(Failing(), {"run"}, {"gate"})
 
 
-@pytest.mark.xdist_group("airflow_db")
 @pytest.mark.skipif(not IS_2, reason="from Airflow 3 on triggers have no database")
 def test_airflow_2_is_asked_in_its_database(airflow_db):
     from datetime import datetime, timezone

@@ -14,8 +14,6 @@ import pytest
 
 from airflow_provider_scnet.triggers.runtime import RunningAirflow
 
-pytestmark = pytest.mark.xdist_group("airflow_db")
-
 IS_2 = airflow.__version__.startswith("2.")
 KEY = "scnet_claims_0123456789ab"
 ABOUT = "What gates have claimed: SCnet, user alice at https://h."
