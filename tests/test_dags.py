@@ -96,7 +96,11 @@ def dag_process(airflow_db: Path) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture
 def run_dag(airflow_db: Path, scnet: ScnetSimulator, connect, tmp_path: Path, dag_process):
-    """Run a DAG file in the DAGs folder; return the run's and the tasks' states, and all that was printed."""
+    """
+    Run a DAG file in the DAGs folder; return the run's and the tasks' states, and all that was printed.
+
+    Each test has a DAG id of its own: Airflow 3.1 and 3.2 keep a DAG by its id for as long as the process lives.
+    """
 
     def run(source: str | Path, dag_id: str, **conf: object) -> tuple[dict, str]:
         file = airflow_db / f"{dag_id}.py"
@@ -244,7 +248,7 @@ def test_the_connection_that_a_gate_opened_on_reaches_the_submission_in_every_wa
     result, printed = run_dag(
         """
         ways = [{}, {"use_worker": True}, {"deferrable": False}, {"deferrable": False, "mode": "reschedule"}]
-        with new("result") as dag:
+        with new("opened_on") as dag:
             @task
             def check(conn_id):
                 assert conn_id == "scnet_west"
@@ -252,7 +256,7 @@ def test_the_connection_that_a_gate_opened_on_reaches_the_submission_in_every_wa
                 waited = gate(task_id=f"gate_{n}", scnet_conn_id=["scnet_west", "nowhere"], submits=0, **way)
                 check.override(task_id=f"check_{n}")(waited.output["scnet_conn_id"])
         """,
-        "result",
+        "opened_on",
     )
     expected = {f"{name}_{n}[-1]": "success" for name in ("gate", "check") for n in range(4)}
     assert result == {"state": "success", "tasks": expected}, printed
@@ -263,7 +267,7 @@ def test_the_dag_gets_the_decision_as_a_dict_in_every_way_to_wait(scnet: ScnetSi
     result, printed = run_dag(
         """
         ways = [{}, {"use_worker": True}, {"deferrable": False}, {"deferrable": False, "mode": "reschedule"}]
-        with new("result") as dag:
+        with new("as_a_dict") as dag:
             @task
             def check(decision):
                 assert decision["counts"]["running"] == 3
@@ -271,7 +275,7 @@ def test_the_dag_gets_the_decision_as_a_dict_in_every_way_to_wait(scnet: ScnetSi
                 waited = gate(task_id=f"gate_{n}", submits=0, **way)
                 check.override(task_id=f"check_{n}")(waited.output)
         """,
-        "result",
+        "as_a_dict",
     )
     expected = {f"{name}_{n}[-1]": "success" for name in ("gate", "check") for n in range(4)}
     assert result == {"state": "success", "tasks": expected}, printed
@@ -286,11 +290,11 @@ def test_the_connections_condition_is_heeded_by_gates_that_wait(scnet: ScnetSimu
     result, printed = run_dag(
         """
         ways = [{}, {"deferrable": False, "mode": "reschedule"}]
-        with new("result") as dag:
+        with new("two_conditions") as dag:
             for n, way in enumerate(ways):
                 gate(task_id=f"gate_{n}", submits=0, **way)
         """,
-        "result",
+        "two_conditions",
     )
     assert result == {"state": "success", "tasks": {f"gate_{n}[-1]": "success" for n in range(2)}}, printed
     assert len(scnet.job_state_requests) == 4
@@ -316,7 +320,7 @@ def test_the_decision_is_in_the_same_place_in_every_way_to_wait(scnet: ScnetSimu
         """
         import json
         ways = [{}, {"use_worker": True}, {"deferrable": False}, {"deferrable": False, "mode": "reschedule"}]
-        with new("result") as dag:
+        with new("same_place") as dag:
             @task
             def check(name, returns, ti=None):
                 decision = json.loads(ti.xcom_pull(task_ids=name, key="decision"))
@@ -327,7 +331,7 @@ def test_the_decision_is_in_the_same_place_in_every_way_to_wait(scnet: ScnetSimu
                     f"gate_{n}", bool(way)
                 )
         """,
-        "result",
+        "same_place",
     )
     expected = {f"{name}_{n}[-1]": "success" for name in ("gate", "check") for n in range(4)}
     assert result == {"state": "success", "tasks": expected}, printed
