@@ -21,6 +21,7 @@ from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.gate.clusters import Clusters
 from airflow_provider_scnet.gate.decision import Decision, Verdict
+from airflow_provider_scnet.hooks.polled_connection import PolledConnection
 from airflow_provider_scnet.polling import waiting
 from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.sensors.start_and_end import _AIRFLOW_STARTS_FROM_TRIGGER
@@ -63,6 +64,22 @@ class TestWhichOpens:
     def test_the_first_in_the_order_given_where_several_have_room(self, run):
         assert run(gate(scnet_conn_id=BOTH))["scnet_conn_id"] == "west"
         assert run(gate(scnet_conn_id=BOTH[::-1]))["scnet_conn_id"] == "east"
+
+    def test_where_a_dag_is_tested_nothing_that_was_asked_of_airflow_goes_on(self, west, east, monkeypatch):
+        """It would get into the answers to the next task, in the one process of all."""
+        read, asked = PolledConnection.aread_settings, []
+
+        async def slow(connection: PolledConnection, user_name: str | None = None) -> Any:
+            if connection._conn_id == "east":
+                asked.append("begun")
+                await asyncio.sleep(0.5)
+                asked.append("ended")
+            return await read(connection, user_name)
+
+        monkeypatch.setattr(PolledConnection, "aread_settings", slow)
+        waiting = ScnetJobCountTrigger(scnet_conn_id=BOTH, condition="queued < 5", poke_interval=INTERVAL)
+        asyncio.run(first_event(waiting))
+        assert asked == ["begun", "ended"]
 
     @pytest.mark.parametrize("conn_ids", [BOTH, BOTH[::-1]])
     def test_the_one_that_has_room(self, run, west, conn_ids):

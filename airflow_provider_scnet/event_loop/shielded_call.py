@@ -63,6 +63,13 @@ class ShieldedCall(Generic[T]):
         return self._task.done() or clock.now() - self.started_at >= 2 * self._timeout
 
     @classmethod
+    async def all_finished(cls) -> None:
+        """Wait for all calls of the running loop; each may take :data:`LONGEST_ANSWER`."""
+        loop = asyncio.get_running_loop()
+        if calls := [task for task in cls._all if task.get_loop() is loop]:
+            await asyncio.wait(calls, timeout=LONGEST_ANSWER)
+
+    @classmethod
     def _end(cls, task: asyncio.Task[Any]) -> None:
         cls._all.discard(task)
         # Nobody may be left to retrieve its error.
