@@ -238,7 +238,7 @@ def _row(name: str, used: Usage) -> dict[str, object]:
     }
 
 
-def queue() -> list[dict[str, object]]:
+def compared() -> list[dict[str, object]]:
     """Submit 60 jobs of 15 s to four slots, for the picture: `queued < 5` every 8 s, or a pool of five slots."""
     ways = {
         "ScnetJobCountSensor": Admission("gates", "admission_scnet"),

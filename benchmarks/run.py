@@ -29,7 +29,7 @@ PARTS: dict[str, Callable[[], list[dict[str, object]]]] = {
     "clusters": simulation.clusters,
     "starvation": simulation.starvation,
     "waiting": engine.waiting,
-    "queue": engine.queue,
+    "compared": engine.compared,
     "admission": engine.admission,
     "least": engine.least,
     "claims": engine.claims,

@@ -427,6 +427,33 @@ def test_jobs_whose_tasks_are_ended_together_are_cancelled_with_one_request(clus
 
 
 @pytest.mark.usefixtures("on_kill")
+def test_where_scnet_does_not_answer_only_those_hear_of_it_whose_tasks_are_over(
+    cluster: Cluster, lines, monkeypatch
+):
+    async def refuse(*_: Any, **__: Any) -> None:
+        raise ScnetConnectionError("no answer")
+
+    class TaskStates:
+        async def states(self, *_: Any) -> Any:
+            return {"r": {"g.run": {0: "running", 1: "failed"}}}
+
+    async def kill(index: int) -> None:
+        made = trigger(cancel_on_kill=True, job_id=str(index))
+        ti = SimpleNamespace(dag_id="d", run_id="r", task_id="g.run", map_index=index)
+        monkeypatch.setattr(made, "task_instance", ti, raising=False)
+        await made.on_kill()
+
+    async def whole() -> None:
+        await asyncio.gather(kill(0), kill(1))
+
+    monkeypatch.setattr(cluster, "acancel_jobs", refuse)
+    monkeypatch.setattr(module, "AirflowTaskStates", TaskStates)
+    monkeypatch.setattr(ScnetJobTrigger, "task_instance", None)
+    virtual_time.run(whole())
+    assert lines == ["job 1 may go on, as it was not cancelled: no answer"]
+
+
+@pytest.mark.usefixtures("on_kill")
 def test_a_job_whose_run_was_deleted_is_cancelled(cluster: Cluster, lines, monkeypatch):
     cluster.states["7"] = JobState.RUNNING
     killed(trigger(cancel_on_kill=True), monkeypatch, {})

@@ -91,6 +91,7 @@ class Turn:
             await asyncio.sleep(random.uniform(0.3, 0.6))  # noqa: S311
         mine, is_mine = next(self._names), True
         await self._write(mine)
+        # What fails or is ended before the section gives the turn back as well.
         section = Section()
         try:
             await asyncio.sleep(WAIT)

@@ -123,14 +123,7 @@ def cancel(settings: ConnectionSettings, scheduler_id: str, job_id: str) -> Repo
     """
     check_own_jobs(settings)
     asked = _deletion(settings, scheduler_id, [job_id])
-    refused: Exception | None = None
-    try:
-        ask(settings, JOBS_PATH, _anything, method="DELETE", data=asked)
-    except ScnetAuthError:
-        raise
-    except (ScnetApiError, ScnetResponseError) as error:
-        # Perhaps because it did not see the form.
-        refused = error
+    refused = _refusal_of_form(settings, asked)
     seen = live_job(settings, job_id)
     if seen is None and refused:
         raise refused
@@ -161,23 +154,29 @@ def cancel_together(
         return [each for each, job in found.items() if job and job.state.is_unfinished]
 
     live = left = unfinished(job_ids)
-    for is_last in (False, True):
-        if left:
-            asked = _deletion(settings, scheduler_id, left)
-            try:
-                sent: dict[str, Any] = {"params" if is_last else "data": asked}
-                ask(settings, JOBS_PATH, _anything, method="DELETE", **sent)
-            except (ScnetApiError, ScnetResponseError) as error:
-                # Perhaps because it did not see the form.
-                if is_last or isinstance(error, ScnetAuthError):
-                    raise
-            left = unfinished(left)
+    if left:
+        _refusal_of_form(settings, _deletion(settings, scheduler_id, left))
+        left = unfinished(left)
+    if left:
+        ask(settings, JOBS_PATH, _anything, method="DELETE", params=_deletion(settings, scheduler_id, left))
+        left = unfinished(left)
     return live, left
 
 
 def _deletion(settings: ConnectionSettings, scheduler_id: str, job_ids: Iterable[str]) -> dict[str, str]:
     named = (f"{scheduler_id},{settings.user_name}:{job_id}:" for job_id in job_ids)
     return {"jobMethod": "5", "strJobInfoMap": ";".join(named)}
+
+
+def _refusal_of_form(settings: ConnectionSettings, asked: dict[str, str]) -> Exception | None:
+    """Ask for a deletion as a form; return why that was refused, perhaps because SCnet did not see the form."""
+    try:
+        ask(settings, JOBS_PATH, _anything, method="DELETE", data=asked)
+    except ScnetAuthError:
+        raise
+    except (ScnetApiError, ScnetResponseError) as error:
+        return error
+    return None
 
 
 def log_tail(settings: ConnectionSettings, path: str, lines: int) -> str:

@@ -154,36 +154,32 @@ class _Cancelling:
         await asyncio.sleep(_COLLECTED_FOR)
         _, scnet_conn_id, scheduler_id = self._name
         del self._collecting[self._name]
-        live: list[str] = []
-        left: list[str] = []
+        # Until Airflow has said whose tasks are over.
+        logs = {job_id: log for job_id, _, log in self._jobs}
         try:
-            if over := await self._over():
-                live, left = await ScnetHook(scnet_conn_id).acancel_jobs(over, scheduler_id=scheduler_id)
+            logs = {job_id: logs[job_id] for job_id in await self._over()}
+            if logs:
+                hook = ScnetHook(scnet_conn_id)
+                live, left = await hook.acancel_jobs(list(logs), scheduler_id=scheduler_id)
+                for job_id in live:
+                    logs[job_id].info("job %s is cancelled: somebody ended the task", job_id)
+                for job_id in left:
+                    logs[job_id].warning("job %s has not ended after it was cancelled", job_id)
         except Exception as error:
-            for job_id, _, log in self._jobs:
+            for job_id, log in logs.items():
                 log.warning("job %s may go on, as it was not cancelled: %s", job_id, error)
-        else:
-            for job_id, _, log in self._jobs:
-                if job_id in live:
-                    log.info("job %s is cancelled: somebody ended the task", job_id)
-                if job_id in left:
-                    log.warning("job %s has not ended after it was cancelled", job_id)
         for *_, log in self._jobs:
             await log.flush()
 
     async def _over(self) -> list[str]:
         """Return the jobs whose tasks nobody goes on with."""
-        found = {}
+        over = []
         for dag_id in {ti.dag_id for _, ti, _ in self._jobs}:
-            tis = [ti for _, ti, _ in self._jobs if ti.dag_id == dag_id]
-            runs, tasks = sorted({ti.run_id for ti in tis}), sorted({ti.task_id for ti in tis})
-            found[dag_id] = await AirflowTaskStates().states(dag_id, runs, tasks)
-        return [
-            job_id
-            for job_id, ti, _ in self._jobs
-            if found[ti.dag_id]
-            .get(ti.run_id, {})
-            .get(ti.task_id, {})
-            .get(-1 if ti.map_index is None else ti.map_index)
-            in _OVER
-        ]
+            jobs = [(job_id, ti) for job_id, ti, _ in self._jobs if ti.dag_id == dag_id]
+            runs, tasks = sorted({ti.run_id for _, ti in jobs}), sorted({ti.task_id for _, ti in jobs})
+            states = await AirflowTaskStates().states(dag_id, runs, tasks)
+            for job_id, ti in jobs:
+                instances = states.get(ti.run_id, {}).get(ti.task_id, {})
+                if instances.get(-1 if ti.map_index is None else ti.map_index) in _OVER:
+                    over.append(job_id)
+        return over
