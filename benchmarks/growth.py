@@ -55,7 +55,7 @@ class Cluster:
         """Ask no platform."""
         return target
 
-    async def apoll(self, target: Any, queues: Any = ()) -> Observation:
+    async def apoll(self, target: Any, queues: Any = (), with_list: bool = False) -> Observation:
         """Look when it is time."""
         self._asked.set()
         await self._let_go.wait()

@@ -21,7 +21,10 @@ from typing import Any
 from unittest import mock
 
 from airflow_provider_scnet.client.job_counts import JobCounts
-from airflow_provider_scnet.client.observation import Observation
+from airflow_provider_scnet.client.job_lists import JobList
+from airflow_provider_scnet.client.lifecycle import JobState
+from airflow_provider_scnet.client.observation import Listed, Observation
+from airflow_provider_scnet.client.reported_job import ReportedJob
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.polling import kept_room
 from airflow_provider_scnet.polling.accounts import Accounts
@@ -53,6 +56,8 @@ class Setting:
     :param slots: jobs that run at once in each queue
     :param run_for: that a job runs
     :param counted_after: after which the cluster's counts include a job; the connection says so as well
+    :param operator: whether the provider's operator submits, which leaves the job's id and waits for its end
+    :param listed_after: after which the cluster's list shows a job
     :param poll: for an answer of the cluster, twice
     :param answer: for an answer of Airflow, twice
     :param message: for a Variable that is read or written, twice
@@ -77,6 +82,8 @@ class Setting:
     slots: int = 40
     run_for: float = 120.0
     counted_after: float = 5.0
+    operator: bool = False
+    listed_after: float = 2.0
     poll: tuple[float, float] = (0.05, 0.5)
     answer: tuple[float, float] = (0.02, 0.3)
     message: tuple[float, float] = (0.005, 0.05)
@@ -133,19 +140,32 @@ class _Region:
     async def awith_token(self, settings: Any) -> Any:
         return settings
 
-    async def apoll(self, settings: Any, queues: Collection[str] = ()) -> Observation:
+    async def apoll(self, settings: Any, queues: Collection[str] = (), with_list: bool = False) -> Observation:
         began, setting = clock.now(), self.world.setting
         await self.world.lasts(setting.poll)
         whole = self.cluster.reported(USER)
         by_queue = {queue: JobCounts(**self.cluster.reported(USER, queue)) for queue in queues}
+        listed = self.listed() if with_list else None
         await self.world.lasts(setting.poll)
         return Observation(
             counts=JobCounts(**whole),
             queues=by_queue,
+            listed=listed,
             account=settings.account,
             counted_after=setting.counted_after,
             at=began,
         )
+
+    def listed(self) -> Listed | None:
+        """Return the list of jobs as it is now: those that ended in the last five minutes are in it, too."""
+        now, then = clock.now(), clock.now() - self.world.setting.listed_after
+        return JobList(
+            tuple(
+                ReportedJob(str(job.id), job.name, JobState(job.state_at(then)), "list", queue=job.queue)
+                for job in self.cluster.jobs(USER)
+                if job.submitted_at <= then and (job.ended_at is None or job.ended_at > now - 300)
+            )
+        ).listed()
 
 
 class _World:
@@ -161,6 +181,8 @@ class _World:
         #: In which order gates came first, by which each asks about a queue.
         self.numbers: dict[_Gate, int] = {}
         self.opened: set[_Gate] = set()
+        #: The ids of jobs that tasks have left, by run, task and map index.
+        self.job_ids_left: dict[tuple[str, str, int], str] = {}
         self.variables: dict[str, str] = {}
         self.last_waited = 0.0
 
@@ -209,6 +231,10 @@ class _World:
         await self.lasts(self.setting.answer)
         return found
 
+    async def job_ids(self, dag_id: str, instances: Collection[tuple[str, str, int]]) -> Any:
+        await self.lasts(self.setting.answer)
+        return {each: self.job_ids_left[each] for each in instances if each in self.job_ids_left}
+
     async def run_states(self, dag_id: str, run_ids: Collection[str]) -> dict[str, str]:
         return {}
 
@@ -230,7 +256,7 @@ class _World:
     ) -> None:
         """Be one gate, and what stands behind it."""
         _accounts.set(accounts)
-        setting, tasks = self.setting, self.found[run_id]
+        setting = self.setting
         submits = setting.submits if submits is None else submits
         queue = self.queues[self.numbers.setdefault((run_id, index), len(self.numbers)) % len(self.queues)]
         decision = await alone.wait(
@@ -241,20 +267,19 @@ class _World:
             condition=f"queued < {setting.limit}",
             submits=submits,
             poke_interval=setting.interval,
+            tell_job_id=["submit"] if setting.operator else [],
             **more,
         )
         self.last_waited = clock.now()
         # The triggerer may be killed from now on; the event is under way.
         self.opened.add((run_id, index))
         behind = asyncio.ensure_future(
-            self._behind(tasks, index, submits, self.clusters[decision["scnet_conn_id"]], queue)
+            self._behind(run_id, index, submits, self.clusters[decision["scnet_conn_id"]], queue)
         )
         await asyncio.shield(behind)
 
-    async def _behind(
-        self, tasks: dict[str, dict[int, str | None]], index: int, submits: int, cluster: Cluster, queue: str
-    ) -> None:
-        setting = self.setting
+    async def _behind(self, run_id: str, index: int, submits: int, cluster: Cluster, queue: str) -> None:
+        setting, tasks = self.setting, self.found[run_id]
         await self.lasts(setting.passing)
         tasks["gate"][index] = "success"
         await self.lasts(setting.scheduling)
@@ -262,9 +287,13 @@ class _World:
         await self.lasts(setting.starting)
         tasks["submit"][index] = "running"
         await self.lasts(setting.submitting)
-        for _ in range(submits):
-            cluster.submit(USER, queue=queue)
+        submitted = cluster.submit(USER, submits, queue=queue)
         await self.lasts(setting.submitting)
+        if setting.operator:
+            self.job_ids_left[run_id, "submit", index] = str(submitted[0])
+            tasks["submit"][index] = "deferred"
+            while any(job.id == submitted[0] and job.ended_at is None for job in cluster.jobs(USER)):
+                await self.lasts((0.0, 60.0))
         tasks["submit"][index] = "success"
 
 

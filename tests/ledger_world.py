@@ -42,8 +42,8 @@ class Airflow:
         self.descriptions: dict[str, str] = {}
         #: Each message about a Variable: "read" or "written", and its key.
         self.messages: list[tuple[str, str]] = []
-        #: Instances that have left the id of their job: run, task and map index; and those that were asked about.
-        self.told: set[tuple[str, str, int]] = set()
+        #: The ids of jobs that instances have left, by run, task and map index; and the instances asked about.
+        self.told: dict[tuple[str, str, int], str] = {}
         self.job_id_questions: list[set[tuple[str, str, int]]] = []
         #: What goes wrong with those that are "read" or "written".
         self.failures: dict[str, Exception] = {}
@@ -70,7 +70,7 @@ class Airflow:
     async def job_ids(self, dag_id: str, instances: Any) -> Any:
         self.job_id_questions.append(set(instances))
         await self._answer()
-        return self.told & set(instances)
+        return {each: self.told[each] for each in instances if each in self.told}
 
     async def run_states(self, dag_id: str, run_ids: Collection[str]) -> dict[str, str]:
         self.run_questions.append((dag_id, set(run_ids)))

@@ -28,6 +28,8 @@ class Cluster:
         self.seen = list(seen)
         #: When each look was, by the loop's clock.
         self.times: list[float] = []
+        #: For each look whether the jobs were listed.
+        self.lists: list[bool] = []
 
     @property
     def looks(self) -> int:
@@ -43,9 +45,10 @@ class Cluster:
     async def awith_token(self, target: Any) -> Any:
         return target
 
-    async def apoll(self, target: Any, queues: Any = ()) -> Observation:
+    async def apoll(self, target: Any, queues: Any = (), with_list: bool = False) -> Observation:
         seen = self.seen[min(self.looks, len(self.seen) - 1)]
         self.times.append(clock.now())
+        self.lists.append(with_list)
         known: dict[str, Any] = {"account": target.account, "where": "connection 'x'", "at": clock.now()}
         if isinstance(seen, ScnetError):
             return Observation(error=seen, **known)
@@ -66,6 +69,8 @@ class Airflow:
     def __init__(self) -> None:
         self.found: dict[str, dict[str, dict[str, dict[int, str | None]]]] = {}
         self.runs: dict[str, str] = {}
+        #: The ids of jobs that tasks have left, by run, task and map index.
+        self.left: dict[tuple[str, str, int], str] = {}
         self.variables: dict[str, str] = {}
         #: Keys of what was read and written, in order.
         self.reads: list[str] = []
@@ -91,6 +96,10 @@ class Airflow:
             for run_id in run_ids
             if run_id in runs
         }
+
+    async def job_ids(self, dag_id: str, instances: Any) -> Any:
+        await asyncio.sleep(self.takes)
+        return {each: self.left[each] for each in instances if each in self.left}
 
     async def run_states(self, dag_id: str, run_ids: Any) -> dict[str, str]:
         await asyncio.sleep(self.takes)

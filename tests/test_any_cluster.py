@@ -358,7 +358,7 @@ class BusyCluster:
     async def awith_token(self, settings: Any) -> Any:
         return settings
 
-    async def apoll(self, settings: Any, queues: Any = ()) -> Observation:
+    async def apoll(self, settings: Any, queues: Any = (), with_list: bool = False) -> Observation:
         at = clock.now()
         queued = self.clusters.jobs[self.name]
         await asyncio.sleep(self.clusters.chance.uniform(0, 9))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import pickle
 from collections import Counter
 from datetime import datetime, timedelta, timezone
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_scnet.client import job_lists
+from airflow_provider_scnet.client import job_lists, job_state
 from airflow_provider_scnet.client.errors import (
     ErrorKind,
     ScnetApiError,
@@ -24,9 +25,11 @@ from airflow_provider_scnet.client.errors import (
     ScnetSubmissionRefusedError,
     ScnetSubmissionUnknownError,
 )
+from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.job_manager import SCHEDULER_PATH
 from airflow_provider_scnet.client.job_request import JobRequest
 from airflow_provider_scnet.client.lifecycle import JobState
+from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.client.reported_job import BEIJING
 from airflow_provider_scnet.hooks.polled_connection import PolledConnection
 from airflow_provider_scnet.hooks.scnet import ScnetHook
@@ -241,6 +244,95 @@ class TestSubmission:
         for kind in (ScnetSubmissionRefusedError, ScnetJobLimitError):
             error = pickle.loads(pickle.dumps(kind("815007", "no")))
             assert (type(error), error.code, error.msg) == (kind, "815007", "no")
+
+
+class TestPolledList:
+    """The list beside the counts, in one poll of the gates."""
+
+    @pytest.fixture(autouse=True)
+    def no_scheduler_is_known(self, monkeypatch):
+        monkeypatch.setattr(job_state, "_schedulers", {})
+
+    def poll(self) -> Observation:
+        return job_state.poll(PolledConnection("scnet_default").read_settings(), (), True)
+
+    def test_it_shows_ids_and_how_many_are_in_which_state_by_queue(self, scnet, clock):
+        scnet.add_queue("gpu", slots=1)
+        scnet.submit("alice", 2, run_for=5)
+        scnet.submit("alice", 2, queue="gpu")
+        scnet.submit("alice", 1)
+        clock.advance(5)
+        listed = self.poll().listed
+        assert listed.job_ids == {"1", "2", "3", "4", "5"}
+        counts = {
+            None: JobCounts(running=2, queued=1, held=0, suspended=0, other=0),
+            "comp": JobCounts(running=1, queued=0, held=0, suspended=0, other=0),
+            "gpu": JobCounts(running=1, queued=1, held=0, suspended=0, other=0),
+        }
+        assert listed.counts == counts
+        assert self.poll().by_list.counts == counts[None]
+
+    def test_it_costs_one_request_more(self, scnet):
+        scnet.submit("alice")
+        for schedulers in (1, 0):
+            before = sent(scnet)
+            assert self.poll().counts.total == 1
+            assert sent(scnet) - before == Counter(
+                {"GET view/jobs/state": 1, "GET jobs": 1} | ({"GET cluster": 1} if schedulers else {})
+            )
+
+    def test_where_a_job_has_no_queue_it_says_nothing_of_single_ones(self, scnet):
+        entries = [
+            {"jobId": str(n), "jobName": "a", "jobStatus": "statQ", "queue": queue}
+            for n, queue in enumerate(["gpu", ""])
+        ]
+        for shown in (entries, entries[:1]):
+            scnet.order(data({"total": len(shown), "list": shown}), path=JOB_LIST_PATH)
+            observation = dataclasses.replace(self.poll(), queues={"gpu": JobCounts()})
+            assert observation.by_list.counts.queued == len(shown)
+            of_queue = observation.of("gpu").by_list
+            assert (of_queue and of_queue.counts.queued) == (None if len(shown) == 2 else 1)
+
+    def test_no_job_is_a_list_too(self, scnet):
+        assert self.poll().by_list.counts.all_zero
+
+    @pytest.mark.parametrize("status", ["statE", "statRQ", "whatever"])
+    def test_where_a_state_may_mean_anything_or_jobs_are_missing_there_is_none(self, scnet, status):
+        scnet.order(
+            data({"total": 1, "list": [{"jobId": "1", "jobName": "a", "jobStatus": status}]}), path=JOB_LIST_PATH
+        )
+        scnet.order(
+            data({"total": 2, "list": [{"jobId": "1", "jobName": "a", "jobStatus": "statR"}]}),
+            path=JOB_LIST_PATH,
+            times=2,
+        )
+        for _ in range(2):
+            observation = self.poll()
+            assert (observation.listed, observation.by_list, observation.error) == (None, None, None)
+
+    @pytest.mark.parametrize(
+        "fault",
+        [Fault.api("10003", "no such interface"), Fault(status=429, headers={"Retry-After": "77"}), data("x")],
+        ids=["permanent", "too many requests", "unreadable"],
+    )
+    def test_an_error_is_none_of_the_counts(self, scnet, fault):
+        scnet.order(fault, path=JOB_LIST_PATH)
+        observation = self.poll()
+        assert (observation.counts.all_zero, observation.error, observation.by_list) == (True, None, None)
+        assert isinstance(observation.listed, ScnetError)
+        assert not observation.fails_gates
+        assert observation.pause == (77.0 if fault.status == 429 else 0.0)
+        # The scheduler may be another one now.
+        before = sent(scnet)
+        assert self.poll().by_list
+        assert (sent(scnet) - before)["GET cluster"] == 1
+
+    def test_jobs_of_another_user_than_the_tokens_are_not_listed(self, scnet, monkeypatch):
+        monkeypatch.setenv(
+            "AIRFLOW_CONN_SCNET_DEFAULT", scnet.connection_uri("alice").replace("//alice:", "//bob:")
+        )
+        assert isinstance(self.poll().listed, ScnetConfigError)
+        assert sent(scnet)["GET jobs"] == 0
 
 
 class TestLiveList:

@@ -213,7 +213,8 @@ async def test_a_submission_that_waits_for_its_job_has_ended_for_its_claim_once_
     await opened(world, tell_job_id=["submit"])
     world.airflow.set(gate(0), "success", submit="deferred")
     assert await world.after(COUNTED_AFTER + 6) == 1
-    world.airflow.told = {("run", "submit", 0), ("run", "submit", 1), ("another run", "submit", 0)}
+    others = [("run", "submit", 1), ("another run", "submit", 0)]
+    world.airflow.told = {("run", "submit", 0): "7", **dict.fromkeys(others, "8")}
     assert await world.jobs() == 1
     assert world.airflow.job_id_questions[-1] == {("run", "submit", 0)}
     # It goes on with the same try, and Airflow is not asked twice.
@@ -228,15 +229,58 @@ async def test_a_submission_that_waits_for_its_job_has_ended_for_its_claim_once_
 @scenario
 async def test_a_submission_that_failed_after_it_told_its_jobs_id_claims_again_for_its_next_try(world: World):
     await opened(world, tell_job_id=["submit"])
-    world.airflow.told = {("run", "submit", 0)}
+    world.airflow.told = {("run", "submit", 0): "7"}
     world.airflow.set(gate(0), "success", submit="deferred")
     assert await world.jobs() == 1
     world.airflow.set(gate(0), "success", submit="up_for_retry")
     for seconds in (5, COUNTED_AFTER):
         assert await world.after(seconds) == 1
-    world.airflow.told = set()
+    world.airflow.told = {}
     world.airflow.set(gate(0), "success", submit="deferred")
     assert await world.after(COUNTED_AFTER + 6) == 1
+
+
+@scenario
+async def test_each_submission_has_its_own_job_which_a_list_may_show(world: World):
+    gates = [gate(0), gate(1), gate(0, run="another")]
+    await world.open(*gates, tell_job_id=["submit"])
+    for number, each in enumerate(gates):
+        world.airflow.set(each, "success", submit="deferred")
+        world.airflow.told[each.run_id, "submit", each.map_index] = f"job {number}"
+    assert await world.jobs() == 3
+    for listed, left in (((), 3), (["job 0"], 2), (["job 2", "another"], 2), (["job 0", "job 1", "job 2"], 0)):
+        assert world.ledger.totals(now(), listed=listed).claimed().jobs == left
+
+
+@scenario
+async def test_of_several_jobs_of_a_gate_a_list_has_to_show_all(world: World):
+    await world.open(gate(0), jobs=2, submit={"one": True, "two": True}, tell_job_id=["one", "two"])
+    for told, known in (({}, False), ({("run", "one", 0): "1"}, False), ({("run", "two", 0): "2"}, True)):
+        world.airflow.set(gate(0), "success", one="deferred", two="success" if known else "deferred")
+        world.airflow.told.update(told)
+        assert await world.jobs() == 2
+        assert world.ledger.knows_jobs is known
+    for listed, left in ((["1"], 2), (["2"], 2), (["1", "2"], 0)):
+        assert world.ledger.totals(now(), listed=listed).claimed().jobs == left
+
+
+@scenario
+async def test_a_job_that_is_listed_is_none_of_the_next_try(world: World):
+    await opened(world, tell_job_id=["submit"])
+    world.airflow.told = {("run", "submit", 0): "7"}
+    world.airflow.set(gate(0), "success", submit="deferred")
+    assert await world.jobs() == 1
+    assert world.ledger.totals(now(), listed=["7"]).claimed().jobs == 0
+    world.airflow.told = {}
+    # Somebody clears it, or it failed.
+    for state in ("up_for_retry", "scheduled", "running", "deferred"):
+        world.airflow.set(gate(0), "success", submit=state)
+        assert await world.jobs() == 1
+        assert world.ledger.totals(now(), listed=["7"]).claimed().jobs == 1
+    world.airflow.told = {("run", "submit", 0): "8"}
+    assert await world.jobs() == 1
+    for listed, left in ((["7"], 1), (["8"], 0)):
+        assert world.ledger.totals(now(), listed=listed).claimed().jobs == left
 
 
 def submits_itself() -> dict[str, object]:
@@ -253,7 +297,7 @@ async def test_a_task_that_submits_behind_its_own_gate_claims_until_it_tells_its
     # It waits for a job, or does not know yet whether there is one.
     world.airflow.set(gate(0), "deferred")
     assert await world.after(20, WITNESS) == 1
-    world.airflow.told = {("run", "gate", 0)}
+    world.airflow.told = {("run", "gate", 0): "7"}
     assert await world.jobs(WITNESS) == 1
     for state in ("scheduled", "running", "deferred"):
         world.airflow.set(gate(0), state)

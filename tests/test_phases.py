@@ -239,6 +239,26 @@ def test_with_depends_on_past_gates_of_its_task_are_exempt_in_any_run_if_the_tab
     run()
 
 
+# Jobs that a list shows
+
+
+@pytest.mark.parametrize("until_listed", [False, True], ids=["whatever is listed", "until it is listed"])
+@pytest.mark.parametrize("phase", ALL)
+def test_a_claim_does_not_count_once_a_list_shows_its_job_if_the_table_says_so(put, phase, until_listed):
+    put(phase, everybody=Span(seconds=100), own_task=Span(seconds=200), until_listed=until_listed)
+
+    @scenario
+    async def run(world: World) -> None:
+        claim = await enter(world, phase)
+        claim.learn({("submit", 0): "7"})
+        for at, who in ((now(), WITNESS), (claim.since + 150, OWN)):
+            for listed, expected in (({"8"}, 1), ({"7", "8"}, int(not until_listed))):
+                assert world.ledger.totals(at, listed=listed).claimed(who).jobs == expected
+        assert world.ledger.knows_jobs is until_listed
+
+    run()
+
+
 # The end of a submission
 
 

@@ -19,8 +19,8 @@ from airflow_provider_scnet.claims.claim import KEPT_AFTER
 from airflow_provider_scnet.claims.ledger import Ledger
 from airflow_provider_scnet.claims.terms import GateId, SubmissionTasks, Terms
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetError
-from airflow_provider_scnet.client.job_counts import JobCounts
-from airflow_provider_scnet.client.observation import Observation
+from airflow_provider_scnet.client.job_counts import STATES, JobCounts
+from airflow_provider_scnet.client.observation import Listed, Observation
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.log_thread import ThreadedLog
 from airflow_provider_scnet.gate.evaluator import GateEvaluator
@@ -537,11 +537,26 @@ def _ledger() -> Ledger:
     return Accounts._by_loop[asyncio.get_running_loop()].shared(ACCOUNT)[0]
 
 
+@pytest.mark.parametrize(
+    ("jobs", "operator", "most"),
+    # Where the operator submits, the list shows the jobs before the counts do.
+    [(20, False, 1.35), (60, True, 1.05)],
+    ids=["whoever submits", "the operator submits"],
+)
 @pytest.mark.parametrize("seed", range(3))
-def test_with_all_defaults_and_an_empty_queue_batches_follow_at_the_pace_of_the_polls(seed: int):
-    jobs, limit, interval = 20, 5, INTERVAL
+def test_with_all_defaults_and_an_empty_queue_batches_follow_at_the_pace_of_the_polls(
+    seed: int, jobs: int, operator: bool, most: float
+):
+    limit, interval = 5, INTERVAL
     setting = simulation.Setting(
-        1, submissions=jobs, limit=limit, slots=40, run_for=15.0, interval=interval, counted_after=60.0
+        1,
+        submissions=jobs,
+        limit=limit,
+        slots=40,
+        run_for=15.0,
+        interval=interval,
+        counted_after=60.0,
+        operator=operator,
     )
     opened: list[float] = []
     opens = WaitingGate.open
@@ -557,7 +572,97 @@ def test_with_all_defaults_and_an_empty_queue_batches_follow_at_the_pace_of_the_
     ):
         simulation.play(setting, seed)
     assert len(opened) == jobs
-    assert max(opened) - min(opened) <= 1.35 * (jobs // limit - 1) * interval
+    assert max(opened) - min(opened) <= most * (jobs // limit - 1) * interval
+
+
+# A list of the jobs, where that may show those that are claimed
+
+
+def in_state(**states: int) -> JobCounts:
+    return JobCounts(**dict.fromkeys(STATES, 0) | states)
+
+
+def listing(*job_ids: str, queued: int = 4, elsewhere: int = 0) -> Listed:
+    return Listed(frozenset(job_ids), {"gpu": in_state(queued=queued), None: in_state(queued=queued + elsewhere)})
+
+
+SLOW_DOWN = ScnetError("slow down", kind=ErrorKind.TRANSIENT, retry_after=150.0)
+
+
+def let_a_second_one_come(then: dict[str, Any], **given: Any) -> tuple[bool, Cluster]:
+    """Let a gate pass and its job be submitted; tell whether the next passes on what is seen an interval later."""
+    look = {"counts": in_state(queued=4), "counted_after": 1000.0}
+    # The first gate opens on counts alone.
+    at_first = {name: value for name, value in then.items() if name not in ("listed", "counts")}
+
+    async def scenario(airflow: Airflow, cluster: Cluster) -> tuple[bool, Cluster]:
+        given.setdefault("tell_job_id", ["submit"])
+        gates = [wait(known(airflow, index, **given)) for index in (0, 1)]
+        await until(INTERVAL / 2)
+        assert [gate.done() for gate in gates] == [True, False]
+        airflow.set(0, "success", "deferred")
+        airflow.left["run", "submit", 0] = "7"
+        await until(1.5 * INTERVAL)
+        return gates[1].done(), cluster
+
+    return played(scenario, {**look, **at_first}, {**look, **then})
+
+
+@pytest.mark.parametrize(
+    ("seen", "opens"),
+    [
+        # The list counts its job, and so do the counts or not yet.
+        ({"listed": listing("7")}, True),
+        ({"listed": listing("7", "8")}, True),
+        ({"listed": listing("7", queued=5)}, False),
+        ({"listed": listing("8")}, False),
+        ({"listed": listing()}, False),
+        ({"listed": None}, False),
+        ({"listed": SLOW_DOWN}, False),
+        ({"listed": listing("7"), "counts": in_state(queued=5)}, False),
+    ],
+    ids=[
+        "it is",
+        "and another",
+        "no room there",
+        "another is",
+        "none is",
+        "no list",
+        "error",
+        "no room elsewhere",
+    ],
+)
+def test_a_claim_whose_job_is_listed_keeps_no_gate_shut_where_list_and_counts_both_have_room(seen, opens):
+    assert let_a_second_one_come(seen)[0] is opens
+
+
+@pytest.mark.parametrize(("elsewhere", "opens"), [(4, True), (5, False)])
+def test_of_a_queue_its_own_part_of_the_list_counts_and_the_whole_for_what_the_connection_needs(elsewhere, opens):
+    gpu = {"gpu": in_state(queued=4)}
+    seen = {"queues": gpu, "condition": "queued < 9", "listed": listing("7", elsewhere=elsewhere)}
+    assert let_a_second_one_come(seen, queue_name="gpu")[0] is opens
+    assert not let_a_second_one_come({**seen, "listed": listing("7", queued=5)}, queue_name="gpu")[0]
+
+
+def test_jobs_are_listed_only_where_that_can_help():
+    assert let_a_second_one_come({"listed": listing("8")})[1].lists == [False, True]
+    # Who submits does not say which job it is.
+    assert let_a_second_one_come({"listed": listing("7")}, tell_job_id=[])[1].lists == [False, False]
+
+
+def test_a_list_that_is_refused_for_now_lengthens_the_pause_and_fails_no_gate():
+    async def scenario(airflow: Airflow, cluster: Cluster) -> None:
+        gates = [wait(known(airflow, index, tell_job_id=["submit"])) for index in (0, 1)]
+        await until(INTERVAL / 2)
+        airflow.set(0, "success", "deferred")
+        airflow.left["run", "submit", 0] = "7"
+        await until(INTERVAL + SLOW_DOWN.retry_after - 1)
+        assert (cluster.lists, [gate.done() for gate in gates]) == ([False, True], [True, False])
+        await until(INTERVAL + SLOW_DOWN.retry_after + 1)
+        assert (cluster.lists, [gate.done() for gate in gates]) == ([False, True, True], [True, True])
+
+    look = {"counts": in_state(queued=4), "counted_after": 1000.0}
+    played(scenario, look, {**look, "listed": SLOW_DOWN}, {**look, "listed": listing("7")})
 
 
 # Several clusters

@@ -43,10 +43,10 @@ def for_itself() -> Iterator[Any]:
     def decide(admission: Admission, *given: Any) -> Any:
         return decision.decide(*given)
 
-    def claimed_anew(admission: Admission, gate: Any, at: float, queue_name: Any) -> Any:
+    def claimed_anew(admission: Admission, gate: Any, seen: Any, queue_name: Any, is_listed: bool) -> Any:
         if admission._ledger is None:
             return decision.NOTHING
-        totals = admission._ledger.totals(at, queue_name)
+        totals = admission._ledger.totals(seen.at, queue_name, seen.listed.job_ids if is_listed else ())
         for claim in admission.claims:
             totals.add(claim)
         return claimed(totals, gate.id)

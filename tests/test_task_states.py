@@ -136,7 +136,7 @@ def test_who_has_left_the_id_of_a_job_is_asked_for_each_instance(nothing):
             return XComResult(key="job_id", value=left.get((question.run_id, question.task_id, index)))
 
     asked = {*left, ("run", "other", -1), ("another run", "submit", -1)}
-    assert answer(XComs(), AirflowTaskStates().job_ids("dag", asked)) == {*list(left)[:2]}
+    assert answer(XComs(), AirflowTaskStates().job_ids("dag", asked)) == dict(list(left.items())[:2])
 
 
 @needs_supervisor
@@ -189,7 +189,7 @@ def test_airflow_2_is_asked_in_its_database(airflow_db):
                 key, "17", task_id=task, dag_id="asked_about", run_id="run_0", map_index=map_index, session=session
             )
     asked = {("run_0", task, index) for task in ("gate", "submit") for index in (-1, 0, 1)}
-    assert asyncio.run(airflow.job_ids("asked_about", asked)) == {("run_0", "submit", 1)}
+    assert asyncio.run(airflow.job_ids("asked_about", asked)) == {("run_0", "submit", 1): "17"}
     runs = {"gone", *(f"run_{number}" for number in range(4))}
     assert asyncio.run(airflow.run_states("asked_about", runs)) == {
         "run_1": "queued",

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Collection, Iterator, Mapping, MutableMapping
 
 from airflow_provider_scnet.claims.phases import LONGEST_PHASE, TABLE, Phase, Row, Scope
 from airflow_provider_scnet.claims.terms import GateId, Instances, Terms
@@ -61,8 +61,10 @@ class Claim:
         self._gate_has_ended = False
         # Instances that wait in reschedule mode: they have run in this try, whatever state follows.
         self._rescheduled: set[tuple[str, int]] = set()
-        #: Instances, by task id and map index, that have submitted and wait for their job.
-        self.submitted: set[tuple[str, int]] = set()
+        #: The ids of jobs, by the task id and the map index of the instance that has submitted each.
+        self.jobs: dict[tuple[str, int], str] = {}
+        # The instances that wait for theirs.
+        self._submitted: set[tuple[str, int]] = set()
         if self.gate and self.terms.tasks.submit:
             task_id, is_own = next(iter(self.terms.tasks.submit.items()))
             self._await(task_id, self.gate.map_index if is_own else -1)
@@ -97,6 +99,11 @@ class Claim:
         if at < self.ends():
             return Scope.EVERYBODY
         return Scope.OWN_TASK if at < self.ends(Scope.OWN_TASK) else Scope.NOBODY
+
+    def is_listed(self, job_ids: Collection[str]) -> bool:
+        """Tell whether a list of jobs shows all that it claims."""
+        found = sum(job_id in job_ids for job_id in self.jobs.values()) if self.row.until_listed else 0
+        return 0 < self.terms.jobs <= found
 
     def is_followed(self, at: float) -> bool:
         """Tell whether Airflow is asked about it, where the oldest observation in use was made at some moment."""
@@ -136,15 +143,24 @@ class Claim:
         self.close(Phase.DROPPED if goes_on else Phase.ENDED, now)
 
     def in_doubt(self, instances: Instances) -> list[tuple[str, int]]:
-        """Return the instances that wait in the triggerer, and may have submitted or not."""
+        """Return the instances that may have submitted, or have: of which job is not known."""
         if self.is_closed or not self.terms.tasks.tell_job_id:
             return []
         if self._submits_itself and clock.wall() < self.opened_at + ON_ITS_WAY:
             # It is deferred as the gate that it was. Airflow logs an error where an XCom is not there.
             return []
         found = self._instances(instances, self.terms.tasks.submit)
-        waiting = [each[:2] for each in found if each[2] == "deferred" and each[0] in self.terms.tasks.tell_job_id]
-        return [each for each in waiting if each not in self.submitted]
+        known: dict[str | None, Collection[tuple[str, int]]] = {"deferred": self._submitted, "success": self.jobs}
+        return [
+            each[:2]
+            for each in found
+            if each[0] in self.terms.tasks.tell_job_id and each[2] in known and each[:2] not in known[each[2]]
+        ]
+
+    def learn(self, jobs: Mapping[tuple[str, int], str]) -> None:
+        """Note which jobs instances have submitted."""
+        self.jobs.update(jobs)
+        self._submitted.update(jobs)
 
     def asks_about_run(self, instances: Instances) -> bool:
         """Tell whether the state of its run would tell more than the states of its tasks."""
@@ -192,7 +208,7 @@ class Claim:
         if state not in _GOES_ON:
             # It may have submitted, in whatever state it was seen last; its next try is behind a gate again.
             self.close(Phase.DROPPED if state in _ENDED and state not in _HAS_RUN else Phase.ENDED, now)
-        elif state != "deferred" or self.submitted:
+        elif state != "deferred" or self._submitted:
             self.enter(self._phase_by(instances), now)
         # Deferred: its event is under way; or it does not know yet whether it has submitted.
 
@@ -204,8 +220,8 @@ class Claim:
             elif state not in ("scheduled", "queued", "running"):
                 self._rescheduled.discard((task_id, map_index))
             if state not in _GOES_ON:
-                self.submitted.discard((task_id, map_index))
-        found = [(*each[:2], "success" if each[:2] in self.submitted else each[2]) for each in found]
+                self._submitted.discard((task_id, map_index))
+        found = [(*each[:2], "success" if each[:2] in self._submitted else each[2]) for each in found]
         pending = [each for each in found if each[2] in _PENDING and each[:2] not in self._rescheduled]
         stateless = [each for each in found if each[2] is None]
         unended = pending or stateless or [each for each in found if each[2] not in _ENDED]

@@ -32,8 +32,8 @@ class TaskStates(Protocol):
     ) -> Mapping[str, Instances]:
         """Return the states of all instances of some tasks in some runs, by run."""
 
-    async def job_ids(self, dag_id: str, instances: Collection[Instance]) -> Collection[Instance]:
-        """Return those of some instances that have left the id of a job as their XCom ``job_id``."""
+    async def job_ids(self, dag_id: str, instances: Collection[Instance]) -> Mapping[Instance, str]:
+        """Return the ids of jobs that some instances have left as their XCom ``job_id``."""
 
     async def run_states(self, dag_id: str, run_ids: Collection[str]) -> Mapping[str, str]:
         """Return "queued" or "ended" for those of some runs that are."""
@@ -85,13 +85,15 @@ class Follower:
             tasks.update((gate.task_id, *claim.terms.tasks.submit, *claim.terms.tasks.upstream))
         states = await self._airflow.states(dag_id, {gate.run_id for _, gate in gates}, tasks)
         doubts = {
-            (gate.run_id, *each) for claim, gate in gates for each in claim.in_doubt(states.get(gate.run_id, {}))
+            claim: [(gate.run_id, *each) for each in claim.in_doubt(states.get(gate.run_id, {}))]
+            for claim, gate in gates
         }
-        submitted = await self._airflow.job_ids(dag_id, doubts) if doubts else ()
+        asked = {each for its in doubts.values() for each in its}
+        job_ids = await self._airflow.job_ids(dag_id, asked) if asked else {}
         unclear = {gate.run_id for claim, gate in gates if claim.asks_about_run(states.get(gate.run_id, {}))}
         runs = await self._airflow.run_states(dag_id, unclear) if unclear else {}
         # No ``await`` below: whoever decides meets all of an answer, or nothing of it.
         now = clock.now()
         for claim, gate in gates:
-            claim.submitted.update((task, index) for run_id, task, index in submitted if run_id == gate.run_id)
+            claim.learn({each[1:]: job_ids[each] for each in doubts[claim] if each in job_ids})
             claim.follow(states.get(gate.run_id, {}), runs.get(gate.run_id), asked_at, now)

@@ -91,9 +91,15 @@ class Ledger:
         self._claims.pop(claim.id, None)
         self._void[claim.id] = clock.now()
 
-    def totals(self, at: float, queue_name: str | None = None) -> Totals:
+    def totals(self, at: float, queue_name: str | None = None, listed: Collection[str] = ()) -> Totals:
         """Return what gates that ask about a queue count on top of an observation that was made at some moment."""
-        return Totals(self._claims.values(), at, queue_name)
+        return Totals(self._claims.values(), at, queue_name, listed)
+
+    @property
+    def knows_jobs(self) -> bool:
+        """Whether a list of jobs could show some that are claimed."""
+        now = clock.now()
+        return any(each.is_listed(each.jobs.values()) and each.scope(now) for each in self._claims.values())
 
     def next_end(self, at: float, queues: Collection[str | None]) -> float:
         """

@@ -67,6 +67,7 @@ class Row:
     :param exempts_upstream: whether gates that the submission waits for never count it
     :param may_have_submitted: whether the cluster counts the jobs of a claim that expires in this phase, so that
         the end of its submission is no news
+    :param until_listed: whether it counts no longer once the cluster's list of jobs shows its jobs
     :param is_last: whether Airflow will show nothing further, unless somebody clears a task
     :param asks_about_run: whether the state of the run tells more
     :param hint: what may be the matter where everybody has counted it for that long, for people
@@ -77,6 +78,7 @@ class Row:
     since_last_start: bool = False
     exempts_upstream: bool = False
     may_have_submitted: bool = False
+    until_listed: bool = False
     is_last: bool = False
     asks_about_run: bool = False
     hint: str = ""
@@ -114,7 +116,7 @@ TABLE: dict[Phase, Row] = {
     ),
     # It submits, and may then wait for its job.
     Phase.STARTED: Row(_TTL, may_have_submitted=True),
-    Phase.ENDED: Row(Span(counted_afters=1), may_have_submitted=True, is_last=True),
+    Phase.ENDED: Row(Span(counted_afters=1), may_have_submitted=True, until_listed=True, is_last=True),
     Phase.RENAMED: Row(_TTL, asks_about_run=True),
     Phase.DROPPED: Row(is_last=True),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from airflow_provider_scnet.claims.claim import Claim
 from airflow_provider_scnet.claims.phases import Scope
@@ -23,9 +23,12 @@ class Totals:
     :param claims: all that are known
     :param at: when the observation was made, by the event loop's clock
     :param queue_name: the queue that gates ask about; None: all of them together
+    :param listed: the ids of jobs that need not be counted on top, as the list of jobs shows them
     """
 
-    def __init__(self, claims: Iterable[Claim], at: float, queue_name: str | None = None) -> None:
+    def __init__(
+        self, claims: Iterable[Claim], at: float, queue_name: str | None = None, listed: Collection[str] = ()
+    ) -> None:
         self._queue_name = queue_name
         self._everybody = NOTHING
         # What Airflow does not start: only gates of the same task count it.
@@ -35,7 +38,8 @@ class Totals:
         # Gates that count the same get the same object, for as long as it is the same.
         self._known: dict[_Gates, Claimed] = {}
         for claim in claims:
-            self.add(claim, claim.scope(at))
+            if not claim.is_listed(listed):
+                self.add(claim, claim.scope(at))
 
     def add(self, claim: Claim, scope: Scope = Scope.EVERYBODY) -> None:
         """Count a claim, for whom it concerns."""

@@ -9,12 +9,16 @@ jobs".
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError, ScnetResponseError
+from airflow_provider_scnet.client.job_counts import JobCounts
+from airflow_provider_scnet.client.lifecycle import JobState
+from airflow_provider_scnet.client.observation import Listed
 from airflow_provider_scnet.client.reported_job import ReportedJob, scnet_time
 from airflow_provider_scnet.client.text import redacted
 from airflow_provider_scnet.client.transport import ask
@@ -63,6 +67,23 @@ class JobList:
     def where(self, is_meant: Callable[[ReportedJob], bool]) -> JobList:
         """Return those jobs of the list that are meant."""
         return dataclasses.replace(self, jobs=tuple(filter(is_meant, self.jobs)))
+
+    def listed(self) -> Listed | None:
+        """Return how many jobs are in which state, by queue; None where not all is known."""
+        if not self.is_complete or any(job.state is JobState.UNKNOWN for job in self):
+            return None
+        found = Counter((queue, job.state) for job in self for queue in (None, job.queue))
+        counts = {
+            queue: JobCounts(
+                running=found[queue, JobState.RUNNING],
+                queued=found[queue, JobState.QUEUED],
+                held=found[queue, JobState.HELD],
+                suspended=found[queue, JobState.SUSPENDED],
+                other=0,
+            )
+            for queue in (None, *(job.queue for job in self))
+        }
+        return Listed(frozenset(job.job_id for job in self), counts)
 
     def complete(self) -> JobList:
         """

@@ -8,7 +8,8 @@ from typing import Any
 from urllib.parse import quote
 
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
-from airflow_provider_scnet.client.errors import ScnetResponseError
+from airflow_provider_scnet.client.errors import ScnetConfigError, ScnetResponseError
+from airflow_provider_scnet.client.text import redacted
 from airflow_provider_scnet.client.transport import ask
 
 #: The schedulers of a region, and their ids.
@@ -30,6 +31,24 @@ def schedulers(settings: ConnectionSettings) -> list[str]:
     :raises ScnetError: where they could not be learnt
     """
     return ask(settings, SCHEDULER_PATH, _schedulers_from_data)
+
+
+def only_scheduler(settings: ConnectionSettings) -> str:
+    """
+    Return the id of the region's scheduler.
+
+    :param settings: whom to ask
+    :raises ScnetConfigError: where it has several
+    """
+    match schedulers(settings):
+        case [scheduler_id]:
+            return scheduler_id
+        case ids:
+            shown = ", ".join(redacted(each) for each in ids[:10])
+            raise ScnetConfigError(
+                f"the region has several schedulers ({shown}): name one of them as scheduler_id",
+                where=settings.where,
+            )
 
 
 def queue_names(settings: ConnectionSettings) -> dict[str, bool]:

@@ -11,7 +11,9 @@ from airflow_provider_scnet.client.connection_settings import ConnectionSettings
 from airflow_provider_scnet.client.error_codes import ErrorKind
 from airflow_provider_scnet.client.errors import ScnetConnectionError, ScnetError
 from airflow_provider_scnet.client.job_counts import JobCounts
-from airflow_provider_scnet.client.observation import Observation
+from airflow_provider_scnet.client.job_lists import live_jobs
+from airflow_provider_scnet.client.job_manager import only_scheduler
+from airflow_provider_scnet.client.observation import Listed, Observation
 from airflow_provider_scnet.client.queue_counts import observe_queues
 from airflow_provider_scnet.client.text import listed, redacted
 from airflow_provider_scnet.client.transport import ask
@@ -24,39 +26,46 @@ JOB_STATE_PATH = "/hpc/openapi/v2/view/jobs/state"
 _MOST_NAMES = 10
 
 
-def poll(settings: ConnectionSettings, queues: Collection[str] = ()) -> Observation:
+# The scheduler of each account of which jobs were listed.
+_schedulers: dict[tuple[str, str], str] = {}
+
+
+def poll(settings: ConnectionSettings, queues: Collection[str] = (), with_list: bool = False) -> Observation:
     """
     Ask once; with access keys, once more with a new token if the first one is refused.
 
     :param settings: whom to ask, and about whom
     :param queues: the queues whose own counts are asked for, too
+    :param with_list: whether the jobs are listed, too
     :return: what was seen; an error is part of it
     """
-    observation = poll_once(settings, queues)
+    observation = poll_once(settings, queues, with_list)
     if not (settings.keys and observation.is_refused):
         return observation
     try:
         settings = issued_tokens.with_token(settings)
     except ScnetError as error:
         return Observation(error=error, account=settings.account, where=settings.where)
-    return poll_once(settings, queues)
+    return poll_once(settings, queues, with_list)
 
 
-def poll_once(settings: ConnectionSettings, queues: Collection[str] = ()) -> Observation:
+def poll_once(settings: ConnectionSettings, queues: Collection[str] = (), with_list: bool = False) -> Observation:
     """
-    Send one request, for the counts of single queues one more, and observe what the answers say.
+    Send one request, one more for the counts of single queues, and for a list; observe what the answers say.
 
     :param settings: whom to ask, and about whom
     :param queues: the queues whose own counts are asked for, too
+    :param with_list: whether the jobs are listed, too
     """
     at, observed_at = clock.now(), datetime.now(timezone.utc)
-    counts, error, doubt = None, None, ""
+    counts, error, doubt, jobs = None, None, "", None
     by_queue: Mapping[str, JobCounts | ScnetError] = {}
     try:
         counts = ask(settings, JOB_STATE_PATH, JobCounts.from_data, params={"userName": settings.user_name})
         doubt = _doubt(settings, counts)
         # What proves nothing of all queues proves nothing of one.
         by_queue = dict.fromkeys(queues, counts) if doubt else observe_queues(settings, queues, counts)
+        jobs = _listed(settings) if with_list else None
     except ScnetError as e:
         error = e
         error.where = settings.where
@@ -68,6 +77,7 @@ def poll_once(settings: ConnectionSettings, queues: Collection[str] = ()) -> Obs
         counts=counts,
         error=error,
         queues=by_queue,
+        listed=jobs,
         account=settings.account,
         where=settings.where,
         doubt=doubt,
@@ -78,6 +88,16 @@ def poll_once(settings: ConnectionSettings, queues: Collection[str] = ()) -> Obs
         at=at,
         observed_at=observed_at,
     )
+
+
+def _listed(settings: ConnectionSettings) -> Listed | ScnetError | None:
+    try:
+        if settings.account not in _schedulers:
+            _schedulers[settings.account] = only_scheduler(settings)
+        return live_jobs(settings, _schedulers[settings.account]).listed()
+    except ScnetError as error:
+        _schedulers.pop(settings.account, None)
+        return error
 
 
 def _doubt(settings: ConnectionSettings, counts: JobCounts) -> str:

@@ -22,7 +22,6 @@ from airflow_provider_scnet.client.errors import (
     ScnetResponseError,
 )
 from airflow_provider_scnet.client.job_lists import JOBS_PATH, check_own_jobs, ended_jobs, live_jobs
-from airflow_provider_scnet.client.job_manager import schedulers
 from airflow_provider_scnet.client.lifecycle import JobState
 from airflow_provider_scnet.client.reported_job import MOST_LINES, ReportedJob
 from airflow_provider_scnet.client.text import redacted
@@ -30,24 +29,6 @@ from airflow_provider_scnet.client.transport import ask
 
 #: Source: SCnet OpenAPI v2, "read a file's content", page by page.
 FILE_CONTENT_PATH = "/hpc/openapi/v2/file/content"
-
-
-def only_scheduler(settings: ConnectionSettings) -> str:
-    """
-    Return the id of the region's scheduler.
-
-    :param settings: whom to ask
-    :raises ScnetConfigError: where it has several
-    """
-    match schedulers(settings):
-        case [scheduler_id]:
-            return scheduler_id
-        case ids:
-            shown = ", ".join(redacted(each) for each in ids[:10])
-            raise ScnetConfigError(
-                f"the region has several schedulers ({shown}): name one of them as scheduler_id",
-                where=settings.where,
-            )
 
 
 def live_job(settings: ConnectionSettings, job_id: str) -> ReportedJob | None:

@@ -4,13 +4,27 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
+from typing import NamedTuple
 
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetError
-from airflow_provider_scnet.client.job_counts import JobCounts
+from airflow_provider_scnet.client.job_counts import NO_JOBS, JobCounts
 from airflow_provider_scnet.client.token_payload import local
 from airflow_provider_scnet.event_loop import clock
+
+
+class Listed(NamedTuple):
+    """
+    What a whole list of a user's jobs shows.
+
+    :param job_ids: the ids of the jobs in it, also of those that have just ended
+    :param counts: how many jobs are in which state, by queue; None stands for all queues together
+    """
+
+    job_ids: frozenset[str]
+    counts: Mapping[str | None, JobCounts]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +35,7 @@ class Observation:
     :param counts: what the cluster reported, or None
     :param error: why there are no counts, or None
     :param queues: the counts of single queues, or why there are none, as far as somebody asked for them
+    :param listed: the list of the jobs, or why it could not be read; None: nobody asked, or it was not whole
     :param account: the resolved (endpoint, user) it was about, and in the view of one queue that queue; None where
         it came to no request
     :param where: the connection and user it was about, for people
@@ -37,6 +52,7 @@ class Observation:
     counts: JobCounts | None = None
     error: ScnetError | None = None
     queues: Mapping[str, JobCounts | ScnetError] = dataclasses.field(default_factory=dict)
+    listed: Listed | ScnetError | None = None
     account: tuple[str, ...] | None = None
     where: str = ""
     doubt: str = ""
@@ -84,6 +100,17 @@ class Observation:
             return dataclasses.replace(self, account=account, counts=None, error=seen)
         return dataclasses.replace(self, account=account, counts=seen, whole=self.counts)
 
+    @functools.cached_property
+    def by_list(self) -> Observation | None:
+        """The same with counts as the list of the jobs has them; None where there is no list."""
+        queue = self.queue_name
+        # A job of which the queue is not known may be in any.
+        if not isinstance(self.listed, Listed) or (queue is not None and "" in self.listed.counts):
+            return None
+        counts = self.listed.counts
+        whole = None if queue is None else counts[None]
+        return dataclasses.replace(self, counts=counts.get(queue, NO_JOBS), whole=whole)
+
     @property
     def user_name(self) -> str | None:
         """The cluster user whose jobs were counted."""
@@ -96,7 +123,7 @@ class Observation:
 
     @property
     def _errors(self) -> Iterator[ScnetError]:
-        found = (self.error, *self.queues.values())
+        found = (self.error, *self.queues.values(), self.listed)
         return (each for each in found if isinstance(each, ScnetError))
 
     @property
@@ -125,4 +152,5 @@ class Observation:
     @property
     def fails_gates(self) -> bool:
         """Whether a gate fails if this is the first thing it sees."""
-        return any(error.kind is not ErrorKind.TRANSIENT for error in self._errors)
+        # It fails on no list: where there is none, claims last longer.
+        return any(error.kind is not ErrorKind.TRANSIENT for error in self._errors if error is not self.listed)

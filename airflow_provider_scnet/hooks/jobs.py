@@ -12,6 +12,7 @@ from airflow_provider_scnet.client import issued_tokens, job_lists, jobs, submis
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
 from airflow_provider_scnet.client.errors import ScnetConfigError
 from airflow_provider_scnet.client.job_lists import JobList
+from airflow_provider_scnet.client.job_manager import only_scheduler
 from airflow_provider_scnet.client.job_request import JobRequest
 from airflow_provider_scnet.client.queue_name import queue_named
 from airflow_provider_scnet.client.reported_job import ReportedJob
@@ -46,7 +47,7 @@ class JobMethods:
         :raises ScnetConfigError: where the region has several
         :raises ScnetError: where there is no answer, or one that is an error
         """
-        return self._asked(jobs.only_scheduler)
+        return self._asked(only_scheduler)
 
     def submit_job(self, job: JobRequest, *, scheduler_id: str | None = None) -> str:
         """
@@ -74,7 +75,7 @@ class JobMethods:
 
         def submit(settings: ConnectionSettings) -> str:
             job_lists.check_own_jobs(settings)
-            return submission.submit(settings, job, scheduler_id or jobs.only_scheduler(settings))
+            return submission.submit(settings, job, scheduler_id or only_scheduler(settings))
 
         return self._asked(submit)
 
@@ -157,7 +158,7 @@ class JobMethods:
         """Ask SCnet to delete jobs with one request; return those that had not ended, and those that go on."""
         ids = [_id(job_id) for job_id in job_ids]
         return await self._aasked(
-            lambda settings: jobs.cancel_together(settings, scheduler_id or jobs.only_scheduler(settings), ids)
+            lambda settings: jobs.cancel_together(settings, scheduler_id or only_scheduler(settings), ids)
         )
 
     def read_log(self, path: str, *, lines: int = 50) -> str:
@@ -191,7 +192,7 @@ def _find(
     since = _with_zone("ended_since", ended_since)
 
     def find(settings: ConnectionSettings) -> JobList:
-        scheduler = scheduler_id or jobs.only_scheduler(settings)
+        scheduler = scheduler_id or only_scheduler(settings)
         if since is None:
             return job_lists.live_jobs(settings, scheduler, job_name, queue)
         return job_lists.ended_jobs(settings, scheduler, since, job_name, queue_name=queue)
@@ -203,12 +204,12 @@ def _get(
     job_id: str, since: datetime | None, scheduler_id: str | None
 ) -> Callable[[ConnectionSettings], ReportedJob | None]:
     job_id, since = _id(job_id), _with_zone("since", since)
-    return lambda settings: jobs.job(settings, scheduler_id or jobs.only_scheduler(settings), job_id, since)
+    return lambda settings: jobs.job(settings, scheduler_id or only_scheduler(settings), job_id, since)
 
 
 def _cancel(job_id: str, scheduler_id: str | None) -> Callable[[ConnectionSettings], ReportedJob | None]:
     job_id = _id(job_id)
-    return lambda settings: jobs.cancel(settings, scheduler_id or jobs.only_scheduler(settings), job_id)
+    return lambda settings: jobs.cancel(settings, scheduler_id or only_scheduler(settings), job_id)
 
 
 def _id(job_id: object) -> str:

@@ -100,11 +100,14 @@ class PolledConnection:
             return Observation(error=error)
         return job_state.poll(settings, queues)
 
-    async def apoll(self, settings: ConnectionSettings, queues: Collection[str] = ()) -> Observation:
+    async def apoll(
+        self, settings: ConnectionSettings, queues: Collection[str] = (), with_list: bool = False
+    ) -> Observation:
         """
         Do what :func:`.job_state.poll` does without blocking the event loop.
 
         :param settings: whom to ask, and about whom
         :param queues: the queues whose own counts are asked for, too
+        :param with_list: whether the jobs are listed, too
         """
-        return await asyncio.wrap_future(run_in_thread(lambda: job_state.poll(settings, queues)))
+        return await asyncio.wrap_future(run_in_thread(lambda: job_state.poll(settings, queues, with_list)))

@@ -33,8 +33,10 @@ class Source(Protocol):
     async def awith_token(self, settings: ConnectionSettings) -> ConnectionSettings:
         """Obtain what the connection leaves to SCnet's platform."""
 
-    async def apoll(self, settings: ConnectionSettings, queues: Collection[str] = ()) -> Observation:
-        """Poll once, for single queues too; an error is part of what is seen."""
+    async def apoll(
+        self, settings: ConnectionSettings, queues: Collection[str] = (), with_list: bool = False
+    ) -> Observation:
+        """Poll once, for single queues and a list of the jobs too; an error is part of what is seen."""
 
 
 class Accounts:
@@ -95,6 +97,7 @@ class Accounts:
         max_age: float,
         newcomers: bool = False,
         queues: Collection[str] = (),
+        with_list: bool = False,
     ) -> Observation:
         """
         Return an observation that is young enough: the last one, or a new one. The connection is read each time.
@@ -104,6 +107,7 @@ class Accounts:
         :param max_age: seconds
         :param newcomers: whether gates are among those who ask that have not seen any observation yet
         :param queues: the queues that it has to say something of
+        :param with_list: whether the jobs are listed where it is a new one
         """
         source = self._source(scnet_conn_id)
         try:
@@ -127,7 +131,7 @@ class Accounts:
                 began = clock.now()
                 its_pollers = self._pollers_of(scnet_conn_id, settings.account)
                 asked = sorted(set(queues).union(*(poller.queues for poller in its_pollers)))
-                last.observation = await source.apoll(settings, asked)
+                last.observation = await source.apoll(settings, asked, with_list)
                 last.settings = settings
                 whom = Whom(scnet_conn_id, settings.account[1])
                 self.metrics.polled(whom, last.observation, clock.now() - began, asked)

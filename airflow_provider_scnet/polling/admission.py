@@ -9,7 +9,7 @@ from typing import Any
 from airflow_provider_scnet.claims.claim import Claim
 from airflow_provider_scnet.claims.ledger import Ledger
 from airflow_provider_scnet.claims.totals import Totals
-from airflow_provider_scnet.client.observation import Observation
+from airflow_provider_scnet.client.observation import Listed, Observation
 from airflow_provider_scnet.gate.claimed import NOTHING, Claimed
 from airflow_provider_scnet.gate.decision import Decision, Verdict, decide
 from airflow_provider_scnet.gate.gate import Gate
@@ -50,7 +50,8 @@ class Admission:
         self.short: list[tuple[WaitingGate, int]] = []
         #: The queues in which claims alone keep gates shut.
         self.shut_by_claims: set[str | None] = set()
-        self._totals: dict[str | None, Totals] = {}
+        # By queue, and whether without what the list of jobs shows.
+        self._totals: dict[tuple[str | None, bool], Totals] = {}
         # What was decided for gates that ask the same; with what was claimed, so that no other gets its identity.
         self._decided: dict[tuple[Any, ...], tuple[Claimed, Claimed | None, Decision]] = {}
 
@@ -73,10 +74,17 @@ class Admission:
             if gate.has_ended:
                 continue
             seen = self._observation.of(place.queue_name)
-            claimed, of_account = self._claimed(gate, seen.at, place.queue_name), None
-            if seen.condition and place.queue_name:
-                of_account = self._claimed(gate, seen.at, None)
+            claimed, of_account = self._counted(gate, seen)
             decision = place.evaluator.decide(seen, claimed, "", self._decide, of_account)
+            if decision.shut_by and seen.by_list:
+                # The counts may lack jobs that the list shows: both have to have room, without claims of these.
+                unlisted = self._counted(gate, seen, is_listed=True)
+                views = [
+                    place.evaluator.decide(view, unlisted[0], "", self._decide, unlisted[1])
+                    for view in (seen.by_list, seen)
+                ]
+                if all(each.verdict is Verdict.OPEN for each in views):
+                    decision, (claimed, of_account) = views[-1], unlisted
             if decision.verdict is Verdict.OPEN:
                 reason = gate.reason_to_wait(place.conn_id)
                 if gate.asks.submits and self._kept_room:
@@ -95,14 +103,23 @@ class Admission:
             self.decisions.append((place, seen, decision))
         return self.claims
 
-    def _claimed(self, gate: WaitingGate, at: float, queue: str | None) -> Claimed:
+    def _counted(
+        self, gate: WaitingGate, seen: Observation, is_listed: bool = False
+    ) -> tuple[Claimed, Claimed | None]:
+        """Return what a gate counts on top, and of all queues where it needs that as well."""
+        claimed = self._claimed(gate, seen, seen.queue_name, is_listed)
+        return claimed, self._claimed(gate, seen, None, is_listed) if seen.condition and seen.queue_name else None
+
+    def _claimed(self, gate: WaitingGate, seen: Observation, queue: str | None, is_listed: bool) -> Claimed:
         if self._ledger is None:
             return NOTHING
-        if queue not in self._totals:
-            self._totals[queue] = self._ledger.totals(at, queue)
+        name = queue, is_listed
+        if name not in self._totals:
+            listed = seen.listed.job_ids if is_listed and isinstance(seen.listed, Listed) else ()
+            self._totals[name] = self._ledger.totals(seen.at, queue, listed)
             for claim in self.claims:
-                self._totals[queue].add(claim)
-        return self._totals[queue].claimed(gate.id)
+                self._totals[name].add(claim)
+        return self._totals[name].claimed(gate.id)
 
     def _claim(self, gate: WaitingGate, counted_after: float) -> Claim | None:
         if not gate.asks.submits or self._ledger is None:
@@ -116,7 +133,7 @@ class Admission:
         self, gate: Gate, seen: Observation, claimed: Claimed, hold: str, of_account: Claimed | None
     ) -> Decision:
         """Decide once for all that ask the same and count the same."""
-        name = id(gate), id(claimed), id(of_account), hold
+        name = id(gate), id(seen), id(claimed), id(of_account), hold
         if name not in self._decided:
             self._decided[name] = claimed, of_account, decide(gate, seen, claimed, hold, of_account)
         return self._decided[name][-1]

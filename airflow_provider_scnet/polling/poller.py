@@ -157,7 +157,8 @@ class Poller:
         try:
             # No gate decides on what may be older, by the end of its turn, than claims are known that have ended.
             age = min(interval, KEPT_AFTER / 2)
-            seen = await self._accounts.observe(*self._name, age, newcomers, self.queues)
+            with_list = bool(self._shut_by_claims and self._ledger and self._ledger.knows_jobs)
+            seen = await self._accounts.observe(*self._name, age, newcomers, self.queues, with_list)
             if how := self._polling.take_failure():
                 note = f"the task that polls for all gates of this connection {how}, and was started again"
                 seen = dataclasses.replace(seen, notes=(*seen.notes, note))

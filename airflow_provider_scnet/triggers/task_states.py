@@ -46,18 +46,20 @@ class AirflowTaskStates:
                 await _add_states(states, dag_id, runs, tasks)
         return states
 
-    async def job_ids(self, dag_id: str, instances: Collection[tuple[str, str, int]]) -> set[tuple[str, str, int]]:
+    async def job_ids(
+        self, dag_id: str, instances: Collection[tuple[str, str, int]]
+    ) -> dict[tuple[str, str, int], str]:
         """
-        Return those of some instances that have left the id of a job as their XCom ``job_id``.
+        Return the ids of jobs that some instances have left as their XCom ``job_id``.
 
         :param dag_id: the DAG
         :param instances: run, task and map index of each
         """
         if HAS_DATABASE:
-            return await in_database(lambda session: _with_job_id(session, dag_id, instances))
+            return await in_database(lambda session: _job_ids(session, dag_id, instances))
         from airflow.sdk.execution_time.comms import GetXCom, XComResult
 
-        found: set[tuple[str, str, int]] = set()
+        found: dict[tuple[str, str, int], str] = {}
         for run_id, task_id, map_index in instances:
             question = GetXCom(
                 key=JOB_ID_KEY,
@@ -66,8 +68,8 @@ class AirflowTaskStates:
                 task_id=task_id,
                 map_index=map_index if map_index >= 0 else None,
             )
-            if (await answer(question, XComResult)).value:
-                found.add((run_id, task_id, map_index))
+            if job_id := (await answer(question, XComResult)).value:
+                found[run_id, task_id, map_index] = str(job_id)
         return found
 
     async def run_states(self, dag_id: str, run_ids: Collection[str]) -> dict[str, str]:
@@ -151,16 +153,17 @@ def _states(session: Any, dag_id: str, run_ids: Collection[str], task_ids: Colle
     return states
 
 
-def _with_job_id(
+def _job_ids(
     session: Any, dag_id: str, instances: Collection[tuple[str, str, int]]
-) -> set[tuple[str, str, int]]:
+) -> dict[tuple[str, str, int], str]:
     from airflow.models.xcom import XCom
 
     runs, tasks = ({each[part] for each in instances} for part in (0, 1))
-    rows = session.query(XCom.run_id, XCom.task_id, XCom.map_index).filter(
+    rows = session.query(XCom).filter(
         XCom.dag_id == dag_id, XCom.key == JOB_ID_KEY, XCom.run_id.in_(runs), XCom.task_id.in_(tasks)
     )
-    return {(row.run_id, row.task_id, row.map_index) for row in rows} & {*instances}
+    found = {(row.run_id, row.task_id, row.map_index): str(row.value) for row in rows}
+    return {each: found[each] for each in instances if found.get(each)}
 
 
 def _run_states(session: Any, dag_id: str, run_ids: Collection[str]) -> dict[str, str]:
