@@ -7,14 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from airflow_provider_scnet.testing import SUBMISSION_PATH, Fault, ScnetSimulator
+from airflow_provider_scnet.testing import SUBMISSION_PATH, Fault, JobQuirks, ScnetSimulator
 from demo.clusters import most_queued
 from demo.engine import Engine
 from engine_tests.conftest import engine_for
 
 TASKS, MOST_QUEUED = 8, 3
-#: Seconds until the cluster counts a job, and for which claims allow for that.
-COUNTED_AFTER, ALLOWED = 3, 5
+#: Seconds until the cluster's list shows a job, and its counts do; and for which claims allow for that: nobody could
+#: wait so long, so that it is the list that lets the next ones through.
+LISTED_AFTER, COUNTED_AFTER, ALLOWED = 1, 30, 3600
 
 DAGS = {
     # "queued < 3": a gate opens where two are queued, so that three are.
@@ -32,7 +33,8 @@ DAGS = {
 
 @pytest.fixture(scope="module")
 def scnet() -> Iterator[ScnetSimulator]:
-    with ScnetSimulator(slots=2, run_for=20, counted_after=COUNTED_AFTER) as simulator:
+    quirks = JobQuirks(listed_after=LISTED_AFTER)
+    with ScnetSimulator(slots=2, run_for=20, counted_after=COUNTED_AFTER, quirks=quirks) as simulator:
         simulator.add_user("alice")
         yield simulator
 

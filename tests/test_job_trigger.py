@@ -123,6 +123,12 @@ def waited(waiting: ScnetJobTrigger, *changes: tuple[float, Callable[[], object]
 # What ends a wait
 
 
+def test_in_dag_test_it_waits_for_the_list_that_is_under_way(cluster: Cluster):
+    cluster.states["7"], cluster.takes = JobState.QUEUED, 20.0
+    assert waited(trigger(start_by=START + 65)) == 65
+    assert waited(trigger(start_by=START + 65, in_triggerer=False)) == 80
+
+
 def test_it_waits_until_the_list_shows_that_the_job_has_ended(cluster: Cluster, lines: Lines):
     cluster.states["7"] = JobState.QUEUED
     changes = [(90.0, JobState.RUNNING), (400.0, JobState.ENDED)]

@@ -14,11 +14,16 @@ from airflow_provider_scnet.client.reported_job import ReportedJob
 from airflow_provider_scnet.client.unexpected import unexpected
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.background import BackgroundTask
+from airflow_provider_scnet.event_loop.shielded_call import ShieldedCall
 from airflow_provider_scnet.gate.reporter import Log
 from airflow_provider_scnet.polling.waiting import SHORTEST_INTERVAL
 
 if TYPE_CHECKING:
     from airflow_provider_scnet.client.job_lists import JobList
+
+
+#: Seconds that a list may take: it may have many pages.
+LONGEST_LIST = 600.0
 
 
 class Lister(Protocol):
@@ -137,7 +142,8 @@ class JobPoller:
         # Who comes meanwhile may have submitted after the list was made.
         waiting = list(self._waiting)
         try:
-            jobs = await self._list_jobs()
+            # It asks Airflow for the connection: that is never cancelled.
+            jobs = await ShieldedCall(self._list_jobs(), LONGEST_LIST).result()
         except ScnetError as error:
             self._pause = error.retry_after or 0.0
             self._miss(waiting, error)

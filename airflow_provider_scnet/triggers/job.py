@@ -99,6 +99,9 @@ class ScnetJobTrigger(BaseTrigger):
         elif self.job_id is not None:
             await self._wait_for_job(self.job_id, log)
         await log.flush()
+        if self.trigger_id is None:
+            # As at the end of a gate in dag.test().
+            await ShieldedCall.all_finished()
         await asyncio.sleep(max(0.0, settled_at - clock.now()))
         yield TriggerEvent({"began_at": self.began_at, "try_number": self.try_number})  # type: ignore[no-untyped-call]
 
