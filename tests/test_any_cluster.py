@@ -70,15 +70,16 @@ class TestWhichOpens:
         read, asked = PolledConnection.aread_settings, []
 
         async def slow(connection: PolledConnection, user_name: str | None = None) -> Any:
-            if connection._conn_id == "east":
+            if connection._conn_id == "west":
                 asked.append("begun")
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(1.0)
                 asked.append("ended")
             return await read(connection, user_name)
 
         monkeypatch.setattr(PolledConnection, "aread_settings", slow)
-        waiting = ScnetJobCountTrigger(scnet_conn_id=BOTH, condition="queued < 5", poke_interval=INTERVAL)
-        asyncio.run(first_event(waiting))
+        monkeypatch.setattr(waiting, "FIRST_ANSWER", 0.0)
+        tested = ScnetJobCountTrigger(scnet_conn_id=BOTH, condition="queued < 5", poke_interval=INTERVAL)
+        asyncio.run(first_event(tested))
         assert asked == ["begun", "ended"]
 
     @pytest.mark.parametrize("conn_ids", [BOTH, BOTH[::-1]])
@@ -145,8 +146,9 @@ class TestErrors:
     def test_nor_while_the_other_is_full(self, run, west, east, fault):
         full(east)
         west.order(fault, times=None)
+        # The first answer of the one comes before the first question to the other.
         with pytest.raises(AirflowSensorTimeout):
-            run(gate(scnet_conn_id=BOTH, timeout=10 * INTERVAL))
+            run(gate(scnet_conn_id=BOTH, timeout=100 * INTERVAL))
         assert east.job_state_requests
 
     def test_what_fails_for_good_is_said_once_and_not_asked_again(self, run, west, east, said):

@@ -83,8 +83,6 @@ class Poller:
         """Let a gate wait behind all that are here already, or somebody watch."""
         self._waiting[who] = None
         self._newcomers.add(who)
-        if isinstance(who, Place):
-            who.gate.on_first_news.append(functools.partial(self._decide_again, who))
         self._changed.set()
         self._polling.start()
 
@@ -93,13 +91,6 @@ class Poller:
         self._waiting.pop(who, None)
         self._newcomers.discard(who)
         if not self._waiting:
-            self._changed.set()
-
-    def _decide_again(self, place: Place) -> None:
-        """Let a gate decide anew on the last observation: another cluster that comes first has answered."""
-        if place in self._waiting:
-            place.seen_at = -math.inf
-            self._newcomers.add(place)
             self._changed.set()
 
     def is_idle(self, since: float) -> bool:

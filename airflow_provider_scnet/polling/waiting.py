@@ -22,8 +22,8 @@ from airflow_provider_scnet.gate.reporter import Log
 
 #: Seconds between two polls at the least, whatever interval is asked for.
 SHORTEST_INTERVAL = 0.1
-#: Seconds for which a gate that has just arrived leaves room alone on a cluster, because one that stands before it
-#: in the list has not answered yet.
+#: Seconds for which a gate that has just arrived asks no cluster that stands in its list behind one that has not
+#: answered yet.
 FIRST_ANSWER = 15.0
 
 _arrivals = itertools.count()
@@ -65,11 +65,10 @@ class WaitingGate:
         self.since = clock.wall(), clock.wall() - waited
         #: The cluster that is about to open it.
         self.opens_on: str | None = None
-        #: Called when the first news of one of its clusters has come.
-        self.on_first_news: list[Callable[[], None]] = []
         self._terms = Terms(asks.submits, ttl, queue_name=asks.queue_name, tasks=tasks or SubmissionTasks())
         self._log = log
         self._clusters = Clusters(conn_ids)
+        self._answered: dict[str, asyncio.Future[None]] = {conn_id: asyncio.Future() for conn_id in conn_ids}
         self._in_any_order_from = clock.now() + FIRST_ANSWER
         # What becomes of it, and what it leaves where it opens; None where its time is up.
         self._end: asyncio.Future[tuple[Decision, dict[str, Any]] | None] = asyncio.Future()
@@ -87,24 +86,17 @@ class WaitingGate:
 
     def reason_to_wait(self, conn_id: str) -> str:
         """Say why it must not open on a cluster although its condition holds there; empty where it may."""
-        if self.opens_on not in (None, conn_id):
-            return f"{self.opens_on} is about to open it"
-        decisions = self._clusters.decisions
-        first = next(each for each in decisions if each == conn_id or decisions[each] is None)
-        if first != conn_id and clock.now() < self._in_any_order_from:
-            return f"{first} comes first, and has not answered yet"
-        return ""
+        return f"{self.opens_on} is about to open it" if self.opens_on not in (None, conn_id) else ""
 
     def decided(self, conn_id: str, decision: Decision) -> bool:
         """Note what was decided on a cluster; return whether it waits for that no longer."""
-        is_first = self._clusters.decisions[conn_id] is None
+        if not self._answered[conn_id].done():
+            self._answered[conn_id].set_result(None)
         outcome = self._clusters.outcome(conn_id, decision)
         if outcome.verdict is not Verdict.WAIT:
             self.end((outcome, {}))
         elif decision.verdict is Verdict.FAIL:
             self._log.warning(SET_ASIDE, conn_id)
-        for decide_again in self.on_first_news if is_first and len(self._clusters.decisions) > 1 else ():
-            decide_again()
         return decision.verdict is Verdict.FAIL or self.has_ended
 
     def open(
@@ -146,6 +138,12 @@ class WaitingGate:
         """End the wait with a mistake of this provider's, if it has not ended."""
         if not self.has_ended:
             self._end.set_exception(error)
+
+    async def first_answer(self, conn_id: str) -> None:
+        """Wait until a cluster has answered for the first time, if that does not take too long, or for the end."""
+        left = max(0.0, self._in_any_order_from - clock.now())
+        either: list[asyncio.Future[Any]] = [self._answered[conn_id], self._end]
+        await asyncio.wait(either, timeout=left, return_when=asyncio.FIRST_COMPLETED)
 
     async def outcome(self) -> tuple[Decision, dict[str, Any]] | None:
         """Wait for the end: what becomes of the gate and what it leaves, or None where its time is up."""

@@ -208,9 +208,14 @@ class ScnetJobCountTrigger(BaseTrigger):
                 timer = asyncio.get_running_loop().call_later(max(left, 0.0), waiting.end, None)
                 leave.callback(timer.cancel)
             for conn_id, poller in pollers.items():
+                if waiting.has_ended:
+                    break
                 place = Place(waiting, conn_id, self.poke_interval, evaluators[conn_id])
                 poller.add(place)
                 leave.callback(poller.remove, place)
+                # Of several clusters that have room the first in the order given opens it.
+                if len(pollers) > 1:
+                    await waiting.first_answer(conn_id)
             outcome = await waiting.outcome()
         if outcome:
             decision, record = outcome
