@@ -112,8 +112,12 @@ def test_a_job_whose_worker_was_killed_or_whose_answer_was_lost_is_taken_and_not
         scnet.order(Fault.lost(taken=True), path=SUBMISSION_PATH)
     engine.trigger_dag(how)
     wait_for_run(engine, how)
-    assert engine.run_state(how) == "success"
     (job,) = jobs(scnet, how)
+    if how == "killed" and AIRFLOW == (3, 0):
+        # There Airflow gives a task whose process was killed no retry.
+        assert engine.run_state(how) == "failed"
+        return
+    assert engine.run_state(how) == "success"
     assert f"job {job.id} ({job.name}) is there already: it is taken" in engine.log_of(how, how)
 
 
