@@ -156,7 +156,7 @@ class _Region:
             at=began,
         )
 
-    def listed(self) -> Listed | None:
+    def listed(self) -> Listed:
         """Return the list of jobs as it is now: those that ended in the last five minutes are in it, too."""
         now, then = clock.now(), clock.now() - self.world.setting.listed_after
         return JobList(

@@ -56,7 +56,8 @@ class Cluster:
             seen = {"counts": JobCounts(**dict.fromkeys(STATES, 0) | {"queued": seen})}
         elif isinstance(seen, JobCounts):
             seen = {"counts": seen}
-        return Observation(**seen, **known)
+        # Nobody gets a list without asking.
+        return Observation(**seen | ({} if with_list else {"listed": None}), **known)
 
 
 class Airflow:

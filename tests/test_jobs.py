@@ -263,7 +263,7 @@ class TestPolledList:
         scnet.submit("alice", 1)
         clock.advance(5)
         listed = self.poll().listed
-        assert listed.job_ids == {"1", "2", "3", "4", "5"}
+        assert listed.job_ids == {None: {"1", "2", "3", "4", "5"}, "comp": {"1", "2", "5"}, "gpu": {"3", "4"}}
         counts = {
             None: JobCounts(running=2, queued=1, held=0, suspended=0, other=0),
             "comp": JobCounts(running=1, queued=0, held=0, suspended=0, other=0),
@@ -308,7 +308,8 @@ class TestPolledList:
         )
         for _ in range(2):
             observation = self.poll()
-            assert (observation.listed, observation.by_list, observation.error) == (None, None, None)
+            assert (type(observation.listed), observation.by_list) == (ScnetResponseError, None)
+            assert observation.error is None
 
     @pytest.mark.parametrize(
         "fault",
@@ -320,12 +321,24 @@ class TestPolledList:
         observation = self.poll()
         assert (observation.counts.all_zero, observation.error, observation.by_list) == (True, None, None)
         assert isinstance(observation.listed, ScnetError)
-        assert not observation.fails_gates
-        assert observation.pause == (77.0 if fault.status == 429 else 0.0)
+        assert (observation.fails_gates, observation.pause) == (False, 0.0)
+        assert observation.listed.retry_after == (77.0 if fault.status == 429 else None)
+        assert observation.notes[-1].startswith(
+            "claims last longer, as jobs were not listed: connection 'scnet_default'"
+        )
         # The scheduler may be another one now.
         before = sent(scnet)
         assert self.poll().by_list
         assert (sent(scnet) - before)["GET cluster"] == 1
+
+    def test_it_holds_up_the_counts_for_no_longer_than_one_request_may(self, scnet, monkeypatch):
+        monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", scnet.connection_json("alice", timeout=1.5))
+        scnet.submit("alice", 500)
+        scnet.order(Fault(delay=1.0), path=JOB_LIST_PATH, times=None)
+        observation = self.poll()
+        assert observation.counts.total == 500
+        assert isinstance(observation.listed, ScnetConnectionError)
+        assert sent(scnet)["GET jobs"] == 2
 
     def test_jobs_of_another_user_than_the_tokens_are_not_listed(self, scnet, monkeypatch):
         monkeypatch.setenv(

@@ -264,23 +264,77 @@ async def test_of_several_jobs_of_a_gate_a_list_has_to_show_all(world: World):
         assert world.ledger.totals(now(), listed=listed).claimed().jobs == left
 
 
+@pytest.mark.parametrize("last", ["deferred", "success", "failed"])
+@pytest.mark.parametrize(
+    "between", [["up_for_retry", "scheduled", "running"], [None, "scheduled", "running"], ["running"]]
+)
+@pytest.mark.parametrize("first", ["deferred", "success"])
+def test_a_job_that_is_listed_is_none_of_the_next_try(first, between, last):
+    if first == "deferred" and between == ["running"]:
+        pytest.skip("goes on with the same try")
+
+    @scenario
+    async def run(world: World) -> None:
+        await opened(world, tell_job_id=["submit"])
+        world.airflow.told = {("run", "submit", 0): "7"}
+        world.airflow.set(gate(0), "success", submit=first)
+        assert await world.jobs() == 1
+        assert world.ledger.totals(now(), listed=["7"]).claimed().jobs == 0
+        world.airflow.told = {}
+        # Somebody clears it, or it failed.
+        for state in between:
+            world.airflow.set(gate(0), "success", submit=state)
+            assert await world.jobs() == 1
+            assert world.ledger.totals(now(), listed=["7"]).claimed().jobs == 1
+        world.airflow.told = {("run", "submit", 0): "8"}
+        world.airflow.set(gate(0), "success", submit=last)
+        assert await world.jobs() == 1
+        for listed, left in ((["7"], 1), (["8"], int(last == "failed"))):
+            assert world.ledger.totals(now(), listed=listed).claimed().jobs == left
+
+    run()
+
+
 @scenario
-async def test_a_job_that_is_listed_is_none_of_the_next_try(world: World):
+async def test_where_gates_share_their_submissions_a_list_has_to_show_all_of_them(world: World):
+    await world.open(gate(0), gate(1), submit={"submit": False}, tell_job_id=["submit"])
+    for index in (0, 1):
+        world.airflow.set(gate(index), "success", submit="deferred")
+        world.airflow.told["run", "submit", index] = str(index)
+    assert await world.jobs() == 2
+    for listed, left in ((["0"], 2), (["1"], 2), (["0", "1"], 0)):
+        assert world.ledger.totals(now(), listed=listed).claimed().jobs == left
+
+
+@scenario
+async def test_a_gate_that_was_cleared_with_its_submission_forgets_its_job(world: World):
     await opened(world, tell_job_id=["submit"])
     world.airflow.told = {("run", "submit", 0): "7"}
     world.airflow.set(gate(0), "success", submit="deferred")
     assert await world.jobs() == 1
-    assert world.ledger.totals(now(), listed=["7"]).claimed().jobs == 0
-    world.airflow.told = {}
-    # Somebody clears it, or it failed.
-    for state in ("up_for_retry", "scheduled", "running", "deferred"):
-        world.airflow.set(gate(0), "success", submit=state)
-        assert await world.jobs() == 1
-        assert world.ledger.totals(now(), listed=["7"]).claimed().jobs == 1
-    world.airflow.told = {("run", "submit", 0): "8"}
+    world.airflow.set(gate(0), None, submit=None)
     assert await world.jobs() == 1
-    for listed, left in ((["7"], 1), (["8"], 0)):
-        assert world.ledger.totals(now(), listed=listed).claimed().jobs == left
+    assert world.ledger.totals(now(), listed=["7"]).claimed().jobs == 1
+
+
+@scenario
+async def test_an_answer_that_comes_late_names_no_job_of_an_earlier_try(world: World):
+    claim = await opened(world, tell_job_id=["submit"])
+    found = {"gate": {0: "success"}, "submit": {0: "deferred"}}
+    asked_at = now()
+    claim.follow(found, None, asked_at, asked_at, {("submit", 0): "8"})
+    claim.follow(found, None, asked_at - 1, asked_at, {("submit", 0): "7"})
+    assert claim.jobs == {("submit", 0): "8"}
+
+
+@scenario
+async def test_of_a_task_that_submits_behind_its_own_gate_and_has_ended_at_once_the_job_is_known(world: World):
+    await world.open(gate(0), **submits_itself())
+    world.airflow.told = {("run", "gate", 0): "7"}
+    await world.sleep(8)
+    world.airflow.set(gate(0), "success")
+    assert await world.jobs(WITNESS) == 1
+    assert world.ledger.totals(now(), listed=["7"]).claimed(WITNESS).jobs == 0
 
 
 def submits_itself() -> dict[str, object]:

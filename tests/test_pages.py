@@ -485,7 +485,7 @@ def ledger_with(state: str, *indexes: int) -> Ledger:
     for index in indexes:
         claim = ledger.claim(GateId("nightly", RUN, "wait_for_room", index), SUBMIT)
         states = {"wait_for_room": {index: "success"}, "submit": {index: state}}
-        claim.follow(states, None, clock.now(), clock.now())
+        claim.follow(states, None, clock.now(), clock.now(), {})
         ledger.keep([claim])
     return ledger
 

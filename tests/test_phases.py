@@ -250,7 +250,7 @@ def test_a_claim_does_not_count_once_a_list_shows_its_job_if_the_table_says_so(p
     @scenario
     async def run(world: World) -> None:
         claim = await enter(world, phase)
-        claim.learn({("submit", 0): "7"})
+        claim.jobs["submit", 0] = "7"
         for at, who in ((now(), WITNESS), (claim.since + 150, OWN)):
             for listed, expected in (({"8"}, 1), ({"7", "8"}, int(not until_listed))):
                 assert world.ledger.totals(at, listed=listed).claimed(who).jobs == expected

@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 
 from airflow_provider_scnet.claims.claim import KEPT_AFTER
-from airflow_provider_scnet.claims.ledger import Ledger
+from airflow_provider_scnet.claims.ledger import Ledger, NotDecidedError
 from airflow_provider_scnet.claims.terms import GateId, SubmissionTasks, Terms
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetError
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
@@ -25,6 +25,7 @@ from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.log_thread import ThreadedLog
 from airflow_provider_scnet.gate.evaluator import GateEvaluator
 from airflow_provider_scnet.gate.gate import Gate
+from airflow_provider_scnet.polling import poller
 from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.polling.kept_room import KeptRoom
 from airflow_provider_scnet.polling.waiting import Place, WaitingGate, Watcher
@@ -583,7 +584,8 @@ def in_state(**states: int) -> JobCounts:
 
 
 def listing(*job_ids: str, queued: int = 4, elsewhere: int = 0) -> Listed:
-    return Listed(frozenset(job_ids), {"gpu": in_state(queued=queued), None: in_state(queued=queued + elsewhere)})
+    counts = {"gpu": in_state(queued=queued), None: in_state(queued=queued + elsewhere)}
+    return Listed(dict.fromkeys(counts, job_ids), counts)
 
 
 SLOW_DOWN = ScnetError("slow down", kind=ErrorKind.TRANSIENT, retry_after=150.0)
@@ -650,19 +652,47 @@ def test_jobs_are_listed_only_where_that_can_help():
     assert let_a_second_one_come({"listed": listing("7")}, tell_job_id=[])[1].lists == [False, False]
 
 
-def test_a_list_that_is_refused_for_now_lengthens_the_pause_and_fails_no_gate():
+@pytest.mark.parametrize(
+    "error",
+    [SLOW_DOWN, ScnetError("gone", kind=ErrorKind.PERMANENT), ScnetError("slow", retry_after=500.0)],
+    ids=lambda error: error.message,
+)
+def test_while_jobs_cannot_be_listed_polls_go_on_without_and_no_gate_fails(error: ScnetError):
     async def scenario(airflow: Airflow, cluster: Cluster) -> None:
         gates = [wait(known(airflow, index, tell_job_id=["submit"])) for index in (0, 1)]
         await until(INTERVAL / 2)
         airflow.set(0, "success", "deferred")
         airflow.left["run", "submit", 0] = "7"
-        await until(INTERVAL + SLOW_DOWN.retry_after - 1)
-        assert (cluster.lists, [gate.done() for gate in gates]) == ([False, True], [True, False])
-        await until(INTERVAL + SLOW_DOWN.retry_after + 1)
-        assert (cluster.lists, [gate.done() for gate in gates]) == ([False, True, True], [True, True])
+        listed_again = INTERVAL + max(poller.UNLISTED_FOR, error.retry_after or 0.0)
+        await until(listed_again - INTERVAL / 2)
+        assert [gate.done() for gate in gates] == [True, False]
+        assert cluster.lists == [False, True] + [False] * (len(cluster.lists) - 2)
+        assert all(pause <= 1.3 * INTERVAL for pause in pauses(cluster))
+        await until(listed_again + 1.5 * INTERVAL)
+        assert [gate.done() for gate in gates] == [True, True]
+        assert cluster.lists.count(True) == 2
+
+    look = {"counts": in_state(queued=4), "counted_after": 10_000.0}
+    fails = {**look, "listed": error}
+
+    played(scenario, look, fails, {**look, "listed": listing("7")})
+
+
+def test_who_may_not_open_now_on_what_a_list_shows_has_another_at_the_next_poll():
+    async def scenario(airflow: Airflow, cluster: Cluster) -> None:
+        gates = [wait(known(airflow, index, tell_job_id=["submit"])) for index in (0, 1)]
+        await until(INTERVAL / 2)
+        airflow.set(0, "success", "deferred")
+        airflow.left["run", "submit", 0] = "7"
+        with mock.patch.object(Ledger, "decide", side_effect=NotDecidedError("another triggerer decides")):
+            await until(1.5 * INTERVAL)
+        assert [gate.done() for gate in gates] == [True, False]
+        await until(3 * INTERVAL)
+        assert [gate.done() for gate in gates] == [True, True]
+        assert cluster.lists[:3] == [False, True, True]
 
     look = {"counts": in_state(queued=4), "counted_after": 1000.0}
-    played(scenario, look, {**look, "listed": SLOW_DOWN}, {**look, "listed": listing("7")})
+    played(scenario, look, {**look, "listed": listing("7")})
 
 
 # Several clusters

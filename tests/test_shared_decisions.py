@@ -46,7 +46,9 @@ def for_itself() -> Iterator[Any]:
     def claimed_anew(admission: Admission, gate: Any, seen: Any, queue_name: Any, is_listed: bool) -> Any:
         if admission._ledger is None:
             return decision.NOTHING
-        totals = admission._ledger.totals(seen.at, queue_name, seen.listed.job_ids if is_listed else ())
+        totals = admission._ledger.totals(
+            seen.at, queue_name, seen.listed.job_ids[queue_name] if is_listed else ()
+        )
         for claim in admission.claims:
             totals.add(claim)
         return claimed(totals, gate.id)

@@ -101,9 +101,9 @@ class Claim:
         return Scope.OWN_TASK if at < self.ends(Scope.OWN_TASK) else Scope.NOBODY
 
     def is_listed(self, job_ids: Collection[str]) -> bool:
-        """Tell whether a list of jobs shows all that it claims."""
-        found = sum(job_id in job_ids for job_id in self.jobs.values()) if self.row.until_listed else 0
-        return 0 < self.terms.jobs <= found
+        """Tell whether a list of jobs shows all of its jobs."""
+        is_known = self.row.until_listed and 0 < self.terms.jobs <= len(self.jobs)
+        return is_known and all(job_id in job_ids for job_id in self.jobs.values())
 
     def is_followed(self, at: float) -> bool:
         """Tell whether Airflow is asked about it, where the oldest observation in use was made at some moment."""
@@ -135,6 +135,8 @@ class Claim:
         if self.phase is not Phase.DROPPED:
             self.enter(phase, now)
         self.is_closed = True
+        # What is submitted from now on would be another job.
+        self.jobs.clear()
 
     def waits_again(self, deferred_at: float, now: float) -> None:
         """Note that its gate waits here, since later than it opened; when it was deferred is by the wall clock."""
@@ -146,27 +148,28 @@ class Claim:
         """Return the instances that may have submitted, or have: of which job is not known."""
         if self.is_closed or not self.terms.tasks.tell_job_id:
             return []
-        if self._submits_itself and clock.wall() < self.opened_at + ON_ITS_WAY:
-            # It is deferred as the gate that it was. Airflow logs an error where an XCom is not there.
-            return []
-        found = self._instances(instances, self.terms.tasks.submit)
-        known: dict[str | None, Collection[tuple[str, int]]] = {"deferred": self._submitted, "success": self.jobs}
+        known: dict[str | None, Collection[tuple[str, int]]] = {"success": self.jobs}
+        # First it is deferred as the gate that it was. Airflow logs an error where an XCom is not there.
+        if not self._submits_itself or clock.wall() >= self.opened_at + ON_ITS_WAY:
+            known["deferred"] = self._submitted
         return [
             each[:2]
-            for each in found
+            for each in self._instances(instances, self.terms.tasks.submit)
             if each[0] in self.terms.tasks.tell_job_id and each[2] in known and each[:2] not in known[each[2]]
         ]
-
-    def learn(self, jobs: Mapping[tuple[str, int], str]) -> None:
-        """Note which jobs instances have submitted."""
-        self.jobs.update(jobs)
-        self._submitted.update(jobs)
 
     def asks_about_run(self, instances: Instances) -> bool:
         """Tell whether the state of its run would tell more than the states of its tasks."""
         return not self.is_closed and TABLE[self._phase_by(instances)].asks_about_run
 
-    def follow(self, instances: Instances, run_state: str | None, asked_at: float, now: float) -> None:
+    def follow(
+        self,
+        instances: Instances,
+        run_state: str | None,
+        asked_at: float,
+        now: float,
+        jobs: Mapping[tuple[str, int], str],
+    ) -> None:
         """
         Note its phase by the states of its run's tasks.
 
@@ -174,10 +177,13 @@ class Claim:
         :param run_state: "queued" or "ended" where its run is; None: it goes on, or was not asked about
         :param asked_at: when Airflow was asked for them
         :param now: the time
+        :param jobs: the ids of jobs that instances in doubt have left
         """
         if asked_at < self.asked_at or self.is_closed or self.gate is None:
             return
         self.asked_at = asked_at
+        self.jobs.update(jobs)
+        self._submitted.update(jobs)
         gate_state = instances.get(self.gate.task_id, {}).get(self.gate.map_index, "removed")
         if self._submits_itself:
             self._follow_itself(instances, gate_state, now)
@@ -205,7 +211,10 @@ class Claim:
         return self.gate is not None and self.gate.task_id in self.terms.tasks.submit
 
     def _follow_itself(self, instances: Instances, state: str | None, now: float) -> None:
-        if state not in _GOES_ON:
+        if state == "success":
+            self.enter(Phase.ENDED, now)
+            self.is_closed = True
+        elif state not in _GOES_ON:
             # It may have submitted, in whatever state it was seen last; its next try is behind a gate again.
             self.close(Phase.DROPPED if state in _ENDED and state not in _HAS_RUN else Phase.ENDED, now)
         elif state != "deferred" or self._submitted:
@@ -221,6 +230,9 @@ class Claim:
                 self._rescheduled.discard((task_id, map_index))
             if state not in _GOES_ON:
                 self._submitted.discard((task_id, map_index))
+            if state != "success" and (task_id, map_index) not in self._submitted:
+                # Its next try submits another job.
+                self.jobs.pop((task_id, map_index), None)
         found = [(*each[:2], "success" if each[:2] in self._submitted else each[2]) for each in found]
         pending = [each for each in found if each[2] in _PENDING and each[:2] not in self._rescheduled]
         stateless = [each for each in found if each[2] is None]

@@ -95,5 +95,5 @@ class Follower:
         # No ``await`` below: whoever decides meets all of an answer, or nothing of it.
         now = clock.now()
         for claim, gate in gates:
-            claim.learn({each[1:]: job_ids[each] for each in doubts[claim] if each in job_ids})
-            claim.follow(states.get(gate.run_id, {}), runs.get(gate.run_id), asked_at, now)
+            jobs = {each[1:]: job_ids[each] for each in doubts[claim] if each in job_ids}
+            claim.follow(states.get(gate.run_id, {}), runs.get(gate.run_id), asked_at, now, jobs)

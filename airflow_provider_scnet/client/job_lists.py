@@ -68,11 +68,20 @@ class JobList:
         """Return those jobs of the list that are meant."""
         return dataclasses.replace(self, jobs=tuple(filter(is_meant, self.jobs)))
 
-    def listed(self) -> Listed | None:
-        """Return how many jobs are in which state, by queue; None where not all is known."""
-        if not self.is_complete or any(job.state is JobState.UNKNOWN for job in self):
-            return None
-        found = Counter((queue, job.state) for job in self for queue in (None, job.queue))
+    def listed(self) -> Listed:
+        """
+        Return what it shows, by queue.
+
+        :raises ScnetResponseError: where something may be missing, or a state may mean anything
+        """
+        if any(job.state is JobState.UNKNOWN for job in self.complete()):
+            raise ScnetResponseError("a job in the list is in a state that may mean anything")
+        job_ids: dict[str | None, set[str]] = {None: set()}
+        found: Counter[tuple[str | None, JobState]] = Counter()
+        for job in self:
+            for queue in (None, job.queue):
+                job_ids.setdefault(queue, set()).add(job.job_id)
+                found[queue, job.state] += 1
         counts = {
             queue: JobCounts(
                 running=found[queue, JobState.RUNNING],
@@ -81,9 +90,9 @@ class JobList:
                 suspended=found[queue, JobState.SUSPENDED],
                 other=0,
             )
-            for queue in (None, *(job.queue for job in self))
+            for queue in job_ids
         }
-        return Listed(frozenset(job.job_id for job in self), counts)
+        return Listed(job_ids, counts)
 
     def complete(self) -> JobList:
         """

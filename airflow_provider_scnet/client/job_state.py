@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime, timezone
 
@@ -51,7 +53,7 @@ def poll(settings: ConnectionSettings, queues: Collection[str] = (), with_list: 
 
 def poll_once(settings: ConnectionSettings, queues: Collection[str] = (), with_list: bool = False) -> Observation:
     """
-    Send one request, one more for the counts of single queues, and for a list; observe what the answers say.
+    Send one request, one more for the counts of single queues, and one a page for a list; observe the answers.
 
     :param settings: whom to ask, and about whom
     :param queues: the queues whose own counts are asked for, too
@@ -65,7 +67,7 @@ def poll_once(settings: ConnectionSettings, queues: Collection[str] = (), with_l
         doubt = _doubt(settings, counts)
         # What proves nothing of all queues proves nothing of one.
         by_queue = dict.fromkeys(queues, counts) if doubt else observe_queues(settings, queues, counts)
-        jobs = _listed(settings) if with_list else None
+        jobs = _list_jobs(settings) if with_list else None
     except ScnetError as e:
         error = e
         error.where = settings.where
@@ -81,7 +83,11 @@ def poll_once(settings: ConnectionSettings, queues: Collection[str] = (), with_l
         account=settings.account,
         where=settings.where,
         doubt=doubt,
-        notes=(*settings.notes, *(_unknown_states(settings, counts, by_queue) if counts else ())),
+        notes=(
+            *settings.notes,
+            *(_unknown_states(settings, counts, by_queue) if counts else ()),
+            *([f"claims last longer, as jobs were not listed: {jobs}"] if isinstance(jobs, ScnetError) else ()),
+        ),
         token_ends=None if settings.keys else settings.token_ends,
         counted_after=settings.counted_after,
         condition=settings.condition,
@@ -90,11 +96,12 @@ def poll_once(settings: ConnectionSettings, queues: Collection[str] = (), with_l
     )
 
 
-def _listed(settings: ConnectionSettings) -> Listed | ScnetError | None:
+def _list_jobs(settings: ConnectionSettings) -> Listed | ScnetError:
+    # However many pages there are, the counts must not be held up.
+    settings = dataclasses.replace(settings, until=time.monotonic() + settings.timeout)
     try:
-        if settings.account not in _schedulers:
-            _schedulers[settings.account] = only_scheduler(settings)
-        return live_jobs(settings, _schedulers[settings.account]).listed()
+        scheduler = _schedulers[settings.account] = _schedulers.get(settings.account) or only_scheduler(settings)
+        return live_jobs(settings, scheduler).listed()
     except ScnetError as error:
         _schedulers.pop(settings.account, None)
         return error

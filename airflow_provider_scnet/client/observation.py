@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime, timezone
 from typing import NamedTuple
 
@@ -19,11 +19,13 @@ class Listed(NamedTuple):
     """
     What a whole list of a user's jobs shows.
 
+    Both are by queue; None stands for all queues together.
+
     :param job_ids: the ids of the jobs in it, also of those that have just ended
-    :param counts: how many jobs are in which state, by queue; None stands for all queues together
+    :param counts: how many jobs are in which state
     """
 
-    job_ids: frozenset[str]
+    job_ids: Mapping[str | None, Collection[str]]
     counts: Mapping[str | None, JobCounts]
 
 
@@ -35,7 +37,7 @@ class Observation:
     :param counts: what the cluster reported, or None
     :param error: why there are no counts, or None
     :param queues: the counts of single queues, or why there are none, as far as somebody asked for them
-    :param listed: the list of the jobs, or why it could not be read; None: nobody asked, or it was not whole
+    :param listed: the list of the jobs, or why there is no whole one; None: nobody asked
     :param account: the resolved (endpoint, user) it was about, and in the view of one queue that queue; None where
         it came to no request
     :param where: the connection and user it was about, for people
@@ -67,7 +69,7 @@ class Observation:
     _views: dict[str, Observation] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for error in self._errors:
+        for error in (*self._errors, *([self.listed] if isinstance(self.listed, ScnetError) else [])):
             # An observation is kept for all gates that wait. Its error must not keep frames, which hold the token.
             error.with_traceback(None).__context__ = None
 
@@ -123,7 +125,7 @@ class Observation:
 
     @property
     def _errors(self) -> Iterator[ScnetError]:
-        found = (self.error, *self.queues.values(), self.listed)
+        found = (self.error, *self.queues.values())
         return (each for each in found if isinstance(each, ScnetError))
 
     @property
@@ -152,5 +154,4 @@ class Observation:
     @property
     def fails_gates(self) -> bool:
         """Whether a gate fails if this is the first thing it sees."""
-        # It fails on no list: where there is none, claims last longer.
-        return any(error.kind is not ErrorKind.TRANSIENT for error in self._errors if error is not self.listed)
+        return any(error.kind is not ErrorKind.TRANSIENT for error in self._errors)

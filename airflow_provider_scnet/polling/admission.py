@@ -76,6 +76,8 @@ class Admission:
             seen = self._observation.of(place.queue_name)
             claimed, of_account = self._counted(gate, seen)
             decision = place.evaluator.decide(seen, claimed, "", self._decide, of_account)
+            if decision.shut_by:
+                self.shut_by_claims.add(place.queue_name if decision.shut_by is claimed else None)
             if decision.shut_by and seen.by_list:
                 # The counts may lack jobs that the list shows: both have to have room, without claims of these.
                 unlisted = self._counted(gate, seen, is_listed=True)
@@ -96,8 +98,6 @@ class Admission:
                     self.openings.append((place, seen, decision, claimed.jobs, claim))
                     continue
                 decision = place.evaluator.decide(seen, claimed, reason, self._decide, of_account)
-            elif decision.shut_by:
-                self.shut_by_claims.add(place.queue_name if decision.shut_by is claimed else None)
             if decision.lacks:
                 self.short.append((gate, decision.lacks))
             self.decisions.append((place, seen, decision))
@@ -115,7 +115,7 @@ class Admission:
             return NOTHING
         name = queue, is_listed
         if name not in self._totals:
-            listed = seen.listed.job_ids if is_listed and isinstance(seen.listed, Listed) else ()
+            listed = seen.listed.job_ids.get(queue, ()) if is_listed and isinstance(seen.listed, Listed) else ()
             self._totals[name] = self._ledger.totals(seen.at, queue, listed)
             for claim in self.claims:
                 self._totals[name].add(claim)

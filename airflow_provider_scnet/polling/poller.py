@@ -28,6 +28,9 @@ from airflow_provider_scnet.polling.waiting import SHORTEST_INTERVAL, Place, Wat
 if TYPE_CHECKING:
     from airflow_provider_scnet.polling.accounts import Accounts
 
+#: Seconds for which jobs are not listed after they could not be: gates do without.
+UNLISTED_FOR = 300.0
+
 # Seconds by which an observation is surely made after the end of a claim, however the sum is rounded.
 _PAST = 0.001
 # How many intervals are lately.
@@ -64,6 +67,8 @@ class Poller:
         # The queues in which claims alone keep gates shut, and when the end of claims last brought a poll forward.
         self._shut_by_claims: set[str | None] = set()
         self._brought_forward_at = -math.inf
+        # From when on jobs are listed.
+        self._lists_from = -math.inf
         # By which share of the interval the next poll comes later, so that no triggerer is always first.
         self._shift = 0.0
         #: The account that it is about, as far as that was known at any poll.
@@ -148,7 +153,8 @@ class Poller:
         try:
             # No gate decides on what may be older, by the end of its turn, than claims are known that have ended.
             age = min(interval, KEPT_AFTER / 2)
-            with_list = bool(self._shut_by_claims and self._ledger and self._ledger.knows_jobs)
+            is_shut = self._shut_by_claims and clock.now() >= self._lists_from
+            with_list = bool(is_shut and self._ledger and self._ledger.knows_jobs)
             seen = await self._accounts.observe(*self._name, age, newcomers, self.queues, with_list)
             if how := self._polling.take_failure():
                 note = f"the task that polls for all gates of this connection {how}, and was started again"
@@ -165,6 +171,8 @@ class Poller:
         self._last, self.account = seen, seen.account or self.account
         if is_early:
             self._brought_forward_at = seen.at
+        if isinstance(seen.listed, ScnetError):
+            self._lists_from = seen.at + max(UNLISTED_FOR, seen.listed.retry_after or 0.0)
         lead = self._ledger.lead(_LATELY * self._interval(is_early=False)) if self._ledger else 0.0
         self._shift = 0.25 * lead * random.uniform(0.5, 1.0)  # noqa: S311
         shown = [each for each in self._waiting if isinstance(each, Watcher) and seen.has(each.queue_name)]
