@@ -64,7 +64,7 @@ test-lowest: ## the test suite on the lowest versions that pyproject.toml admits
 
 # Airflow's own work, in whole DAGs and at the start of each command, takes half of the time of the suite, and is not
 # what a Python changes. Nor are the pages and what is simulated, which one version tests for all.
-ONCE := $(addprefix tests/test_,$(addsuffix .py,pages project shared_decisions turn phases kept_room claim_record job_request simulator simulator_job_lives submission_schedules submit_once))
+ONCE := $(addprefix tests/test_,$(addsuffix .py,pages project shared_decisions turn expiry kept_room claim_record job_request simulator simulator_job_lives submission_schedules submit_once))
 .PHONY: test-pythons
 test-pythons: ## the test suite without whole DAGs on the other Pythons, where they are found
 	$(if $(PYTHONS_HERE),$(MAKE) --no-print-directory $(PYTHONS_HERE:%=test-python-%))

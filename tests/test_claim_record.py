@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_scnet.claims import record
+from airflow_provider_scnet.claims.expiry import Phase
 from airflow_provider_scnet.claims.ledger import NotDecidedError
-from airflow_provider_scnet.claims.phases import Phase
 from benchmarks import virtual_time
 
 from ledger_world import COUNTED_AFTER, TTL, WITNESS, World, gate, opened, scenario

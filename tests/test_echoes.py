@@ -22,7 +22,7 @@ import pytest
 from airflow_provider_scnet.client import issued_tokens
 from airflow_provider_scnet.client.access_keys import REGION_PATH, TOKENS_PATH, RegionToken
 from airflow_provider_scnet.client.errors import ScnetError
-from airflow_provider_scnet.client.job_state import JOB_STATE_PATH
+from airflow_provider_scnet.client.poll import JOB_STATE_PATH
 from airflow_provider_scnet.client.response import Answer
 from airflow_provider_scnet.client.token_payload import TokenPayload
 from airflow_provider_scnet.gate.decision import record

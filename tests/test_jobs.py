@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_scnet.client import job_lists, job_state
+from airflow_provider_scnet.client import job_lists
+from airflow_provider_scnet.client import poll as poll_module
 from airflow_provider_scnet.client.errors import (
     ErrorKind,
     ScnetApiError,
@@ -251,10 +252,10 @@ class TestPolledList:
 
     @pytest.fixture(autouse=True)
     def no_scheduler_is_known(self, monkeypatch):
-        monkeypatch.setattr(job_state, "_schedulers", {})
+        monkeypatch.setattr(poll_module, "_schedulers", {})
 
     def poll(self) -> Observation:
-        return job_state.poll(PolledConnection("scnet_default").read_settings(), (), True)
+        return poll_module.poll(PolledConnection("scnet_default").read_settings(), (), True)
 
     def test_it_shows_ids_and_how_many_are_in_which_state_by_queue(self, scnet, clock):
         scnet.add_queue("gpu", slots=1)

@@ -7,8 +7,8 @@ import asyncio
 
 import pytest
 
-from airflow_provider_scnet.claims.follower import FOLLOW_EVERY, LONGEST_PAUSE, PAUSE_PER_ANSWER
-from airflow_provider_scnet.claims.phases import LONGEST_PHASE
+from airflow_provider_scnet.claims.expiry import LONGEST_PHASE
+from airflow_provider_scnet.claims.submission_follower import FOLLOW_EVERY, LONGEST_PAUSE, PAUSE_PER_ANSWER
 from airflow_provider_scnet.event_loop.shielded_call import LONGEST_ANSWER
 from airflow_provider_scnet.gate.claimed import Claimed
 

@@ -13,8 +13,8 @@ import pytest
 from airflow_provider_scnet.event_loop import log_thread
 from airflow_provider_scnet.event_loop.log_thread import ThreadedLog
 from airflow_provider_scnet.testing import ScnetSimulator
+from airflow_provider_scnet.triggers.asset_watcher import ScnetJobCountEventTrigger
 from airflow_provider_scnet.triggers.scnet import ScnetJobCountTrigger
-from airflow_provider_scnet.triggers.watcher import ScnetJobCountEventTrigger
 
 from gates import INTERVAL, first_event
 

@@ -21,7 +21,7 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
-from airflow_provider_scnet.client.job_state import JOB_STATE_PATH
+from airflow_provider_scnet.client.poll import JOB_STATE_PATH
 from airflow_provider_scnet.gate.condition import ConditionError
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.operators import intents, submit_once

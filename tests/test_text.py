@@ -4,8 +4,8 @@ from __future__ import annotations
 import pytest
 
 from airflow_provider_scnet.client.text import listed, redacted
-from airflow_provider_scnet.client.unexpected import _places as places
-from airflow_provider_scnet.client.unexpected import unexpected
+from airflow_provider_scnet.client.unexpected_error import _places as places
+from airflow_provider_scnet.client.unexpected_error import unexpected
 
 
 def test_what_a_server_says_is_shown_on_one_line_short_and_without_the_token():

@@ -11,7 +11,7 @@ from collections.abc import Iterable, MutableMapping
 from typing import Any, NamedTuple
 
 from airflow_provider_scnet.claims.claim import Claim
-from airflow_provider_scnet.claims.phases import Phase
+from airflow_provider_scnet.claims.expiry import Phase
 from airflow_provider_scnet.claims.terms import GateId, SubmissionTasks, Terms
 from airflow_provider_scnet.event_loop import clock
 

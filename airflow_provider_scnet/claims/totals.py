@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 
 from airflow_provider_scnet.claims.claim import Claim
-from airflow_provider_scnet.claims.phases import Scope
+from airflow_provider_scnet.claims.expiry import Scope
 from airflow_provider_scnet.claims.terms import GateId
 from airflow_provider_scnet.gate.claimed import NOTHING, Claimed
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Protocol
 
-from airflow_provider_scnet.client.unexpected import unexpected
+from airflow_provider_scnet.client.unexpected_error import unexpected
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.shielded_call import ShieldedCall
 

@@ -9,10 +9,11 @@ from collections.abc import Collection
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook, conf
 
-from airflow_provider_scnet.client import issued_tokens, job_state
+from airflow_provider_scnet.client import issued_tokens
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError, ScnetError
 from airflow_provider_scnet.client.observation import Observation
+from airflow_provider_scnet.client.poll import poll
 from airflow_provider_scnet.client.threads import run_in_thread
 from airflow_provider_scnet.hooks.masking import amask, mask
 
@@ -98,16 +99,16 @@ class PolledConnection:
             settings = issued_tokens.with_token(self.read_settings(user_name))
         except ScnetError as error:
             return Observation(error=error)
-        return job_state.poll(settings, queues)
+        return poll(settings, queues)
 
     async def apoll(
         self, settings: ConnectionSettings, queues: Collection[str] = (), with_list: bool = False
     ) -> Observation:
         """
-        Do what :func:`.job_state.poll` does without blocking the event loop.
+        Do what :func:`.poll.poll` does without blocking the event loop.
 
         :param settings: whom to ask, and about whom
         :param queues: the queues whose own counts are asked for, too
         :param with_list: whether the jobs are listed, too
         """
-        return await asyncio.wrap_future(run_in_thread(lambda: job_state.poll(settings, queues, with_list)))
+        return await asyncio.wrap_future(run_in_thread(lambda: poll(settings, queues, with_list)))

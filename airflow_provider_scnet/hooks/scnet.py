@@ -12,11 +12,12 @@ from typing import Any
 import requests
 from airflow.providers.common.compat.sdk import BaseHook
 
-from airflow_provider_scnet.client import issued_tokens, job_manager, job_state, response, transport
+from airflow_provider_scnet.client import issued_tokens, job_manager, response, transport
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetError
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
 from airflow_provider_scnet.client.observation import Observation
+from airflow_provider_scnet.client.poll import poll
 from airflow_provider_scnet.client.queue_name import queue_named
 from airflow_provider_scnet.client.token_payload import local
 from airflow_provider_scnet.connection_form import CONN_FIELDS, DEFAULT_CONN_ID, UI_FIELD_BEHAVIOUR
@@ -183,7 +184,7 @@ class ScnetHook(JobMethods, BaseHook):
             queues = _queues(queue_name)
             settings = dataclasses.replace(self._connection.read_settings(), until=until)
             settings = issued_tokens.with_token(settings)
-            observation = job_state.poll(settings, queues).of(queue_name)
+            observation = poll(settings, queues).of(queue_name)
             counts = self._counts_of(observation)
             counts.require(("total",))
         except ScnetError as error:

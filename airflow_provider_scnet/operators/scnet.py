@@ -20,8 +20,8 @@ from airflow.providers.common.compat.sdk import (
 from airflow_provider_scnet.claims.terms import JOB_ID_KEY
 from airflow_provider_scnet.client.reported_job import MOST_LINES
 from airflow_provider_scnet.event_loop import clock
-from airflow_provider_scnet.gate.arguments import named
 from airflow_provider_scnet.gate.condition import Condition
+from airflow_provider_scnet.gate.gate import Gate, named
 from airflow_provider_scnet.sensors.start_and_end import (
     EXECUTION_TIMEOUT_ENDS_DEFERRALS,
     TRIGGER_TIMEOUT,
@@ -475,7 +475,6 @@ class ScnetSubmitJobOperator(BaseOperator):
         """Look once, on a worker, where nothing is claimed; empty where there is room."""
         from airflow_provider_scnet.gate.decision import Verdict
         from airflow_provider_scnet.gate.evaluator import GateEvaluator
-        from airflow_provider_scnet.gate.gate import Gate
         from airflow_provider_scnet.hooks.polled_connection import PolledConnection
 
         if self._evaluator is None:

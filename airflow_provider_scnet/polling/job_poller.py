@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from airflow_provider_scnet.client.errors import ScnetError
 from airflow_provider_scnet.client.lifecycle import JobState
 from airflow_provider_scnet.client.reported_job import ReportedJob
-from airflow_provider_scnet.client.unexpected import unexpected
+from airflow_provider_scnet.client.unexpected_error import unexpected
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.background import BackgroundTask
 from airflow_provider_scnet.event_loop.shielded_call import ShieldedCall

@@ -12,11 +12,11 @@ import random
 from typing import TYPE_CHECKING
 
 from airflow_provider_scnet.claims.claim import KEPT_AFTER
-from airflow_provider_scnet.claims.follower import FOLLOW_EVERY
 from airflow_provider_scnet.claims.ledger import TOGETHER, Ledger, NotDecidedError
+from airflow_provider_scnet.claims.submission_follower import FOLLOW_EVERY
 from airflow_provider_scnet.client.errors import ScnetError
 from airflow_provider_scnet.client.observation import Observation
-from airflow_provider_scnet.client.unexpected import unexpected
+from airflow_provider_scnet.client.unexpected_error import unexpected
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.background import BackgroundTask
 from airflow_provider_scnet.event_loop.breather import Breather

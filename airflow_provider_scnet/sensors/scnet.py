@@ -20,9 +20,8 @@ from airflow.providers.common.compat.sdk import (
     PokeReturnValue,
 )
 
-from airflow_provider_scnet.gate.arguments import named, named_connections, named_queue
 from airflow_provider_scnet.gate.condition import Condition
-from airflow_provider_scnet.gate.gate import Gate, number_of_jobs
+from airflow_provider_scnet.gate.gate import Gate, named, named_connections, named_queue, number_of_jobs
 from airflow_provider_scnet.sensors.scnet_job import ScnetJobSensor
 from airflow_provider_scnet.sensors.start_and_end import (
     EXECUTION_TIMEOUT_ENDS_DEFERRALS,

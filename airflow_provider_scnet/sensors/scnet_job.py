@@ -17,7 +17,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_scnet.event_loop import clock
-from airflow_provider_scnet.gate.arguments import named
+from airflow_provider_scnet.gate.gate import named
 from airflow_provider_scnet.sensors.start_and_end import TRIGGER_TIMEOUT, is_template, was_rescheduled
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 """
 The gate's wait in the triggerer.
 
-Users know the watcher of an asset by this module as well; it lives in :mod:`.watcher`.
+Users know the watcher of an asset by this module as well; it lives in :mod:`.asset_watcher`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from airflow_provider_scnet.gate.reporter import Log
 from airflow_provider_scnet.polling.waiting import Place, WaitingGate
 from airflow_provider_scnet.triggers import runtime
 from airflow_provider_scnet.triggers.airflow_access import HAS_DATABASE
-from airflow_provider_scnet.triggers.watcher import IGNORED, ScnetJobCountEventTrigger
+from airflow_provider_scnet.triggers.asset_watcher import IGNORED, ScnetJobCountEventTrigger
 
 __all__ = ["ScnetJobCountEventTrigger", "ScnetJobCountTrigger"]
 

@@ -14,11 +14,11 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_scnet.event_loop.log_thread import ThreadedLog
 from airflow_provider_scnet.event_loop.shielded_call import ShieldedCall
-from airflow_provider_scnet.gate.arguments import named, named_queue
 from airflow_provider_scnet.gate.condition import Condition
 from airflow_provider_scnet.gate.decision import Verdict, observed
-from airflow_provider_scnet.gate.edge import Edge, EdgeEvaluator
+from airflow_provider_scnet.gate.gate import named, named_queue
 from airflow_provider_scnet.gate.reporter import REPEAT_AFTER, Reporter
+from airflow_provider_scnet.gate.rising_edge import Edge, EdgeEvaluator
 from airflow_provider_scnet.polling.waiting import Watcher
 from airflow_provider_scnet.triggers import runtime
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from airflow_provider_scnet.claims.claim import Claim
 from airflow_provider_scnet.claims.terms import GateId, Instances
-from airflow_provider_scnet.client.unexpected import unexpected
+from airflow_provider_scnet.client.unexpected_error import unexpected
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.shielded_call import ShieldedCall
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from airflow_provider_scnet.claims.claim import Claim
-from airflow_provider_scnet.claims.follower import FOLLOW_EVERY
-from airflow_provider_scnet.claims.phases import LONGEST_PHASE, TABLE, Phase, Row, Scope, Span
+from airflow_provider_scnet.claims.expiry import LONGEST_PHASE, TABLE, Phase, Row, Scope, Span
+from airflow_provider_scnet.claims.submission_follower import FOLLOW_EVERY
 
 from ledger_world import COUNTED_AFTER, TTL, WITNESS, World, gate, now, scenario, terms
 
