@@ -19,8 +19,8 @@ from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.gate.reporter import REPEAT_AFTER
 from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.testing import ScnetSimulator
-from airflow_provider_scnet.triggers import scnet as triggers
 from airflow_provider_scnet.triggers import asset_watcher as watchers
+from airflow_provider_scnet.triggers import scnet as triggers
 from airflow_provider_scnet.triggers.runtime import RunningAirflow
 from airflow_provider_scnet.triggers.scnet import ScnetJobCountEventTrigger, ScnetJobCountTrigger
 from benchmarks import virtual_time
