@@ -171,13 +171,29 @@ async def test_a_process_that_comes_back_does_not_count_what_is_written_as_ended
 async def test_a_gate_that_waits_again_after_a_restart_drops_its_claim_there_too(world: World):
     await world.open(gate(0), gate(1), gate(2))
     world.airflow.set(gate(2), "success", submit="running")
-    await world.sleep(5)
+    await world.sleep(15)
     restarted = World(world.airflow)
     # Killed before Airflow took the event; and another that passed, was cleared and deferred anew.
     restarted.wait(gate(0), waited=60)
     restarted.wait(gate(1), waited=1)
     assert await restarted.jobs() == 2
     assert await restarted.after(COUNTED_AFTER) == 1
+
+
+@scenario
+async def test_a_gate_that_two_triggerers_run_for_a_moment_keeps_the_claim_of_the_one_that_opened_it(world: World):
+    """Both took it over from one that was killed. Airflow takes the event of the one, and ends the other's wait."""
+    other = World(world.airflow)
+    await world.open(gate(0), gate(1))
+    await world.sleep(1)
+    for index in (0, 1):
+        other.wait(gate(index), waited=60)
+    assert await other.jobs(WITNESS) == 2
+    world.airflow.set(gate(0), "success", submit="running")
+    del other.waiting[gate(0)]
+    assert await other.after(5, WITNESS) == 2
+    # Of what Airflow has not heard by then nothing comes.
+    assert await other.after(5, WITNESS) == 1
 
 
 # Claims of one's own that are not as they were left

@@ -16,7 +16,7 @@ from airflow_provider_scnet.gate.claimed import Awaited
 #: as that still finds it.
 KEPT_AFTER = 600.0
 
-#: Seconds after its opening for which a task that is deferred is most often on its way to a worker.
+#: Seconds after its opening for which a gate's event may be on its way, so that its task is deferred no longer.
 ON_ITS_WAY = 10.0
 
 _HAS_RUN = ("success", "failed")
@@ -142,6 +142,10 @@ class Claim:
         """Note that its gate waits here, since later than it opened; when it was deferred is by the wall clock."""
         # Where the same deferral goes on, a triggerer died before Airflow took its event.
         goes_on = self.phase is Phase.OPENING and not self._gate_has_ended and deferred_at <= self.opened_at
+        if goes_on and clock.wall() < self.opened_at + ON_ITS_WAY:
+            # Two triggerers may run a gate for a moment, where both take it over from a third: what the one lets
+            # through Airflow takes, and then ends the wait in the other.
+            return
         self.close(Phase.DROPPED if goes_on else Phase.ENDED, now)
 
     def in_doubt(self, instances: Instances) -> list[tuple[str, int]]:
