@@ -184,9 +184,14 @@ def test_airflow_2_is_asked_in_its_database(airflow_db):
     found = {("run_0", task, index): "success" for task in ("gate", "submit") for index in (-1, 0, 1)}
     assert flat(asyncio.run(airflow.states("asked_about", {"run_0", "gone"}, tasks))) == found
     with create_session() as session:
-        for key, task, map_index in (("job_id", "submit", 1), ("job_id", "other", -1), ("else", "submit", 0)):
+        for key, task, map_index, left in (
+            ("job_id", "submit", 1, "17"),
+            ("job_id", "submit", -1, None),
+            ("job_id", "other", -1, "17"),
+            ("else", "submit", 0, "17"),
+        ):
             XCom.set(
-                key, "17", task_id=task, dag_id="asked_about", run_id="run_0", map_index=map_index, session=session
+                key, left, task_id=task, dag_id="asked_about", run_id="run_0", map_index=map_index, session=session
             )
     asked = {("run_0", task, index) for task in ("gate", "submit") for index in (-1, 0, 1)}
     assert asyncio.run(airflow.job_ids("asked_about", asked)) == {("run_0", "submit", 1): "17"}

@@ -162,8 +162,8 @@ def _job_ids(
     rows = session.query(XCom).filter(
         XCom.dag_id == dag_id, XCom.key == JOB_ID_KEY, XCom.run_id.in_(runs), XCom.task_id.in_(tasks)
     )
-    found = {(row.run_id, row.task_id, row.map_index): str(row.value) for row in rows}
-    return {each: found[each] for each in instances if found.get(each)}
+    found = {(row.run_id, row.task_id, row.map_index): str(row.value) for row in rows if row.value}
+    return {each: found[each] for each in instances if each in found}
 
 
 def _run_states(session: Any, dag_id: str, run_ids: Collection[str]) -> dict[str, str]:
