@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The endpoint that counts a user's jobs: its request, its answer, and a poll that yields an observation."""
+"""One poll: the counts of a user's jobs, of all queues or single ones, and the list of jobs, as an observation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ JOB_STATE_PATH = "/hpc/openapi/v2/view/jobs/state"
 
 # How many names of unknown states a note lists.
 _MOST_NAMES = 10
-
 
 # The scheduler of each account of which jobs were listed.
 _schedulers: dict[tuple[str, str], str] = {}
