@@ -165,7 +165,7 @@ class _Region:
                 for job in self.cluster.jobs(USER)
                 if job.submitted_at <= then and (job.ended_at is None or job.ended_at > now - 300)
             )
-        ).listed()
+        ).listed("1")
 
 
 class _World:

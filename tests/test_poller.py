@@ -20,13 +20,17 @@ from airflow_provider_scnet.claims.ledger import Ledger, NotDecidedError
 from airflow_provider_scnet.claims.terms import GateId, SubmissionTasks, Terms
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetError
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
+from airflow_provider_scnet.client.job_lists import JobList
+from airflow_provider_scnet.client.lifecycle import JobState
 from airflow_provider_scnet.client.observation import Listed, Observation
+from airflow_provider_scnet.client.reported_job import ReportedJob
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.log_thread import ThreadedLog
 from airflow_provider_scnet.gate.evaluator import GateEvaluator
 from airflow_provider_scnet.gate.gate import Gate
 from airflow_provider_scnet.polling import poller
 from airflow_provider_scnet.polling.accounts import Accounts
+from airflow_provider_scnet.polling.job_poller import AwaitedJob, JobPoller
 from airflow_provider_scnet.polling.kept_room import KeptRoom
 from airflow_provider_scnet.polling.waiting import Place, WaitingGate, Watcher
 from airflow_provider_scnet.triggers.scnet import ScnetJobCountTrigger
@@ -585,7 +589,8 @@ def in_state(**states: int) -> JobCounts:
 
 def listing(*job_ids: str, queued: int = 4, elsewhere: int = 0) -> Listed:
     counts = {"gpu": in_state(queued=queued), None: in_state(queued=queued + elsewhere)}
-    return Listed(dict.fromkeys(counts, job_ids), counts)
+    jobs = JobList(tuple(ReportedJob(job_id, "x", JobState.RUNNING, "list") for job_id in job_ids))
+    return Listed(dict.fromkeys(counts, job_ids), counts, jobs, "1")
 
 
 SLOW_DOWN = ScnetError("slow down", kind=ErrorKind.TRANSIENT, retry_after=150.0)
@@ -650,6 +655,61 @@ def test_jobs_are_listed_only_where_that_can_help():
     assert let_a_second_one_come({"listed": listing("8")})[1].lists == [False, True]
     # Who submits does not say which job it is.
     assert let_a_second_one_come({"listed": listing("7")}, tell_job_id=[])[1].lists == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("user_name", "scheduler_id", "asked_at"),
+    [
+        (None, "1", [30, 330]),
+        (None, None, [30, 330]),
+        (None, "2", [30, 90, 150, 210, 270, 330]),
+        ("bob", "1", [30, 90, 150, 210, 270, 330]),
+    ],
+    ids=["the scheduler", "the only one", "another scheduler", "another user"],
+)
+def test_while_gates_list_jobs_who_waits_for_one_makes_no_list(user_name, scheduler_id, asked_at):
+    asked: list[float] = []
+
+    async def find_jobs(*, scheduler_id: str | None) -> JobList:
+        asked.append(clock.now() - START)
+        return listing("9").jobs
+
+    async def scenario(airflow: Airflow, cluster: Cluster) -> None:
+        gates = [wait(known(airflow, n, tell_job_id=["submit"], user_name=user_name)) for n in (0, 1)]
+        await until(INTERVAL / 2)
+        airflow.set(0, "success", "deferred")
+        airflow.left["run", "submit", 0] = "7"
+        lister = types.SimpleNamespace(scnet_conn_id="scnet_default", afind_jobs=find_jobs)
+        job = AwaitedJob("9", INTERVAL, lines := Lines())
+        with JobPoller.of_running_loop(lister, scheduler_id).waiting(job):
+            await until(4.5 * INTERVAL)
+            gates[1].cancel()
+            await until(6 * INTERVAL)
+        # Those of the gates at 60, 120, 180 and 240 s.
+        assert cluster.lists == [False, True, True, True, True]
+        assert lines == ["job 9 is running"]
+
+    look = {"counts": in_state(queued=4), "counted_after": 10_000.0, "listed": listing("9", queued=5)}
+    played(scenario, look)
+    assert asked == asked_at
+
+
+def test_of_the_gates_list_who_came_while_it_was_made_sees_nothing_and_the_end_of_others_is_seen():
+    async def scenario() -> None:
+        lister = types.SimpleNamespace(scnet_conn_id="scnet_default", afind_jobs=None)
+        job_poller = JobPoller.of_running_loop(lister, "1")
+        jobs = [AwaitedJob("7", INTERVAL, Lines())]
+        made_at = clock.now()
+        await asyncio.sleep(1)
+        jobs.append(AwaitedJob("8", INTERVAL, Lines()))
+        job_poller._polled_at = clock.now()
+        with job_poller.waiting(jobs[0]), job_poller.waiting(jobs[1]):
+            JobPoller.share("scnet_default", listing("9"), made_at)
+            # A list that was begun before is older than this one.
+            job_poller._show(listing("8").jobs, made_at - 1)
+        assert [job.ended.done() for job in jobs] == [True, False]
+
+    virtual_time.run(scenario())
 
 
 @pytest.mark.parametrize(

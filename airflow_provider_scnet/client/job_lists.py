@@ -68,10 +68,11 @@ class JobList:
         """Return those jobs of the list that are meant."""
         return dataclasses.replace(self, jobs=tuple(filter(is_meant, self.jobs)))
 
-    def listed(self) -> Listed:
+    def listed(self, scheduler_id: str) -> Listed:
         """
         Return what it shows, by queue.
 
+        :param scheduler_id: the scheduler that was asked for
         :raises ScnetResponseError: where something may be missing, or a state may mean anything
         """
         if any(job.state is JobState.UNKNOWN for job in self.complete()):
@@ -92,7 +93,7 @@ class JobList:
             )
             for queue in job_ids
         }
-        return Listed(job_ids, counts)
+        return Listed(job_ids, counts, self, scheduler_id)
 
     def complete(self) -> JobList:
         """

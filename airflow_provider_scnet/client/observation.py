@@ -7,26 +7,32 @@ import dataclasses
 import functools
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime, timezone
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetError
 from airflow_provider_scnet.client.job_counts import NO_JOBS, JobCounts
 from airflow_provider_scnet.client.token_payload import local
 from airflow_provider_scnet.event_loop import clock
 
+if TYPE_CHECKING:
+    from airflow_provider_scnet.client.job_lists import JobList
+
 
 class Listed(NamedTuple):
     """
     What a whole list of a user's jobs shows.
 
-    Both are by queue; None stands for all queues together.
-
-    :param job_ids: the ids of the jobs in it, also of those that have just ended
-    :param counts: how many jobs are in which state
+    :param job_ids: the ids of the jobs in it, also of those that have just ended, by queue; None stands for all
+        queues together
+    :param counts: how many jobs are in which state, likewise
+    :param jobs: the list itself
+    :param scheduler_id: the scheduler whose jobs these are
     """
 
     job_ids: Mapping[str | None, Collection[str]]
     counts: Mapping[str | None, JobCounts]
+    jobs: JobList
+    scheduler_id: str
 
 
 @dataclasses.dataclass(frozen=True)

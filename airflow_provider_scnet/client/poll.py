@@ -100,7 +100,7 @@ def _list_jobs(settings: ConnectionSettings) -> Listed | ScnetError:
     settings = dataclasses.replace(settings, until=time.monotonic() + settings.timeout)
     try:
         scheduler = _schedulers[settings.account] = _schedulers.get(settings.account) or only_scheduler(settings)
-        return live_jobs(settings, scheduler).listed()
+        return live_jobs(settings, scheduler).listed(scheduler)
     except ScnetError as error:
         _schedulers.pop(settings.account, None)
         return error

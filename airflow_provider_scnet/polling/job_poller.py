@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from airflow_provider_scnet.client.errors import ScnetError
@@ -20,10 +20,13 @@ from airflow_provider_scnet.polling.waiting import SHORTEST_INTERVAL
 
 if TYPE_CHECKING:
     from airflow_provider_scnet.client.job_lists import JobList
+    from airflow_provider_scnet.client.observation import Listed
 
 
 #: Seconds that a list may take: it may have many pages.
 LONGEST_LIST = 600.0
+#: Intervals after which no further list of the gates' is expected: they may poll a little later than one.
+GATES_LIST_WITHIN = 1.5
 
 
 class Lister(Protocol):
@@ -48,13 +51,15 @@ class AwaitedJob:
     def __init__(self, job_id: str, interval: float, log: Log, settle: float = 0.0) -> None:
         self.job_id = job_id
         self.interval = interval
+        #: Since when somebody waits for it. An older list may not show it yet.
+        self.since = clock.now()
         #: Whether it was seen to run, or to have run.
         self.has_started = False
         #: Done when the job was seen to have ended, or to be in the list no longer.
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._log = log
         self._said = ""
-        self._missed_from = clock.now() + settle
+        self._missed_from = self.since + settle
 
     def see(self, job: ReportedJob | None) -> None:
         """Note what a whole list shows of it: None, where it is not there."""
@@ -115,6 +120,21 @@ class JobPoller:
         made = cls(lambda: lister.afind_jobs(scheduler_id=scheduler_id))
         return pollers.setdefault((lister.scnet_conn_id, scheduler_id), made)
 
+    @classmethod
+    def share(cls, scnet_conn_id: str, listed: Listed, at: float) -> None:
+        """
+        Show a list that was made for gates to all who wait for jobs of its user: it saves them their next one.
+
+        :param scnet_conn_id: the connection, asked about its own user
+        :param listed: what was listed
+        :param at: when, or sooner
+        """
+        pollers = cls._by_loop.get(asyncio.get_running_loop(), {})
+        for scheduler_id in (None, listed.scheduler_id):
+            if poller := pollers.get((scnet_conn_id, scheduler_id)):
+                poller._polled_at, poller._pause = at, GATES_LIST_WITHIN * poller._interval()
+                poller._show(listed.jobs, at)
+
     @contextlib.contextmanager
     def waiting(self, job: AwaitedJob) -> Iterator[None]:
         """Show a job what becomes of it, as long as somebody waits for it."""
@@ -130,33 +150,42 @@ class JobPoller:
     async def _keep_polling(self) -> None:
         while self._waiting:
             self._changed.clear()
-            interval = max(min(job.interval for job in self._waiting), SHORTEST_INTERVAL, self._pause)
-            if (wait := self._polled_at + interval - clock.now()) > 0:
+            if (wait := self._polled_at + max(self._interval(), self._pause) - clock.now()) > 0:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), wait)
             else:
                 await self._poll()
 
+    def _interval(self) -> float:
+        return max(min((job.interval for job in self._waiting), default=0.0), SHORTEST_INTERVAL)
+
     async def _poll(self) -> None:
-        self._polled_at, self._pause = clock.now(), 0.0
-        # Who comes meanwhile may have submitted after the list was made.
-        waiting = list(self._waiting)
+        at = self._polled_at = clock.now()
+        self._pause = 0.0
         try:
             # It asks Airflow for the connection: that is never cancelled.
             jobs = await ShieldedCall(self._list_jobs(), LONGEST_LIST).result()
         except ScnetError as error:
             self._pause = error.retry_after or 0.0
-            self._miss(waiting, error)
+            self._miss(error)
         except Exception as error:  # it must not end the waiting of everybody
-            self._miss(waiting, f"the list of jobs could not be read: {unexpected(error)}")
+            self._miss(f"the list of jobs could not be read: {unexpected(error)}")
         else:
-            by_id = {job.job_id: job for job in jobs}
-            for job in waiting:
+            self._show(jobs, at)
+
+    def _show(self, jobs: JobList, at: float) -> None:
+        if at < self._polled_at:
+            # What was made for gates meanwhile is younger.
+            return
+        by_id = {job.job_id: job for job in jobs}
+        for job in self._waiting:
+            # Who came later may have submitted after the list was made.
+            if job.since <= at:
                 if job.job_id in by_id or jobs.is_complete:
                     job.see(by_id.get(job.job_id))
                 else:
                     job.miss(f"the list of jobs is not complete: {jobs.problem}")
 
-    def _miss(self, waiting: Iterable[AwaitedJob], why: object) -> None:
-        for job in waiting:
+    def _miss(self, why: object) -> None:
+        for job in self._waiting:
             job.miss(why)
