@@ -18,7 +18,7 @@ from airflow_provider_scnet.client.job_counts import STATES, JobCounts
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.polling.accounts import Accounts
-from airflow_provider_scnet.triggers import runtime
+from airflow_provider_scnet.triggers import shared_accounts
 from benchmarks import alone, pictures
 
 GATES = (100, 1_000, 10_000)
@@ -132,7 +132,7 @@ async def _measure(number: int, share: int) -> _Figures:
     for end in ("the release of all", "the cancelling of all"):
         cluster = Cluster(queued=0 if claiming else 10 * number)
         accounts = Accounts(cluster, cluster)
-        with mock.patch.object(runtime, "accounts", return_value=accounts):
+        with mock.patch.object(shared_accounts, "accounts", return_value=accounts):
             asks = {"condition": f"queued < {claiming or 1}", "submits": int(bool(claiming)), "poke_interval": 0.0}
             waiting = [asyncio.ensure_future(alone.wait(index, **asks)) for index in range(number)]
             for index in range(number):

@@ -30,7 +30,7 @@ from airflow_provider_scnet.polling import kept_room
 from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.testing.clock import SimulatorClock
 from airflow_provider_scnet.testing.cluster import FIRST_QUEUE, Cluster, Job
-from airflow_provider_scnet.triggers import runtime
+from airflow_provider_scnet.triggers import shared_accounts
 from benchmarks import alone, queues, virtual_time
 
 USER = "alice"
@@ -349,7 +349,7 @@ async def _play(setting: Setting, chance: random.Random) -> Outcome:
             triggerers[number].take([gate])
 
     alive = range(setting.dead, setting.triggerers)
-    with mock.patch.object(runtime, "accounts", _accounts.get):
+    with mock.patch.object(shared_accounts, "accounts", _accounts.get):
         await asyncio.gather(*(run(number) for number in alive))
         if setting.killed_at is not None:
             await asyncio.sleep(start + setting.killed_at - clock.now())
@@ -419,7 +419,7 @@ async def _overtake(setting: Setting, jobs: int, every: float, chance: random.Ra
             by, after = opened, clock.now() - start
         opened += 1
 
-    with mock.patch.object(runtime, "accounts", _accounts.get):
+    with mock.patch.object(shared_accounts, "accounts", _accounts.get):
         big = asyncio.ensure_future(one("scheduled__00000", jobs))
         await asyncio.sleep(setting.interval)
         small = []

@@ -14,9 +14,9 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_provider_scnet.claims.claim_terms import GateId, Terms
 from airflow_provider_scnet.claims.ledger import Ledger, NotDecidedError
-from airflow_provider_scnet.claims.terms import GateId, Terms
-from airflow_provider_scnet.triggers.runtime import RunningAirflow
+from airflow_provider_scnet.triggers.shared_accounts import RunningAirflow
 
 ACCOUNT = ("https://contended", "alice")
 ROOM = 60

@@ -15,7 +15,7 @@ from airflow.triggers.base import TriggerEvent
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.polling import poller
 from airflow_provider_scnet.sensors.scnet import ScnetJobCountSensor
-from airflow_provider_scnet.triggers import runtime
+from airflow_provider_scnet.triggers import shared_accounts
 from airflow_provider_scnet.triggers.scnet import ScnetJobCountTrigger
 
 #: Seconds between looks: short, because most of these gates look a few times at most.
@@ -57,7 +57,7 @@ async def first_event(trigger: ScnetJobCountTrigger) -> TriggerEvent:
 
 def claimed(account: tuple[str, str], queue_name: str | None = None, at: float | None = None) -> int:
     """Return the jobs that count on top of an observation of now, or of some other moment, in the running loop."""
-    ledger, _ = runtime.accounts().shared(account)
+    ledger, _ = shared_accounts.accounts().shared(account)
     return ledger.totals(clock.now() if at is None else at, queue_name).claimed().jobs
 
 

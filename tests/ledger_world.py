@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
 from airflow_provider_scnet.claims.claim import Claim
+from airflow_provider_scnet.claims.claim_terms import GateId, SubmissionTasks, Terms
 from airflow_provider_scnet.claims.ledger import Ledger
-from airflow_provider_scnet.claims.terms import GateId, SubmissionTasks, Terms
 from airflow_provider_scnet.gate.claimed import Claimed
 from benchmarks import virtual_time
 

@@ -21,7 +21,7 @@ from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.polling.poller import Poller
 from airflow_provider_scnet.polling.waiting import Watcher
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
-from airflow_provider_scnet.triggers import runtime
+from airflow_provider_scnet.triggers import shared_accounts
 from airflow_provider_scnet.triggers.scnet import ScnetJobCountTrigger
 from benchmarks import virtual_time
 
@@ -162,7 +162,7 @@ def test_gates_that_name_the_same_user_in_different_ways_share_one_request(scnet
         interval = 60
         tasks = start([trigger(user_name=name, poke_interval=interval) for name in (None, "alice", None, "alice")])
         await requests(scnet, 1)
-        accounts = runtime.accounts()
+        accounts = shared_accounts.accounts()
         looks = [await accounts.observe("scnet_default", name, interval) for name in (None, "alice")]
         assert looks[0] is looks[1]
         assert len(scnet.requests) == 1
@@ -322,7 +322,7 @@ def test_a_reading_of_the_connection_that_takes_too_long_is_met_again_and_never_
     monkeypatch.setattr(PolledConnection, "aread_settings", slow)
 
     async def scenario() -> None:
-        accounts = runtime.accounts()
+        accounts = shared_accounts.accounts()
         look = await accounts.observe("scnet_default", None, 0.0)
         assert "did not hand it out" in str(look.error)
         for attempt in range(2):
@@ -368,7 +368,7 @@ def test_a_poller_whose_task_was_ended_from_outside_is_started_again_and_says_so
     async def scenario() -> None:
         tasks = start([trigger(submits=0) for _ in range(3)])
         await requests(scnet, 2)
-        looking = runtime.accounts().poller("scnet_default", None)._polling._task
+        looking = shared_accounts.accounts().poller("scnet_default", None)._polling._task
         # Before Python 3.12 asyncio.wait_for() drops a cancelling that comes with the answer.
         while not looking.done():
             looking.cancel()
@@ -401,7 +401,7 @@ def test_how_a_task_failed_is_not_logged_in_the_name_of_the_gate_that_started_it
 def test_a_gate_that_comes_as_the_last_one_has_gone_is_told_of_no_end_from_outside(scnet: ScnetSimulator):
     async def scenario() -> None:
         await asyncio.gather(*start([trigger(submits=0)]))
-        mine = runtime.accounts().poller("scnet_default", None)
+        mine = shared_accounts.accounts().poller("scnet_default", None)
         before = mine._polling._task
         await asyncio.wait([before])
         watcher = Watcher(INTERVAL)
@@ -437,7 +437,7 @@ def test_looks_that_hang_hold_no_thread_that_others_need(scnet: ScnetSimulator, 
 def test_what_was_read_of_a_connection_is_forgotten(scnet: ScnetSimulator):
     async def scenario() -> None:
         await asyncio.gather(*start([trigger(submits=0)]))
-        accounts = runtime.accounts()
+        accounts = shared_accounts.accounts()
         assert accounts._readings
         accounts.poller("another", None)
         assert not accounts._readings
@@ -535,7 +535,7 @@ def test_retry_after_lengthens_the_pause_for_all_gates(scnet: ScnetSimulator):
     scnet.order(Fault(status=429, body="", headers={"Retry-After": "3600"}))
 
     async def scenario() -> None:
-        accounts = runtime.accounts()
+        accounts = shared_accounts.accounts()
         tasks = start([trigger() for _ in range(GATES)])
         await requests(scnet, 1)
         poller, watcher = accounts.poller("scnet_default", None), Watcher(3600)

@@ -26,7 +26,7 @@ from airflow_provider_scnet.polling import waiting
 from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.sensors.start_and_end import _AIRFLOW_STARTS_FROM_TRIGGER
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
-from airflow_provider_scnet.triggers import runtime
+from airflow_provider_scnet.triggers import shared_accounts
 from airflow_provider_scnet.triggers.scnet import ScnetJobCountTrigger
 from benchmarks import virtual_time
 
@@ -290,7 +290,7 @@ class TestClaims:
             event = await first_event(trigger(submits=3))
             assert event.payload["decision"]["scnet_conn_id"] == "east"
             assert [claimed((each.url, "alice")) for each in (west, east)] == [0, 3]
-            assert {poller.gates for poller in runtime.accounts()._pollers.values()} == {0}
+            assert {poller.gates for poller in shared_accounts.accounts()._pollers.values()} == {0}
 
         asyncio.run(scenario())
 

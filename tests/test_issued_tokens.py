@@ -48,9 +48,9 @@ from airflow_provider_scnet.hooks.polled_connection import PolledConnection
 from airflow_provider_scnet.hooks.scnet import ScnetHook
 from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.testing import Fault, ScnetSimulator, make_token
-from airflow_provider_scnet.triggers import runtime
-from airflow_provider_scnet.triggers.runtime import RunningAirflow
+from airflow_provider_scnet.triggers import shared_accounts
 from airflow_provider_scnet.triggers.scnet import ScnetJobCountTrigger
+from airflow_provider_scnet.triggers.shared_accounts import RunningAirflow
 
 from gates import INTERVAL, MODES, first_event, gate
 
@@ -992,7 +992,7 @@ def test_two_hundred_gates_whose_token_ends_between_two_looks_renew_it_once(scne
         assert {event.payload["verdict"] for event in events} == {"open"}
         assert len(scnet.token_requests) == 2
         # Observations belong to the account that the region named.
-        assert [account for _, *account in runtime.accounts()._last] == [[scnet.url, "alice"]]
+        assert [account for _, *account in shared_accounts.accounts()._last] == [[scnet.url, "alice"]]
 
     asyncio.run(scenario())
 

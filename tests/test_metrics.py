@@ -23,8 +23,8 @@ from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.polling.metrics import Whom
 from airflow_provider_scnet.testing import ScnetSimulator
 from airflow_provider_scnet.triggers import airflow_stats
-from airflow_provider_scnet.triggers.runtime import RunningAirflow
 from airflow_provider_scnet.triggers.scnet import ScnetJobCountEventTrigger, ScnetJobCountTrigger
+from airflow_provider_scnet.triggers.shared_accounts import RunningAirflow
 from benchmarks import virtual_time
 
 from gates import first_event

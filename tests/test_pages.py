@@ -26,10 +26,10 @@ from airflow.models.connection import Connection
 
 from airflow_provider_scnet import __main__ as command_line
 from airflow_provider_scnet import __version__
+from airflow_provider_scnet.claims.claim_terms import GateId, SubmissionTasks, Terms
 from airflow_provider_scnet.claims.expiry import Phase
 from airflow_provider_scnet.claims.ledger import Ledger, NotDecidedError
 from airflow_provider_scnet.claims.record import FORMAT
-from airflow_provider_scnet.claims.terms import GateId, SubmissionTasks, Terms
 from airflow_provider_scnet.client.connection_settings import EXTRAS, ConnectionSettings
 from airflow_provider_scnet.client.error_codes import CODES, ErrorKind
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts

@@ -16,8 +16,8 @@ from unittest import mock
 import pytest
 
 from airflow_provider_scnet.claims.claim import KEPT_AFTER
+from airflow_provider_scnet.claims.claim_terms import GateId, SubmissionTasks, Terms
 from airflow_provider_scnet.claims.ledger import Ledger, NotDecidedError
-from airflow_provider_scnet.claims.terms import GateId, SubmissionTasks, Terms
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetError
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
 from airflow_provider_scnet.client.job_lists import JobList

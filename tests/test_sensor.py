@@ -35,8 +35,8 @@ from airflow_provider_scnet.sensors import scnet as sensors_scnet
 from airflow_provider_scnet.sensors.scnet import ScnetJobCountSensor
 from airflow_provider_scnet.sensors.start_and_end import _AIRFLOW_STARTS_FROM_TRIGGER
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
-from airflow_provider_scnet.triggers import runtime
 from airflow_provider_scnet.triggers import scnet as triggers_scnet
+from airflow_provider_scnet.triggers import shared_accounts
 
 from gates import MODES, context, decision_of, deferred, first_event, gate, run_deferred, run_poking
 
@@ -330,7 +330,7 @@ def test_a_gate_that_times_out_says_what_it_saw_last(scnet: ScnetSimulator):
     async def scenario() -> Any:
         waiting = asyncio.ensure_future(first_event(trigger))
         await asyncio.to_thread(scnet.wait_for_requests, 2)
-        (place,) = runtime.accounts().poller("scnet_default", None)._waiting
+        (place,) = shared_accounts.accounts().poller("scnet_default", None)._waiting
         place.gate.end(None)
         return await waiting
 

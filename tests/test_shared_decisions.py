@@ -15,14 +15,14 @@ from unittest import mock
 import pytest
 
 from airflow_provider_scnet.claims.claim import Claim
+from airflow_provider_scnet.claims.claim_terms import Terms
 from airflow_provider_scnet.claims.ledger import Ledger
-from airflow_provider_scnet.claims.terms import Terms
 from airflow_provider_scnet.claims.totals import Totals
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.gate import decision
 from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.polling.admission import Admission
-from airflow_provider_scnet.triggers import runtime
+from airflow_provider_scnet.triggers import shared_accounts
 from airflow_provider_scnet.triggers.scnet import ScnetJobCountTrigger
 from benchmarks import virtual_time
 
@@ -79,7 +79,7 @@ class Scenario:
     async def play(self) -> dict[int, list[Any]]:
         accounts = Accounts(self.cluster, self.airflow)
         self.airflow.set(-1, None)
-        with mock.patch.object(runtime, "accounts", return_value=accounts):
+        with mock.patch.object(shared_accounts, "accounts", return_value=accounts):
             for step in range(LOOKS):
                 self.come_and_go(step)
                 self.claim(accounts.shared(ACCOUNT)[0])

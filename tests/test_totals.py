@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_scnet.claims.claim import Claim
+from airflow_provider_scnet.claims.claim_terms import GateId, SubmissionTasks, Terms
 from airflow_provider_scnet.claims.expiry import Phase, Scope
-from airflow_provider_scnet.claims.terms import GateId, SubmissionTasks, Terms
 from airflow_provider_scnet.claims.totals import Totals
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.observation import Observation

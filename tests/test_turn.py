@@ -18,8 +18,8 @@ from unittest import mock
 import pytest
 
 from airflow_provider_scnet.claims.claim import Claim
+from airflow_provider_scnet.claims.claim_terms import Terms
 from airflow_provider_scnet.claims.ledger import MOST_TRIES, Ledger, NotDecidedError
-from airflow_provider_scnet.claims.terms import Terms
 from airflow_provider_scnet.claims.turn import GIVEN_BACK_WITHIN, LONGEST_SECTION, TAKEN_OVER_AFTER, WAIT
 from airflow_provider_scnet.claims.variable_store import GIVEN_UP_AFTER, PAUSE_AFTER_FAILURE
 from airflow_provider_scnet.event_loop import clock

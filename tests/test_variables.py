@@ -12,7 +12,7 @@ from unittest import mock
 import airflow
 import pytest
 
-from airflow_provider_scnet.triggers.runtime import RunningAirflow
+from airflow_provider_scnet.triggers.shared_accounts import RunningAirflow
 
 IS_2 = airflow.__version__.startswith("2.")
 KEY = "scnet_claims_0123456789ab"

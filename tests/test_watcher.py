@@ -21,8 +21,8 @@ from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.testing import ScnetSimulator
 from airflow_provider_scnet.triggers import asset_watcher as watchers
 from airflow_provider_scnet.triggers import scnet as triggers
-from airflow_provider_scnet.triggers.runtime import RunningAirflow
 from airflow_provider_scnet.triggers.scnet import ScnetJobCountEventTrigger, ScnetJobCountTrigger
+from airflow_provider_scnet.triggers.shared_accounts import RunningAirflow
 from benchmarks import virtual_time
 
 from gates import INTERVAL, claimed, first_event

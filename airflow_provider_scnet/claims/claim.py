@@ -7,8 +7,8 @@ import dataclasses
 import math
 from collections.abc import Collection, Iterator, Mapping, MutableMapping
 
+from airflow_provider_scnet.claims.claim_terms import GateId, Instances, Terms
 from airflow_provider_scnet.claims.expiry import LONGEST_PHASE, TABLE, Phase, Row, Scope
-from airflow_provider_scnet.claims.terms import GateId, Instances, Terms
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.gate.claimed import Awaited
 

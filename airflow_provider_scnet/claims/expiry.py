@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 
-from airflow_provider_scnet.claims.terms import Terms
+from airflow_provider_scnet.claims.claim_terms import Terms
 
 #: Seconds after which a claim counts for nobody any longer, in whatever phase it is.
 LONGEST_PHASE = 86_400.0

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 from airflow_provider_scnet.claims import record
 from airflow_provider_scnet.claims.claim import Claim
+from airflow_provider_scnet.claims.claim_terms import GateId, Terms
 from airflow_provider_scnet.claims.expiry import Phase, Scope
 from airflow_provider_scnet.claims.submission_follower import FOLLOW_EVERY, Follower, TaskStates
-from airflow_provider_scnet.claims.terms import GateId, Terms
 from airflow_provider_scnet.claims.totals import Totals
 from airflow_provider_scnet.claims.turn import LONGEST_SECTION, Turn, TurnNotFreeError
 from airflow_provider_scnet.claims.variable_store import Store, StoreError, Variables

@@ -11,8 +11,8 @@ from collections.abc import Iterable, MutableMapping
 from typing import Any, NamedTuple
 
 from airflow_provider_scnet.claims.claim import Claim
+from airflow_provider_scnet.claims.claim_terms import GateId, SubmissionTasks, Terms
 from airflow_provider_scnet.claims.expiry import Phase
-from airflow_provider_scnet.claims.terms import GateId, SubmissionTasks, Terms
 from airflow_provider_scnet.event_loop import clock
 
 #: What is written, and how long a turn takes: processes that differ in it must not decide side by side.

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
 from airflow_provider_scnet.claims.claim import Claim
-from airflow_provider_scnet.claims.terms import GateId, Instances
+from airflow_provider_scnet.claims.claim_terms import GateId, Instances
 from airflow_provider_scnet.client.unexpected_error import unexpected
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.shielded_call import ShieldedCall

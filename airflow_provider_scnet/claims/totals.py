@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 
 from airflow_provider_scnet.claims.claim import Claim
+from airflow_provider_scnet.claims.claim_terms import GateId
 from airflow_provider_scnet.claims.expiry import Scope
-from airflow_provider_scnet.claims.terms import GateId
 from airflow_provider_scnet.gate.claimed import NOTHING, Claimed
 
 # Whose gates: DAG, run (None: all of them) and task.

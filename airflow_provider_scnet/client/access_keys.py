@@ -13,7 +13,7 @@ from typing import Any
 
 from airflow_provider_scnet.client.base_url import base_url
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError, ScnetResponseError
-from airflow_provider_scnet.client.text import listed, redacted
+from airflow_provider_scnet.client.redaction import listed, redacted
 
 #: The platform issues tokens, the portal describes regions; a connection can name others.
 PLATFORM = "https://api.scnet.cn"

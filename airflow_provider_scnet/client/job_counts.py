@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow_provider_scnet.client.error_codes import ErrorKind
 from airflow_provider_scnet.client.errors import ScnetResponseError
-from airflow_provider_scnet.client.text import redacted
+from airflow_provider_scnet.client.redaction import redacted
 
 #: The states a job can be counted in, in the field's terms.
 STATES = ("running", "queued", "held", "suspended", "other")

@@ -19,8 +19,8 @@ from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError, Sc
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.lifecycle import JobState
 from airflow_provider_scnet.client.observation import Listed
+from airflow_provider_scnet.client.redaction import redacted
 from airflow_provider_scnet.client.reported_job import ReportedJob, scnet_time
-from airflow_provider_scnet.client.text import redacted
 from airflow_provider_scnet.client.transport import ask
 
 #: Where jobs are listed and deleted; with a slash and an id it is that of a job's detail.

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
 from airflow_provider_scnet.client.errors import ScnetConfigError, ScnetResponseError
-from airflow_provider_scnet.client.text import redacted
+from airflow_provider_scnet.client.redaction import redacted
 from airflow_provider_scnet.client.transport import ask
 
 #: The schedulers of a region, and their ids.

@@ -16,7 +16,7 @@ from typing import Any
 
 from airflow_provider_scnet.client.errors import ScnetConfigError
 from airflow_provider_scnet.client.queue_name import queue_named
-from airflow_provider_scnet.client.text import redacted
+from airflow_provider_scnet.client.redaction import redacted
 
 #: The longest name that is sent. What SCnet makes of long ones is not known.
 LONGEST_NAME = 128

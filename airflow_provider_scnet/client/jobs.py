@@ -23,8 +23,8 @@ from airflow_provider_scnet.client.errors import (
 )
 from airflow_provider_scnet.client.job_lists import JOBS_PATH, check_own_jobs, ended_jobs, live_jobs
 from airflow_provider_scnet.client.lifecycle import JobState
+from airflow_provider_scnet.client.redaction import redacted
 from airflow_provider_scnet.client.reported_job import MOST_LINES, ReportedJob
-from airflow_provider_scnet.client.text import redacted
 from airflow_provider_scnet.client.transport import ask
 
 #: Source: SCnet OpenAPI v2, "read a file's content", page by page.

@@ -17,7 +17,7 @@ from airflow_provider_scnet.client.job_lists import live_jobs
 from airflow_provider_scnet.client.job_manager import only_scheduler
 from airflow_provider_scnet.client.observation import Listed, Observation
 from airflow_provider_scnet.client.queue_counts import observe_queues
-from airflow_provider_scnet.client.text import listed, redacted
+from airflow_provider_scnet.client.redaction import listed, redacted
 from airflow_provider_scnet.client.transport import ask
 from airflow_provider_scnet.event_loop import clock
 

@@ -16,7 +16,7 @@ from airflow_provider_scnet.client.connection_settings import ConnectionSettings
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError, ScnetError, ScnetResponseError
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
 from airflow_provider_scnet.client.job_manager import queue_names
-from airflow_provider_scnet.client.text import listed, redacted
+from airflow_provider_scnet.client.redaction import listed, redacted
 from airflow_provider_scnet.client.transport import ask
 
 #: Source: SCnet OpenAPI v2; the shape of the answer as a public client reads it.

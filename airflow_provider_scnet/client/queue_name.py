@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 
 from airflow_provider_scnet.client.errors import ScnetConfigError
-from airflow_provider_scnet.client.text import redacted
+from airflow_provider_scnet.client.redaction import redacted
 
 
 def queue_named(value: object) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from airflow_provider_scnet.client.errors import ScnetResponseError
 from airflow_provider_scnet.client.lifecycle import JobState, history_state, live_state
-from airflow_provider_scnet.client.text import redacted
+from airflow_provider_scnet.client.redaction import redacted
 
 #: The zone of all times that SCnet writes, which it does not name. Source: clients that measured it.
 BEIJING = timezone(timedelta(hours=8), "Asia/Shanghai")

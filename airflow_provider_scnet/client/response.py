@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from airflow_provider_scnet.client.error_codes import CODES, ErrorKind, kind_of_status
 from airflow_provider_scnet.client.errors import ScnetApiError, ScnetAuthError, ScnetError, ScnetResponseError
-from airflow_provider_scnet.client.text import redacted, without
+from airflow_provider_scnet.client.redaction import redacted, without
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from airflow_provider_scnet.client.errors import (
     ScnetSubmissionUnknownError,
 )
 from airflow_provider_scnet.client.job_request import JobRequest
-from airflow_provider_scnet.client.text import redacted
+from airflow_provider_scnet.client.redaction import redacted
 
 #: Source: SCnet OpenAPI v2, "submit a job". The last parts of the path stay, whatever the application.
 SUBMISSION_PATH = "/hpc/openapi/v2/apptemplates/BASIC/BASE/job"

@@ -39,8 +39,8 @@ from airflow_provider_scnet.client.errors import (
     ScnetError,
     ScnetResponseError,
 )
+from airflow_provider_scnet.client.redaction import redacted
 from airflow_provider_scnet.client.response import Answer
-from airflow_provider_scnet.client.text import redacted
 from airflow_provider_scnet.client.threads import run_in_thread
 from airflow_provider_scnet.client.token_payload import local
 

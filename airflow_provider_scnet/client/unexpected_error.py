@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import traceback
 
-from airflow_provider_scnet.client.text import redacted
+from airflow_provider_scnet.client.redaction import redacted
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from airflow_provider_scnet.client.job_lists import JobList
 from airflow_provider_scnet.client.job_manager import only_scheduler
 from airflow_provider_scnet.client.job_request import JobRequest
 from airflow_provider_scnet.client.queue_name import queue_named
+from airflow_provider_scnet.client.redaction import redacted
 from airflow_provider_scnet.client.reported_job import ReportedJob
-from airflow_provider_scnet.client.text import redacted
 from airflow_provider_scnet.client.threads import run_in_thread
 from airflow_provider_scnet.hooks.polled_connection import PolledConnection
 

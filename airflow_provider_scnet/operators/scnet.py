@@ -17,7 +17,7 @@ from airflow.providers.common.compat.sdk import (
     BaseOperator,
 )
 
-from airflow_provider_scnet.claims.terms import JOB_ID_KEY
+from airflow_provider_scnet.claims.claim_terms import JOB_ID_KEY
 from airflow_provider_scnet.client.reported_job import MOST_LINES
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.gate.condition import Condition

@@ -19,7 +19,7 @@ from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.client.unexpected_error import unexpected
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.background import BackgroundTask
-from airflow_provider_scnet.event_loop.breather import Breather
+from airflow_provider_scnet.event_loop.time_slice import TimeSlice
 from airflow_provider_scnet.gate.decision import Decision
 from airflow_provider_scnet.polling.admission import Admission
 from airflow_provider_scnet.polling.metrics import Whom
@@ -227,7 +227,7 @@ class Poller:
 
     async def _open(self, admission: Admission) -> int:
         """Let gates open, with breaks, since each has work to do when it ends; return how many have."""
-        breather, opened, left, ledger = Breather(), 0, admission.openings, self._ledger
+        time_slice, opened, left, ledger = TimeSlice(), 0, admission.openings, self._ledger
         left.reverse()
         try:
             while left:
@@ -236,8 +236,8 @@ class Poller:
                 withdraw = functools.partial(ledger.withdraw, claim) if ledger and claim else _nothing
                 opened += place.gate.open(place.conn_id, seen, decision, claimed, withdraw)
                 self.remove(place)
-                if breather.is_due(work=1):
-                    await breather.take()
+                if time_slice.is_over(work=1):
+                    await time_slice.end()
         finally:
             # Where this is ended from outside, those that are left do not open.
             for *_, claim in left:
@@ -247,14 +247,14 @@ class Poller:
 
     async def _tell(self, admission: Admission) -> None:
         """Let the other gates say what is new, with breaks."""
-        breather = Breather()
+        time_slice = TimeSlice()
         for place, seen, decision in admission.decisions:
             place.seen_at = seen.at
             is_news = self._say(place, seen, decision)
             if is_news and place.gate.decided(place.conn_id, decision):
                 self.remove(place)
-            if breather.is_due(work=is_news):
-                await breather.take()
+            if time_slice.is_over(work=is_news):
+                await time_slice.end()
         admission.decisions.clear()
 
     def _say(self, place: Place, seen: Observation, decision: Decision) -> bool:

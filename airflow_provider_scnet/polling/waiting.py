@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from airflow_provider_scnet.claims.terms import GateId, SubmissionTasks, Terms
+from airflow_provider_scnet.claims.claim_terms import GateId, SubmissionTasks, Terms
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.gate.clusters import SET_ASIDE, Clusters

@@ -20,7 +20,7 @@ from airflow_provider_scnet.gate.gate import named, named_queue
 from airflow_provider_scnet.gate.reporter import REPEAT_AFTER, Reporter
 from airflow_provider_scnet.gate.rising_edge import Edge, EdgeEvaluator
 from airflow_provider_scnet.polling.waiting import Watcher
-from airflow_provider_scnet.triggers import runtime
+from airflow_provider_scnet.triggers import shared_accounts
 
 if TYPE_CHECKING:
     BaseEventTrigger = BaseTrigger
@@ -115,7 +115,7 @@ class ScnetJobCountEventTrigger(BaseEventTrigger):
         # In the triggerer's own log, beside all others.
         reporter = Reporter(log, name=f"watcher of '{self.condition}' ({self.scnet_conn_id})")
         evaluator, memory = EdgeEvaluator(edge, reporter), self._memory()
-        poller = runtime.accounts().poller(self.scnet_conn_id, self.user_name)
+        poller = shared_accounts.accounts().poller(self.scnet_conn_id, self.user_name)
         watcher = Watcher(self.poke_interval, self.queue_name)
         poller.add(watcher)
         try:

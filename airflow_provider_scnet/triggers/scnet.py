@@ -16,7 +16,7 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
-from airflow_provider_scnet.claims.terms import GateId, SubmissionTasks
+from airflow_provider_scnet.claims.claim_terms import GateId, SubmissionTasks
 from airflow_provider_scnet.event_loop.log_thread import ThreadedLog
 from airflow_provider_scnet.event_loop.shielded_call import ShieldedCall
 from airflow_provider_scnet.gate.decision import XCOM_KEY, Verdict
@@ -24,7 +24,7 @@ from airflow_provider_scnet.gate.evaluator import GateEvaluator
 from airflow_provider_scnet.gate.gate import Gate
 from airflow_provider_scnet.gate.reporter import Log
 from airflow_provider_scnet.polling.waiting import Place, WaitingGate
-from airflow_provider_scnet.triggers import runtime
+from airflow_provider_scnet.triggers import shared_accounts
 from airflow_provider_scnet.triggers.airflow_access import HAS_DATABASE
 from airflow_provider_scnet.triggers.asset_watcher import IGNORED, ScnetJobCountEventTrigger
 
@@ -190,7 +190,9 @@ class ScnetJobCountTrigger(BaseTrigger):
 
     async def _wait(self, waiting: WaitingGate, log: Log) -> dict[str, Any]:
         left = self._seconds_left()
-        pollers = {conn_id: runtime.accounts().poller(conn_id, self.user_name) for conn_id in self._conn_ids}
+        pollers = {
+            conn_id: shared_accounts.accounts().poller(conn_id, self.user_name) for conn_id in self._conn_ids
+        }
         evaluators = {
             conn_id: GateEvaluator(
                 waiting.asks,

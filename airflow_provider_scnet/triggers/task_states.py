@@ -8,8 +8,8 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from airflow_provider_scnet.claims.terms import JOB_ID_KEY
-from airflow_provider_scnet.event_loop.breather import Breather
+from airflow_provider_scnet.claims.claim_terms import JOB_ID_KEY
+from airflow_provider_scnet.event_loop.time_slice import TimeSlice
 from airflow_provider_scnet.triggers.airflow_access import HAS_DATABASE, answer, in_database
 
 #: States by run id, task id and map index (-1 where the task is not mapped).
@@ -101,11 +101,11 @@ async def _add_states(states: States, dag_id: str, run_ids: Sequence[str], task_
 
     question = GetTaskStates(dag_id=dag_id, run_ids=list(run_ids), task_ids=list(task_ids))
     found = await answer(question, TaskStatesResult)
-    breather = Breather()
+    time_slice = TimeSlice()
     for run_id, by_name in found.task_states.items():
         for name, state in by_name.items():
-            if breather.is_due():
-                await breather.take()
+            if time_slice.is_over():
+                await time_slice.end()
             task_id, map_index = _instance(name, task_ids)
             states.setdefault(run_id, {}).setdefault(task_id, {})[map_index] = state
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Breaks in long work, so that nobody else on the event loop is held up."""
+"""Long work in slices of time, so that nobody else on the event loop is held up."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ LONGEST_SLICE = 0.003
 MOST_WORK = 20
 
 
-class Breather:
-    """Interrupts one long piece of work in a coroutine every few milliseconds."""
+class TimeSlice:
+    """The milliseconds for which one long piece of work in a coroutine goes on before others have their turn."""
 
     def __init__(self) -> None:
         self._begin()
@@ -21,12 +21,12 @@ class Breather:
     def _begin(self) -> None:
         self._end, self._work = time.perf_counter() + LONGEST_SLICE, 0
 
-    def is_due(self, work: int = 0) -> bool:
+    def is_over(self, work: int = 0) -> bool:
         """Tell whether the others on the loop have waited for long enough, or have had enough work given."""
         self._work += work
         return self._work >= MOST_WORK or time.perf_counter() >= self._end
 
-    async def take(self) -> None:
-        """Let the others on the loop run."""
+    async def end(self) -> None:
+        """Let the others on the loop run, and begin the next one."""
         await asyncio.sleep(0)
         self._begin()

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_scnet.client.text import listed, redacted
+from airflow_provider_scnet.client.redaction import listed, redacted
 from airflow_provider_scnet.client.unexpected_error import _places as places
 from airflow_provider_scnet.client.unexpected_error import unexpected
 
