@@ -22,7 +22,7 @@ from unittest import mock
 
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.job_lists import JobList
-from airflow_provider_scnet.client.lifecycle import JobState
+from airflow_provider_scnet.client.job_state import JobState
 from airflow_provider_scnet.client.observation import Listed, Observation
 from airflow_provider_scnet.client.reported_job import ReportedJob
 from airflow_provider_scnet.event_loop import clock

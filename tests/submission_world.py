@@ -23,7 +23,7 @@ from airflow_provider_scnet.client.errors import (
     ScnetSubmissionUnknownError,
 )
 from airflow_provider_scnet.client.job_lists import JobList
-from airflow_provider_scnet.client.lifecycle import JobState
+from airflow_provider_scnet.client.job_state import JobState
 from airflow_provider_scnet.client.reported_job import ReportedJob
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.hooks import scnet as hooks

@@ -20,9 +20,10 @@ from typing import Any
 import pytest
 
 from airflow_provider_scnet.client import issued_tokens
-from airflow_provider_scnet.client.access_keys import REGION_PATH, TOKENS_PATH, RegionToken
+from airflow_provider_scnet.client.access_keys import TOKENS_PATH, RegionToken
 from airflow_provider_scnet.client.errors import ScnetError
 from airflow_provider_scnet.client.poll import JOB_STATE_PATH
+from airflow_provider_scnet.client.region import REGION_PATH
 from airflow_provider_scnet.client.response import Answer
 from airflow_provider_scnet.client.token_payload import TokenPayload
 from airflow_provider_scnet.gate.decision import record

@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from airflow_provider_scnet.client import issued_tokens
-from airflow_provider_scnet.client.access_keys import REGION_PATH, TOKENS_PATH, RegionToken, signature
+from airflow_provider_scnet.client.access_keys import TOKENS_PATH, RegionToken, signature
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
 from airflow_provider_scnet.client.errors import (
     ErrorKind,
@@ -42,6 +42,7 @@ from airflow_provider_scnet.client.errors import (
     ScnetError,
 )
 from airflow_provider_scnet.client.observation import Observation
+from airflow_provider_scnet.client.region import REGION_PATH
 from airflow_provider_scnet.hooks import polled_connection
 from airflow_provider_scnet.hooks import scnet as hook_module
 from airflow_provider_scnet.hooks.polled_connection import PolledConnection

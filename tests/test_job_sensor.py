@@ -22,7 +22,7 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
-from airflow_provider_scnet.client import lifecycle
+from airflow_provider_scnet.client import job_state
 from airflow_provider_scnet.sensors.scnet import ScnetJobSensor
 from airflow_provider_scnet.testing import HISTORY_PATH, JOB_LIST_PATH, Fault, JobPlan, JobQuirks, ScnetSimulator
 
@@ -108,7 +108,7 @@ def test_a_job_that_is_queued_again_is_waited_for(scnet: ScnetSimulator, wait):
 
 
 def test_a_job_whose_node_failed_long_ago_has_failed(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(lifecycle, "HISTORY_LAG", 1.0)
+    monkeypatch.setattr(job_state, "HISTORY_LAG", 1.0)
     scnet.quirks = JobQuirks(listed_for=0.2)
     scnet.submit("alice", plan=JobPlan(run_for=0.1, outcome="NODE_FAIL"))
     with pytest.raises(AirflowFailException, match="job 1 has ended: node_failed"):

@@ -29,7 +29,7 @@ from airflow_provider_scnet.client.errors import (
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.job_manager import SCHEDULER_PATH
 from airflow_provider_scnet.client.job_request import JobRequest
-from airflow_provider_scnet.client.lifecycle import JobState
+from airflow_provider_scnet.client.job_state import JobState
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.client.reported_job import BEIJING
 from airflow_provider_scnet.hooks.polled_connection import PolledConnection

@@ -33,7 +33,7 @@ from airflow_provider_scnet.claims.record import FORMAT
 from airflow_provider_scnet.client.connection_settings import EXTRAS, ConnectionSettings
 from airflow_provider_scnet.client.error_codes import CODES, ErrorKind
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
-from airflow_provider_scnet.client.lifecycle import JobState
+from airflow_provider_scnet.client.job_state import JobState
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.client.reported_job import ReportedJob
 from airflow_provider_scnet.event_loop import clock

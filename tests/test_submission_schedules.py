@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from airflow_provider_scnet.client.lifecycle import JobState
+from airflow_provider_scnet.client.job_state import JobState
 
 from submission_world import Airflow, End, Job, World
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_scnet.client.lifecycle import JobState
+from airflow_provider_scnet.client.job_state import JobState
 from airflow_provider_scnet.client.reported_job import ReportedJob
 from airflow_provider_scnet.operators import job_name
 from airflow_provider_scnet.operators.job_name import JobName

@@ -18,7 +18,7 @@ from datetime import datetime, timezone
 from typing import NamedTuple, TypeVar
 
 from airflow_provider_scnet.client import access_keys, response, transport
-from airflow_provider_scnet.client.access_keys import AccessKeys, Region, RegionToken
+from airflow_provider_scnet.client.access_keys import AccessKeys, RegionToken
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
 from airflow_provider_scnet.client.errors import (
     ErrorKind,
@@ -27,6 +27,7 @@ from airflow_provider_scnet.client.errors import (
     ScnetConnectionError,
     ScnetError,
 )
+from airflow_provider_scnet.client.region import REGION_PATH, Region
 from airflow_provider_scnet.client.token_payload import TokenPayload
 
 T = TypeVar("T")
@@ -239,9 +240,7 @@ class _Account:
 
     def _locate(self, settings: ConnectionSettings, keys: AccessKeys, grant: _Grant) -> None:
         known, token = self._places.get(keys.cluster_id, _Place()), grant.token
-        request = transport.Request(
-            "GET", keys.portal, access_keys.REGION_PATH, {"token": token}, secrets=(token,)
-        )
+        request = transport.Request("GET", keys.portal, REGION_PATH, {"token": token}, secrets=(token,))
         with _named(settings, keys, keys.portal):
             try:
                 region = response.read(transport.send(request, settings), Region.of, token)

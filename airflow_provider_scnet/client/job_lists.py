@@ -17,7 +17,7 @@ from typing import Any
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError, ScnetResponseError
 from airflow_provider_scnet.client.job_counts import JobCounts
-from airflow_provider_scnet.client.lifecycle import JobState
+from airflow_provider_scnet.client.job_state import JobState
 from airflow_provider_scnet.client.observation import Listed
 from airflow_provider_scnet.client.redaction import redacted
 from airflow_provider_scnet.client.reported_job import ReportedJob, scnet_time

@@ -22,7 +22,7 @@ from airflow_provider_scnet.client.errors import (
     ScnetResponseError,
 )
 from airflow_provider_scnet.client.job_lists import JOBS_PATH, check_own_jobs, ended_jobs, live_jobs
-from airflow_provider_scnet.client.lifecycle import JobState
+from airflow_provider_scnet.client.job_state import JobState
 from airflow_provider_scnet.client.redaction import redacted
 from airflow_provider_scnet.client.reported_job import MOST_LINES, ReportedJob
 from airflow_provider_scnet.client.transport import ask

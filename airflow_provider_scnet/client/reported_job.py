@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Literal
 
 from airflow_provider_scnet.client.errors import ScnetResponseError
-from airflow_provider_scnet.client.lifecycle import JobState, history_state, live_state
+from airflow_provider_scnet.client.job_state import JobState, history_state, live_state
 from airflow_provider_scnet.client.redaction import redacted
 
 #: The zone of all times that SCnet writes, which it does not name. Source: clients that measured it.

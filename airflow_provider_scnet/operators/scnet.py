@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from airflow_provider_scnet.client.job_request import JobRequest
     from airflow_provider_scnet.client.reported_job import ReportedJob
     from airflow_provider_scnet.gate.evaluator import GateEvaluator
-    from airflow_provider_scnet.operators.attempt import Attempt
+    from airflow_provider_scnet.operators.submission_try import Attempt
 
 # Seconds for which a worker that waits sleeps at most: after a signal Airflow leaves it five.
 _NAP = 0.5
@@ -297,7 +297,7 @@ class ScnetSubmitJobOperator(BaseOperator):
         self, context: Context, request: JobRequest, began_at: float, has_answered: bool, has_room: bool
     ) -> Any:
         from airflow_provider_scnet.client.errors import ScnetError
-        from airflow_provider_scnet.client.lifecycle import JobState
+        from airflow_provider_scnet.client.job_state import JobState
         from airflow_provider_scnet.operators.intents import IntentError
         from airflow_provider_scnet.operators.submit_once import Step
 
@@ -349,9 +349,9 @@ class ScnetSubmitJobOperator(BaseOperator):
 
     def _new_attempt(self, context: Context, began_at: float) -> Attempt:
         from airflow_provider_scnet.hooks.scnet import ScnetHook
-        from airflow_provider_scnet.operators.attempt import Attempt
         from airflow_provider_scnet.operators.intents import Intents, namespace
         from airflow_provider_scnet.operators.job_name import readable, task_hash
+        from airflow_provider_scnet.operators.submission_try import Attempt
         from airflow_provider_scnet.operators.submit_once import Try
 
         ti, hook = context["ti"], ScnetHook(self.scnet_conn_id)
@@ -405,7 +405,7 @@ class ScnetSubmitJobOperator(BaseOperator):
 
     def _start_by(self, job: ReportedJob) -> float | None:
         """Return the moment by which a job has to start; None where it has, or may start whenever it does."""
-        from airflow_provider_scnet.client.lifecycle import JobState
+        from airflow_provider_scnet.client.job_state import JobState
 
         intent, has_run = (self._attempt.intent, self._attempt.has_run) if self._attempt else (None, set())
         is_queued = job.state in (JobState.QUEUED, JobState.HELD) and job.job_id not in has_run
@@ -413,7 +413,7 @@ class ScnetSubmitJobOperator(BaseOperator):
 
     def _fail(self, context: Context, attempt: Attempt, job: ReportedJob) -> NoReturn:
         from airflow_provider_scnet.client.errors import ScnetError
-        from airflow_provider_scnet.client.lifecycle import JobState
+        from airflow_provider_scnet.client.job_state import JobState
 
         left, ti = self._left(attempt, job), context["ti"]
         self._push(context, "job", left)

@@ -13,7 +13,7 @@ import enum
 from collections.abc import Sequence
 from typing import Any
 
-from airflow_provider_scnet.client.lifecycle import HISTORY_LAG, JobState
+from airflow_provider_scnet.client.job_state import HISTORY_LAG, JobState
 from airflow_provider_scnet.client.reported_job import ReportedJob
 from airflow_provider_scnet.operators.job_name import JobName
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from airflow_provider_scnet.client.errors import ScnetError
-from airflow_provider_scnet.client.lifecycle import JobState
+from airflow_provider_scnet.client.job_state import JobState
 from airflow_provider_scnet.client.reported_job import ReportedJob
 from airflow_provider_scnet.client.unexpected_error import unexpected
 from airflow_provider_scnet.event_loop import clock

@@ -141,7 +141,7 @@ class ScnetJobSensor(BaseSensorOperator):
         :param context: the task's context
         """
         from airflow_provider_scnet.client.errors import ErrorKind, ScnetError
-        from airflow_provider_scnet.client.lifecycle import HISTORY_LAG, JobState
+        from airflow_provider_scnet.client.job_state import HISTORY_LAG, JobState
         from airflow_provider_scnet.hooks.scnet import ScnetHook
 
         try:
