@@ -35,7 +35,7 @@ from observations import HEALS, Airflow
 
 BOTH = ["west", "east"]
 #: Seconds within which a busy machine has asked one cluster after another.
-LONG_ENOUGH = 4.0
+LONG_ENOUGH = 2.0
 
 
 @pytest.fixture
