@@ -462,7 +462,9 @@ class ScnetSubmitJobOperator(BaseOperator):
         from airflow_provider_scnet.gate.decision import XCOM_KEY, Verdict
 
         match event:
-            case {"verdict": Verdict.OPEN.value, "decision": dict(decision)}:
+            case {"verdict": Verdict.OPEN.value, "decision": dict(decision), "message": message}:
+                # Of two waits in one triggerer Airflow 3 keeps the log of the second.
+                self.log.info("%s", message)
                 self._push(context, XCOM_KEY, json.dumps(decision))
                 return True
             case {"verdict": Verdict.TIMEOUT.value, "message": message}:
