@@ -694,20 +694,78 @@ def test_while_gates_list_jobs_who_waits_for_one_makes_no_list(user_name, schedu
     assert asked == asked_at
 
 
-def test_of_the_gates_list_who_came_while_it_was_made_sees_nothing_and_the_end_of_others_is_seen():
+class Lister:
+    """Who lists jobs: what it shows, how long that takes, and with which error it fails."""
+
+    scnet_conn_id = "scnet_default"
+
+    def __init__(self, *job_ids: str) -> None:
+        self.job_ids, self.takes, self.error = job_ids, 0.0, None
+        self.asked_at: list[float] = []
+
+    async def afind_jobs(self, *, scheduler_id: str | None) -> JobList:
+        self.asked_at.append(clock.now() - START)
+        jobs, error = listing(*self.job_ids).jobs, self.error
+        await asyncio.sleep(self.takes)
+        if error:
+            raise error
+        return jobs
+
+
+def test_of_two_lists_the_one_that_was_begun_later_counts():
     async def scenario() -> None:
-        lister = types.SimpleNamespace(scnet_conn_id="scnet_default", afind_jobs=None)
-        job_poller = JobPoller.of_running_loop(lister, "1")
-        jobs = [AwaitedJob("7", INTERVAL, Lines())]
-        made_at = clock.now()
-        await asyncio.sleep(1)
-        jobs.append(AwaitedJob("8", INTERVAL, Lines()))
-        job_poller._polled_at = clock.now()
-        with job_poller.waiting(jobs[0]), job_poller.waiting(jobs[1]):
-            JobPoller.share("scnet_default", listing("9"), made_at)
-            # A list that was begun before is older than this one.
-            job_poller._show(listing("8").jobs, made_at - 1)
-        assert [job.ended.done() for job in jobs] == [True, False]
+        lister, lines = Lister(), Lines()
+        lister.takes = 10.0
+        with JobPoller.of_running_loop(lister, "1").waiting(job := AwaitedJob("7", INTERVAL, lines)):
+            await until(5)
+            JobPoller.share("scnet_default", listing("7"), START + 5)
+            lister.job_ids = ("7",)
+            # The own list of 0 s, without the job.
+            await until(15)
+            assert not job.ended.done()
+            await until(110)
+            JobPoller.share("scnet_default", listing(), START + 90)
+            assert not job.ended.done()
+            # A failure is none where a younger list was shown meanwhile.
+            lister.error = ScnetError("no list")
+            await until(190)
+            JobPoller.share("scnet_default", listing("7"), clock.now())
+            await until(200)
+            assert lines == ["job 7 is running"]
+            lister.error = None
+            await until(400)
+            JobPoller.share("scnet_default", listing(), clock.now())
+            assert job.ended.done()
+        # An interval after its own, one and a half after the gates' where that is the later.
+        assert lister.asked_at == [0, 95, 185, 280, 340]
+
+    virtual_time.run(scenario())
+
+
+def test_who_came_while_the_gates_list_was_made_sees_nothing_of_it():
+    async def scenario() -> None:
+        await until(1)
+        with JobPoller.of_running_loop(Lister("7"), "1").waiting(job := AwaitedJob("7", INTERVAL, Lines())):
+            JobPoller.share("scnet_default", listing(), START)
+            assert not job.ended.done()
+
+    virtual_time.run(scenario())
+
+
+def test_after_a_list_of_the_gates_who_is_in_a_hurry_waits_a_little_longer_and_a_pause_stands():
+    async def scenario() -> None:
+        lister = Lister("7", "8")
+        poller = JobPoller.of_running_loop(lister, "1")
+        with poller.waiting(AwaitedJob("7", 600, Lines())):
+            await until(10)
+            JobPoller.share("scnet_default", listing("7", "8"), clock.now())
+            await until(20)
+            lister.error = ScnetError("slow down", retry_after=400.0)
+            with poller.waiting(AwaitedJob("8", 20, Lines())):
+                await until(50)
+                JobPoller.share("scnet_default", listing("7", "8"), clock.now())
+                await until(500)
+        assert lister.asked_at[:3] == [0, 40, 450]
 
     virtual_time.run(scenario())
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One list of jobs an account and interval, for all who wait for one of them on this event loop."""
+"""One list of jobs an account and interval at most, for all who wait for one of them on this event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -93,6 +94,8 @@ class JobPoller:
     """
     The jobs of one connection, listed once an interval for all of this event loop who wait for one of them.
 
+    A list that was made for gates of the connection is as good, and puts off the next one.
+
     :param list_jobs: lists them
     """
 
@@ -103,8 +106,11 @@ class JobPoller:
         self._waiting: set[AwaitedJob] = set()
         self._changed = asyncio.Event()
         self._polling = BackgroundTask(self._keep_polling, lambda: bool(self._waiting), unexpected)
-        self._polled_at = -float("inf")
+        # When the last list was begun, after how many intervals the next is due, and seconds that SCnet asked for.
+        self._polled_at, self._patience = -math.inf, 1.0
         self._pause = 0.0
+        # When the youngest list that was shown was begun.
+        self._shown_at = -math.inf
 
     @classmethod
     def of_running_loop(cls, lister: Lister, scheduler_id: str | None) -> JobPoller:
@@ -132,7 +138,7 @@ class JobPoller:
         pollers = cls._by_loop.get(asyncio.get_running_loop(), {})
         for scheduler_id in (None, listed.scheduler_id):
             if poller := pollers.get((scnet_conn_id, scheduler_id)):
-                poller._polled_at, poller._pause = at, GATES_LIST_WITHIN * poller._interval()
+                poller._polled_at, poller._patience = max(poller._polled_at, at), GATES_LIST_WITHIN
                 poller._show(listed.jobs, at)
 
     @contextlib.contextmanager
@@ -150,33 +156,32 @@ class JobPoller:
     async def _keep_polling(self) -> None:
         while self._waiting:
             self._changed.clear()
-            if (wait := self._polled_at + max(self._interval(), self._pause) - clock.now()) > 0:
+            interval = max(min(job.interval for job in self._waiting), SHORTEST_INTERVAL)
+            if (wait := self._polled_at + max(self._patience * interval, self._pause) - clock.now()) > 0:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), wait)
             else:
                 await self._poll()
 
-    def _interval(self) -> float:
-        return max(min((job.interval for job in self._waiting), default=0.0), SHORTEST_INTERVAL)
-
     async def _poll(self) -> None:
         at = self._polled_at = clock.now()
-        self._pause = 0.0
+        self._patience, self._pause = 1.0, 0.0
         try:
             # It asks Airflow for the connection: that is never cancelled.
             jobs = await ShieldedCall(self._list_jobs(), LONGEST_LIST).result()
         except ScnetError as error:
             self._pause = error.retry_after or 0.0
-            self._miss(error)
+            self._miss(error, at)
         except Exception as error:  # it must not end the waiting of everybody
-            self._miss(f"the list of jobs could not be read: {unexpected(error)}")
+            self._miss(f"the list of jobs could not be read: {unexpected(error)}", at)
         else:
             self._show(jobs, at)
 
     def _show(self, jobs: JobList, at: float) -> None:
-        if at < self._polled_at:
-            # What was made for gates meanwhile is younger.
+        if at < self._shown_at:
+            # Of the gates' list and the own one the other was begun later.
             return
+        self._shown_at = at
         by_id = {job.job_id: job for job in jobs}
         for job in self._waiting:
             # Who came later may have submitted after the list was made.
@@ -186,6 +191,6 @@ class JobPoller:
                 else:
                     job.miss(f"the list of jobs is not complete: {jobs.problem}")
 
-    def _miss(self, why: object) -> None:
-        for job in self._waiting:
+    def _miss(self, why: object, at: float) -> None:
+        for job in self._waiting if at >= self._shown_at else ():
             job.miss(why)
