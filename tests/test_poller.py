@@ -728,7 +728,7 @@ def test_of_two_lists_the_one_that_was_begun_later_counts():
             assert not job.ended.done()
             # A failure is none where a younger list was shown meanwhile.
             lister.error = ScnetError("no list")
-            await until(190)
+            await until(185)
             JobPoller.share("scnet_default", listing("7"), clock.now())
             await until(200)
             assert lines == ["job 7 is running"]
@@ -737,7 +737,7 @@ def test_of_two_lists_the_one_that_was_begun_later_counts():
             JobPoller.share("scnet_default", listing(), clock.now())
             assert job.ended.done()
         # An interval after its own, one and a half after the gates' where that is the later.
-        assert lister.asked_at == [0, 95, 185, 280, 340]
+        assert lister.asked_at == [0, 95, 180, 275, 335, 395]
 
     virtual_time.run(scenario())
 
@@ -765,7 +765,7 @@ def test_after_a_list_of_the_gates_who_is_in_a_hurry_waits_a_little_longer_and_a
                 await until(50)
                 JobPoller.share("scnet_default", listing("7", "8"), clock.now())
                 await until(500)
-        assert lister.asked_at[:3] == [0, 40, 450]
+        assert lister.asked_at[:3] == [0, 40, 440]
 
     virtual_time.run(scenario())
 

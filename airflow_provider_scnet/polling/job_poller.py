@@ -106,11 +106,9 @@ class JobPoller:
         self._waiting: set[AwaitedJob] = set()
         self._changed = asyncio.Event()
         self._polling = BackgroundTask(self._keep_polling, lambda: bool(self._waiting), unexpected)
-        # When the last list was begun, after how many intervals the next is due, and seconds that SCnet asked for.
-        self._polled_at, self._patience = -math.inf, 1.0
+        # When the last list was begun, the own one and that of the gates; seconds for which SCnet asked for none.
+        self._polled_at = self._shared_at = -math.inf
         self._pause = 0.0
-        # When the youngest list that was shown was begun.
-        self._shown_at = -math.inf
 
     @classmethod
     def of_running_loop(cls, lister: Lister, scheduler_id: str | None) -> JobPoller:
@@ -138,7 +136,7 @@ class JobPoller:
         pollers = cls._by_loop.get(asyncio.get_running_loop(), {})
         for scheduler_id in (None, listed.scheduler_id):
             if poller := pollers.get((scnet_conn_id, scheduler_id)):
-                poller._polled_at, poller._patience = max(poller._polled_at, at), GATES_LIST_WITHIN
+                poller._shared_at = max(poller._shared_at, at)
                 poller._show(listed.jobs, at)
 
     @contextlib.contextmanager
@@ -157,7 +155,8 @@ class JobPoller:
         while self._waiting:
             self._changed.clear()
             interval = max(min(job.interval for job in self._waiting), SHORTEST_INTERVAL)
-            if (wait := self._polled_at + max(self._patience * interval, self._pause) - clock.now()) > 0:
+            own_due = self._polled_at + max(interval, self._pause)
+            if (wait := max(own_due, self._shared_at + GATES_LIST_WITHIN * interval) - clock.now()) > 0:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), wait)
             else:
@@ -165,7 +164,7 @@ class JobPoller:
 
     async def _poll(self) -> None:
         at = self._polled_at = clock.now()
-        self._patience, self._pause = 1.0, 0.0
+        self._pause = 0.0
         try:
             # It asks Airflow for the connection: that is never cancelled.
             jobs = await ShieldedCall(self._list_jobs(), LONGEST_LIST).result()
@@ -178,10 +177,9 @@ class JobPoller:
             self._show(jobs, at)
 
     def _show(self, jobs: JobList, at: float) -> None:
-        if at < self._shown_at:
+        if at < max(self._polled_at, self._shared_at):
             # Of the gates' list and the own one the other was begun later.
             return
-        self._shown_at = at
         by_id = {job.job_id: job for job in jobs}
         for job in self._waiting:
             # Who came later may have submitted after the list was made.
@@ -192,5 +190,5 @@ class JobPoller:
                     job.miss(f"the list of jobs is not complete: {jobs.problem}")
 
     def _miss(self, why: object, at: float) -> None:
-        for job in self._waiting if at >= self._shown_at else ():
+        for job in self._waiting if at >= self._shared_at else ():
             job.miss(why)
