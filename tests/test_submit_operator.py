@@ -727,11 +727,12 @@ def test_a_worker_whose_task_somebody_ended_cancels_the_job(scnet: ScnetSimulato
 def test_a_worker_that_is_only_shut_down_leaves_the_job_to_the_next_try(
     scnet: ScnetSimulator, killed, error, given
 ):
-    scnet.plan_jobs(JobPlan(run_for=1.0))
+    scnet.plan_jobs(JobPlan(run_for=FOR_EVER))
     task = Task(Store(), retries=1, **given)
     task.ti.state = "failed" if given else "running"
     with pytest.raises(error or AirflowException):
         killed(task, error)
+    scnet.end_job(1)
     assert task.next_try()["job_id"] == "1"
 
 
