@@ -285,8 +285,17 @@ def test_what_was_written_is_gone_with_the_task(scnet: ScnetSimulator, variables
 
 
 @in_both_ways
-def test_it_submits_once_the_condition_holds(scnet: ScnetSimulator, said, deferrable):
-    scnet.submit("alice", 3, run_for=1.0)
+def test_it_submits_once_the_condition_holds(
+    scnet: ScnetSimulator, said, monkeypatch: pytest.MonkeyPatch, deferrable
+):
+    before = scnet.submit("alice", 3, run_for=FOR_EVER)
+
+    def end_jobs_that_it_waits_for(record: logging.LogRecord) -> bool:
+        while before and "waiting, needs" in record.getMessage():
+            scnet.end_job(before.pop())
+        return True
+
+    monkeypatch.setattr(said.handler, "filters", [end_jobs_that_it_waits_for])
     task = Task(condition="running + queued < 2", deferrable=deferrable)
     assert task.run()["state"] == "completed"
     *earlier, own = scnet.jobs("alice")
@@ -770,7 +779,7 @@ def test_a_task_whose_execution_timeout_is_over_cancels_its_job(
 
 
 def test_where_airflow_ends_a_deferral_for_the_execution_timeout_the_job_is_cancelled(scnet: ScnetSimulator, said):
-    scnet.plan_jobs(JobPlan(run_for=1.5))
+    scnet.plan_jobs(JobPlan(run_for=FOR_EVER))
     task = Task(Store(), execution_timeout=timedelta(seconds=9), deferrable=True)
     with pytest.raises(TaskDeferred):
         task.operator().execute(task.context)
@@ -786,7 +795,7 @@ def test_where_airflow_ends_a_deferral_for_the_execution_timeout_the_job_is_canc
 
 
 def test_a_trigger_that_failed_is_only_the_end_of_a_wait(scnet: ScnetSimulator):
-    scnet.plan_jobs(JobPlan(run_for=1.0))
+    scnet.plan_jobs(JobPlan(run_for=FOR_EVER))
     task = Task(Store(), deferrable=True)
     with pytest.raises(TaskDeferred):
         task.operator().execute(task.context)
