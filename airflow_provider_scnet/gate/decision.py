@@ -7,14 +7,14 @@ import bisect
 import dataclasses
 import enum
 import functools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any
 
 from airflow_provider_scnet.client.errors import ScnetResponseError
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.gate.claimed import NOTHING, Claimed
-from airflow_provider_scnet.gate.condition import Condition, ConditionError
+from airflow_provider_scnet.gate.condition import Condition, ConditionError, views
 from airflow_provider_scnet.gate.gate import Gate
 
 #: The XCom in which every gate that opened leaves its decision, as JSON text.
@@ -126,20 +126,6 @@ def _decide(gate: Gate, counts: JobCounts, claimed: Claimed, hold: str = "", who
         seen = listed(counts, gate.states, str(claimed), gate.queue_name)
     reason = f"{seen}: waiting, {who}needs {unmet}" + (f" with room for {gate.submits}" if own else "")
     return Decision(Verdict.WAIT, reason, shut_by=shut_by, lacks=_lacking(gate, counts, claimed.jobs))
-
-
-def views(counts: JobCounts, *additions: int) -> Iterator[JobCounts]:
-    """
-    Yield the counts as reported, and for each number of jobs with them added to ``queued``, and to ``running``.
-
-    :param counts: what the cluster reported
-    :param additions: how many jobs to add
-    """
-    yield counts
-    for jobs in additions:
-        if jobs:
-            yield counts.plus(queued=jobs)
-            yield counts.plus(running=jobs)
 
 
 def _lacking(gate: Gate, counts: JobCounts, claimed: int) -> int:
