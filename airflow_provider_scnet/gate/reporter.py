@@ -67,7 +67,7 @@ class Reporter:
 
     def report(self, decision: Decision, at: float) -> bool:
         """Say a decision that differs from the last one, or where that is long ago; return whether it was said."""
-        if (decision is self.last or decision == self.last) and at - self._said_at < REPEAT_AFTER:
+        if decision == self.last and at - self._said_at < REPEAT_AFTER:
             return False
         self.last, self._said_at = decision, at
         say = self._log.warning if decision.trouble else self._log.info

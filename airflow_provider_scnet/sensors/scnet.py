@@ -352,7 +352,7 @@ class ScnetJobCountSensor(BaseSensorOperator):
             self._pause = max(self._pause, observation.pause)
             decision = evaluator.judge(observation)
             if decision.verdict is Verdict.OPEN:
-                xcom_value = record(gate, observation, scnet_conn_id=conn_id, claimed=0)
+                xcom_value = {**record(gate.condition, observation, scnet_conn_id=conn_id), "claimed": 0}
                 return PokeReturnValue(is_done=True, xcom_value=xcom_value)
             outcome = self._clusters.outcome(conn_id, decision)
             if decision.verdict is Verdict.FAIL and outcome.verdict is Verdict.WAIT:
