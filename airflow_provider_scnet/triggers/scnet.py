@@ -26,6 +26,7 @@ from airflow_provider_scnet.gate.reporter import Log
 from airflow_provider_scnet.polling.waiting import Place, WaitingGate
 from airflow_provider_scnet.triggers import shared_accounts
 from airflow_provider_scnet.triggers.airflow_access import HAS_DATABASE
+from airflow_provider_scnet.triggers.arguments import arguments
 from airflow_provider_scnet.triggers.asset_watcher import IGNORED, ScnetJobCountEventTrigger
 
 __all__ = ["ScnetJobCountEventTrigger", "ScnetJobCountTrigger"]
@@ -123,30 +124,10 @@ class ScnetJobCountTrigger(BaseTrigger):
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what another triggerer needs to go on with the wait."""
-        return (
-            "airflow_provider_scnet.triggers.scnet.ScnetJobCountTrigger",
-            {
-                "condition": self.condition,
-                "fail_when": self.fail_when,
-                "user_name": self.user_name,
-                "scnet_conn_id": self.scnet_conn_id,
-                "queue_name": self.queue_name,
-                "submits": self.submits,
-                "claim_ttl": self.claim_ttl,
-                "submitted_by": self.submitted_by,
-                "upstream": self.upstream,
-                "gates_upstream": self.gates_upstream,
-                "after_past_runs": self.after_past_runs,
-                "tell_job_id": self.tell_job_id,
-                "priority_weight": self.priority_weight,
-                "poke_interval": self.poke_interval,
-                "timeout": self.timeout,
-                "silent_fail": self.silent_fail,
-                "end_task": self.end_task,
-                "push_decision": self.push_decision,
-                **({"echo": self.echo} if self.echo else {}),
-            },
-        )
+        stored = arguments(self, ScnetJobCountTrigger)
+        if not self.echo:
+            del stored["echo"]
+        return "airflow_provider_scnet.triggers.scnet.ScnetJobCountTrigger", stored
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, then end the task from here, or hand it to a worker."""
