@@ -171,9 +171,7 @@ class ScnetJobCountTrigger(BaseTrigger):
 
     async def _wait(self, waiting: WaitingGate, log: Log) -> dict[str, Any]:
         left = self._seconds_left()
-        pollers = {
-            conn_id: shared_accounts.accounts().poller(conn_id, self.user_name) for conn_id in self._conn_ids
-        }
+        conn_ids, accounts = self._conn_ids, shared_accounts.accounts()
         evaluators = {
             conn_id: GateEvaluator(
                 waiting.asks,
@@ -182,32 +180,29 @@ class ScnetJobCountTrigger(BaseTrigger):
                 answered=self._waited() > FIRST_POLL,
                 silent_fail=self.silent_fail,
                 wait_for=left,
-                name=conn_id if len(pollers) > 1 else "",
+                name=conn_id if len(conn_ids) > 1 else "",
             )
-            for conn_id in pollers
+            for conn_id in conn_ids
         }
         with contextlib.ExitStack() as leave:
             if left is not None:
                 timer = asyncio.get_running_loop().call_later(max(left, 0.0), waiting.end, None)
                 leave.callback(timer.cancel)
-            for conn_id, poller in pollers.items():
+            for conn_id, evaluator in evaluators.items():
                 if waiting.has_ended:
                     break
-                place = Place(waiting, conn_id, self.poke_interval, evaluators[conn_id])
+                poller = accounts.poller(conn_id, self.user_name)
+                place = Place(waiting, conn_id, self.poke_interval, evaluator)
                 poller.add(place)
                 leave.callback(poller.remove, place)
                 # Of several clusters that have room the first in the order given opens it.
-                if len(pollers) > 1:
+                if len(conn_ids) > 1:
                     await waiting.first_answer(conn_id)
             outcome = await waiting.outcome()
         if outcome:
             decision, record = outcome
             return {"verdict": decision.verdict.value, "message": str(decision), "decision": record}
-        seen = "; ".join(
-            f"{conn_id}: {each.last}" if len(evaluators) > 1 else str(each.last)
-            for conn_id, each in evaluators.items()
-            if each.last
-        )
+        seen = "; ".join(f"{each.name}{each.last}" for each in evaluators.values() if each.last)
         return {"verdict": Verdict.TIMEOUT.value, "message": f"last seen: {seen}" if seen else ""}
 
     @property
