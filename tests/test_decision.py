@@ -128,7 +128,7 @@ def test_it_speaks_when_what_it_sees_changes_and_every_ten_minutes(caplog: pytes
 
     def sees(at: float, counts_seen: JobCounts | None, claimed: Claimed = NOTHING, **more: Any) -> None:
         seen = look(counts_seen, at=at, **more)
-        evaluator.say(seen, evaluator.decide(seen, claimed))
+        evaluator.say(seen, evaluator.take(decision.decide(evaluator.gate, seen, claimed)))
 
     with caplog.at_level("INFO"):
         for at in range(0, int(REPEAT_AFTER), 60):
@@ -151,7 +151,8 @@ def test_the_seconds_that_claims_have_left_are_said_but_are_no_news(caplog: pyte
     with caplog.at_level("INFO"):
         for left in (100, 40):
             seen = look(counts(queued=4))
-            evaluator.say(seen, evaluator.decide(seen, Claimed(1, end=clock.now() + left)))
+            claimed = Claimed(1, end=clock.now() + left)
+            evaluator.say(seen, evaluator.take(decision.decide(evaluator.gate, seen, claimed)))
     assert len(caplog.messages) == 1
     assert "for 100 s at most" in caplog.text
 

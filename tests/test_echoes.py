@@ -162,7 +162,7 @@ def ask_in_every_way(said: Said) -> None:
         said.attempt(lambda: counts.require(("total",)))
     gate = Gate.of("queued < 5", fail_when="other > 5")
     said.attempt(lambda: GateEvaluator(gate, logging.getLogger("gate")).judge(look))
-    said.add(json.dumps(record(gate, look, scnet_conn_id="scnet_default", claimed=0), ensure_ascii=False))
+    said.add(json.dumps(record(gate.condition, look, scnet_conn_id="scnet_default"), ensure_ascii=False))
     said.add(issued_tokens._accounts, *(vars(account) for account in issued_tokens._accounts.values()))
 
 

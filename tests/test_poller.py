@@ -26,6 +26,7 @@ from airflow_provider_scnet.client.observation import Listed, Observation
 from airflow_provider_scnet.client.reported_job import ReportedJob
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.log_thread import ThreadedLog
+from airflow_provider_scnet.gate.decision import Decision
 from airflow_provider_scnet.gate.evaluator import GateEvaluator
 from airflow_provider_scnet.gate.gate import Gate
 from airflow_provider_scnet.polling import poller
@@ -141,9 +142,9 @@ def test_no_gate_decides_twice_on_a_look():
         decided: list[float] = []
 
         class Counts(GateEvaluator):
-            def decide(self, seen: Observation, *given: Any) -> Any:
-                decided.append(seen.at)
-                return super().decide(seen, *given)
+            def take(self, decision: Decision) -> Decision:
+                decided.append(cluster.times[-1])
+                return super().take(decision)
 
         poller, asks = (
             Accounts._by_loop[asyncio.get_running_loop()].poller("scnet_default", None),

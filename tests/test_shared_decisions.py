@@ -20,6 +20,7 @@ from airflow_provider_scnet.claims.ledger import Ledger
 from airflow_provider_scnet.claims.totals import Totals
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.gate import decision
+from airflow_provider_scnet.polling import waiting
 from airflow_provider_scnet.polling.accounts import Accounts
 from airflow_provider_scnet.polling.admission import Admission
 from airflow_provider_scnet.triggers import shared_accounts
@@ -185,7 +186,7 @@ class Scenario:
 def played(seed: int) -> dict[int, list[Any]]:
     random.seed(seed)
     # What a gate that passed leaves says when it looked, by the wall clock.
-    with mock.patch.object(decision, "observed", lambda condition, look, *, scnet_conn_id: {"at": look.at}):
+    with mock.patch.object(waiting, "record", lambda condition, look, *, scnet_conn_id: {"at": look.at}):
         return virtual_time.run(Scenario(seed).play())
 
 

@@ -190,14 +190,7 @@ def _observe(asked: Iterable[tuple[str, str | None]], queues: Sequence[str]) -> 
 
 def _trouble(observation: Observation, states: Iterable[str] = ("total",)) -> str:
     """Return why an observation does not tell what was asked; empty where it does."""
-    if observation.error:
-        return str(observation.error)
-    try:
-        (observation.counts or JobCounts()).require(states)
-    except ScnetError as error:
-        error.where = observation.where
-        return str(error)
-    return observation.doubt
+    return str(observation.error_about(states) or observation.doubt)
 
 
 def _say(line: str, *, error: bool = False) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -86,6 +86,21 @@ class Observation:
         :param queue: the queue; None: all of them together
         """
         return queue is None or self.error is not None or queue in self.queues
+
+    def error_about(self, states: Iterable[str]) -> ScnetError | None:
+        """
+        Return why it does not tell how many jobs are in some states; None where it does.
+
+        :param states: their names, or ``total``
+        """
+        if self.error:
+            return self.error
+        try:
+            (self.counts or JobCounts()).require(states)
+        except ScnetError as error:
+            error.where = self.where
+            return error.with_traceback(None)
+        return None
 
     def of(self, queue: str | None) -> Observation:
         """

@@ -17,12 +17,12 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator
 
-from airflow_provider_scnet.client.job_counts import STATES, JobCounts
+from airflow_provider_scnet.client.job_counts import NO_JOBS, REPORTED_NAMES, STATES, JobCounts
 
 #: The names a condition may hold.
 NAMES = (*STATES, "total")
 
-# What people write who come from a scheduler's own words.
+# What people write who come from a scheduler's own words, or from SCnet's pages.
 _ALIASES = {
     "pending": "queued",
     "pend": "queued",
@@ -36,11 +36,7 @@ _ALIASES = {
     "others": "other",
     "jobs": "total",
     "all": "total",
-    "运行": "running",
-    "排队": "queued",
-    "保留": "held",
-    "挂起": "suspended",
-    "其他": "other",
+    **REPORTED_NAMES,
 }
 
 _LONGEST = 1000
@@ -63,10 +59,13 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Mult: operator.mul,
 }
 
-_FOREIGN = re.compile(r"[^A-Za-z0-9_ ()<>=!+*-]")
+# What stands in no condition: another character, half of an operator, a word in capitals.
+_FOREIGN = re.compile(r"[^A-Za-z0-9_ ()<>=!+*-]|(?<![<>=!])=(?!=)|!(?!=)|\b(?!and\b|or\b|not\b)(?i:and|or|not)\b")
 _HINTS = {
     "&": "write 'and'",
     "|": "write 'or'",
+    "!": "for the opposite, write 'not'",
+    "=": "to compare, write '=='",
     ".": "numbers are whole numbers of jobs",
     ",": "write 1000, without a separator",
     "/": "there are only + - *",
@@ -81,7 +80,7 @@ class ConditionError(ValueError):
     """
     A text that is no condition.
 
-    :param text: the text
+    :param text: the text, as a message shows it
     :param what: what is wrong with it, and what was perhaps meant
     :param place: where, as the number of a character from 1; None for the whole
     """
@@ -105,14 +104,14 @@ class Condition:
     def __init__(self, text: str):
         if not isinstance(text, str):
             raise ConditionError(str(text), f"is no text but {type(text).__name__}")
-        self.text = text
-        self._root = _parse(text)
+        # Line breaks and tabs, as a long string in a DAG file has them, are white space.
+        self.text = re.sub(r"[ \t\r\n]+", " ", text).strip(" ")
+        self._root = self._parse()
+        self._check_truth(self._root)
         #: the names that it mentions
-        self.states: frozenset[str] = frozenset(
-            node.id for node in ast.walk(self._root) if isinstance(node, ast.Name)
-        )
+        self.states = frozenset(NAMES).intersection(_words(self.text))
         if not self.states:
-            raise ConditionError(text, f"no state in it; the states are {', '.join(NAMES)}")
+            raise ConditionError(self.text, f"no state in it; the states are {', '.join(NAMES)}")
 
     def __repr__(self) -> str:
         return f"Condition({self.text!r})"
@@ -140,8 +139,7 @@ class Condition:
         :param counts: what the cluster reported
         :raises ScnetResponseError: where a state that it mentions was not reported
         """
-        counts.require(self.states)
-        return " and ".join(ast.unparse(clause) for clause in _unmet(self._root, counts))
+        return " and ".join(self._failing(counts))
 
     def explain(self, counts: JobCounts) -> str:
         """
@@ -150,11 +148,13 @@ class Condition:
         :param counts: what the cluster reported
         :raises ScnetResponseError: where a state that it mentions was not reported
         """
+        if failing := self._failing(counts):
+            return "needs " + " and ".join(f"{clause} ({_numbers(clause, counts)})" for clause in failing)
+        return f"{self.text} holds ({_numbers(self.text, counts)})"
+
+    def _failing(self, counts: JobCounts) -> list[str]:
         counts.require(self.states)
-        failing = list(_unmet(self._root, counts))
-        if not failing:
-            return f"{self.text} holds ({_numbers(self._root, counts)})"
-        return "needs " + " and ".join(f"{ast.unparse(clause)} ({_numbers(clause, counts)})" for clause in failing)
+        return [ast.unparse(clause) for clause in _unmet(self._root, counts)]
 
     def leaves_room_for(self, jobs: int) -> bool:
         """
@@ -166,17 +166,15 @@ class Condition:
 
         :param jobs: how many jobs are added before the condition has to hold
         """
-        empty = JobCounts(running=0, queued=0, held=0, suspended=0, other=0)
-        if jobs <= 0 or self.room_on(empty, jobs) or not _holds(self._root, empty):
+        if self.room_on(NO_JOBS, jobs) or not self.holds(NO_JOBS):
             return True
-        numbers = [node.value for node in ast.walk(self._root) if isinstance(node, ast.Constant)]
-        near = {n + step for n in numbers if isinstance(n, int) for step in (-1, 0, 1)}
-        worth = sorted({0, 10 * _LARGEST} | {n for n in near if n >= 0})
-        states = STATES if "total" in self.states else [s for s in STATES if s in self.states]
+        near = {max(int(number) + step, 0) for number in re.findall(r"\d+", self.text) for step in (-1, 0, 1)}
+        worth = near | {0, 10 * _LARGEST}
+        states = [state for state in STATES if state in self.states or "total" in self.states]
         if len(worth) ** len(states) * len(self.text) > _MOST_WORK:
             return True
         return any(
-            self.room_on(dataclasses.replace(empty, **dict(zip(states, case, strict=True))), jobs)  # type: ignore[arg-type]
+            self.room_on(dataclasses.replace(NO_JOBS, **dict(zip(states, case, strict=True))), jobs)  # type: ignore[arg-type]
             for case in itertools.product(worth, repeat=len(states))
         )
 
@@ -184,104 +182,66 @@ class Condition:
         """
         Tell whether it holds on the counts, and with jobs added to the queue, and to the running ones.
 
-        So added jobs can only ever close a gate, whatever the condition.
-
         :param counts: what the cluster reported
         :param jobs: how many jobs to add
         :raises ScnetResponseError: where a state that it mentions was not reported
         """
-        counts.require(self.states)
-        views = (counts, counts.plus(queued=jobs), counts.plus(running=jobs)) if jobs else (counts,)
-        return all(_holds(self._root, view) for view in views)
+        return all(map(self.holds, views(counts, jobs)))
 
+    # How it is read
 
-def _parse(text: str) -> ast.expr:
-    if len(text) > _LONGEST:
-        raise ConditionError(text, f"longer than {_LONGEST} characters")
-    # Line breaks and tabs, as a long string in a DAG file has them, are white space.
-    line = re.sub(r"[\t\r\n]", " ", text)
-    if not line.strip():
-        raise ConditionError(text, "is empty; write e.g. 'queued < 5'")
-    _refuse_foreign_characters(text, line)
-    start = len(line) - len(line.lstrip())
-    try:
-        root = ast.parse(line.strip(), mode="eval").body
-    except SyntaxError as e:
-        # At the end of the text Python names no place.
-        place = min((e.offset or len(line)) + start, len(text))
-        raise ConditionError(text, _what_was_meant(line, place), place) from None
-    except (ValueError, RecursionError, MemoryError):
-        raise ConditionError(text, "is nested too deeply") from None
-    _Check(text, line.strip(), start).truth(root, 1)
-    return root
+    def _parse(self) -> ast.expr:
+        if len(self.text) > _LONGEST:
+            raise ConditionError(self.text, f"longer than {_LONGEST} characters")
+        if not self.text:
+            raise ConditionError(self.text, "is empty; write e.g. 'queued < 5'")
+        if foreign := _FOREIGN.search(self.text):
+            what = _what_was_meant(foreign.group(), self.text[foreign.start() :])
+            raise ConditionError(self.text, what, foreign.start() + 1)
+        try:
+            root = ast.parse(self.text, mode="eval").body
+            is_deep = _depth(root) > _DEEPEST
+        except SyntaxError as e:
+            what = "cannot be read here; write e.g. 'queued < 5 and running + queued < 20'"
+            if self.text.count("(") != self.text.count(")"):
+                what = "the parentheses do not match"
+            # At the end of the text Python names no place.
+            place = min(e.offset or len(self.text), len(self.text))
+            raise ConditionError(self.text, what, place) from None
+        except (RecursionError, MemoryError):
+            is_deep = True
+        if is_deep:
+            raise ConditionError(self.text, "is nested too deeply")
+        return root
 
-
-def _refuse_foreign_characters(text: str, line: str) -> None:
-    found = _FOREIGN.search(line)
-    if not found:
-        return
-    place, character = found.start() + 1, found.group()
-    word = re.match(r"\w+", line[found.start() :])
-    if word and word.group() in _ALIASES:
-        raise ConditionError(text, f"did you mean '{_ALIASES[word.group()]}'?", place)
-    plain = unicodedata.normalize("NFKC", character)
-    if plain != character and plain.isascii() and plain.strip():
-        raise ConditionError(text, f"full-width character {character!r}: write {plain!r}", place)
-    hint = _HINTS.get(character)
-    raise ConditionError(text, f"character {character!r} is not allowed" + (f": {hint}" if hint else ""), place)
-
-
-def _what_was_meant(line: str, place: int) -> str:
-    word = re.match(r"\w+", line[place - 1 :])
-    if word and word.group().lower() in ("and", "or", "not") and not word.group().islower():
-        return f"write {word.group().lower()!r} in small letters"
-    if re.search(r"(?<![<>=!])=(?!=)", line):
-        return "to compare, write '=='"
-    if re.search(r"!(?!=)", line):
-        return "for the opposite, write 'not'"
-    if line.count("(") != line.count(")"):
-        return "the parentheses do not match"
-    return "cannot be read here; write e.g. 'queued < 5 and running + queued < 20'"
-
-
-class _Check:
-    """Walks a parsed text once and refuses what is outside the grammar."""
-
-    def __init__(self, text: str, line: str, start: int):
-        self.text = text
-        self.line = line
-        self.start = start
-
-    def truth(self, node: ast.expr, depth: int) -> None:
-        """Check a comparison, or comparisons joined by and, or, not."""
-        self._depth(node, depth)
+    def _check_truth(self, node: ast.expr) -> None:
+        """Refuse what is neither a comparison nor comparisons joined by and, or, not."""
         match node:
             case ast.BoolOp(values=operands):
                 for operand in operands:
-                    self.truth(operand, depth + 1)
+                    self._check_truth(operand)
             case ast.UnaryOp(op=ast.Not(), operand=operand):
-                self.truth(operand, depth + 1)
+                self._check_truth(operand)
             case ast.Compare(left=left, ops=ops, comparators=others):
                 if not all(type(op) in _COMPARISONS for op in ops):
                     self._refuse(node, "compare with < <= > >= == !=")
                 for operand in (left, *others):
-                    self.number(operand, depth + 1)
+                    self._check_number(operand)
             case _:
-                self.number(node, depth + 1)
+                self._check_number(node)
                 self._refuse(node, f"'{ast.unparse(node)}' is no comparison; write e.g. '{ast.unparse(node)} < 5'")
 
-    def number(self, node: ast.expr, depth: int) -> None:
-        """Check a sum, difference or product of whole numbers and states."""
-        self._depth(node, depth)
+    def _check_number(self, node: ast.expr) -> None:
+        """Refuse what is no sum, difference or product of whole numbers and states."""
         match node:
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
-                self.number(left, depth + 1)
-                self.number(right, depth + 1)
+                self._check_number(left)
+                self._check_number(right)
             case ast.Name(id=name):
                 if name not in NAMES:
                     self._refuse(node, _unknown(name))
             case ast.Constant(value=int(value)) if not isinstance(value, bool):
-                if not self.line[node.col_offset : node.end_col_offset].isdecimal():
+                if not self.text[node.col_offset : node.end_col_offset].isdecimal():
                     self._refuse(node, "write numbers with the digits 0 to 9 alone")
                 if value > _LARGEST:
                     self._refuse(node, f"a number above {_LARGEST}")
@@ -292,12 +252,38 @@ class _Check:
                     node, "only whole numbers, states, + - * and comparisons joined by and, or, not are allowed"
                 )
 
-    def _depth(self, node: ast.expr, depth: int) -> None:
-        if depth > _DEEPEST:
-            self._refuse(node, "is nested too deeply")
-
     def _refuse(self, node: ast.expr, what: str) -> None:
-        raise ConditionError(self.text, what, node.col_offset + self.start + 1)
+        raise ConditionError(self.text, what, node.col_offset + 1)
+
+
+def views(counts: JobCounts, *additions: int) -> Iterator[JobCounts]:
+    """
+    Yield the counts as reported, and for each number of jobs with them added to ``queued``, and to ``running``.
+
+    So added jobs can only ever close a gate, whatever its condition.
+
+    :param counts: what the cluster reported
+    :param additions: how many jobs to add
+    """
+    yield counts
+    for jobs in additions:
+        if jobs > 0:
+            yield counts.plus(queued=jobs)
+            yield counts.plus(running=jobs)
+
+
+def _what_was_meant(foreign: str, line: str) -> str:
+    """Say what is wrong with a part that stands in no condition, at the begin of a line."""
+    word = re.match(r"\w*", line)
+    if word and word.group() in _ALIASES:
+        return f"did you mean '{_ALIASES[word.group()]}'?"
+    plain = unicodedata.normalize("NFKC", foreign)
+    if plain != foreign and plain.isascii() and plain.strip():
+        return f"full-width character {foreign!r}: write {plain!r}"
+    if foreign.isascii() and foreign.isalpha():
+        return f"write {foreign.lower()!r} in small letters"
+    hint = _HINTS.get(foreign)
+    return f"character {foreign!r} is not allowed" + (f": {hint}" if hint else "")
 
 
 def _unknown(name: str) -> str:
@@ -306,6 +292,14 @@ def _unknown(name: str) -> str:
     meant = _ALIASES.get(name.lower()) or next(iter(difflib.get_close_matches(name.lower(), NAMES, n=1)), None)
     hint = f" (did you mean '{meant}'?)" if meant else ""
     return f"unknown state '{name}'{hint}; the states are {', '.join(NAMES)}"
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z]+", text)
+
+
+def _depth(node: ast.AST) -> int:
+    return 1 + max(map(_depth, ast.iter_child_nodes(node)), default=0)
 
 
 def _value(node: ast.expr, counts: JobCounts) -> int:
@@ -342,9 +336,6 @@ def _unmet(node: ast.expr, counts: JobCounts) -> Iterator[ast.expr]:
                 yield node
 
 
-def _numbers(node: ast.expr, counts: JobCounts) -> str:
-    parts = sorted(
-        (part for part in ast.walk(node) if isinstance(part, ast.Name)), key=lambda part: part.col_offset
-    )
-    names = dict.fromkeys(part.id for part in parts)
+def _numbers(clause: str, counts: JobCounts) -> str:
+    names = dict.fromkeys(word for word in _words(clause) if word in NAMES)
     return ", ".join(f"{name} {getattr(counts, name)}" for name in names)

@@ -7,14 +7,14 @@ import bisect
 import dataclasses
 import enum
 import functools
-from collections.abc import Collection, Iterator
-from typing import Any
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
-from airflow_provider_scnet.client.errors import ScnetResponseError
+from airflow_provider_scnet.client.errors import ErrorKind, ScnetResponseError
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.gate.claimed import NOTHING, Claimed
-from airflow_provider_scnet.gate.condition import Condition, ConditionError
+from airflow_provider_scnet.gate.condition import Condition, ConditionError, views
 from airflow_provider_scnet.gate.gate import Gate
 
 #: The XCom in which every gate that opened leaves its decision, as JSON text.
@@ -39,6 +39,7 @@ class Decision:
     :param verdict: what becomes of the gate
     :param reason: why, as a person reads it
     :param trouble: whether it rests on an error or a doubt rather than on counts
+    :param kind: of which kind that error is; None where it rests on none
     :param shut_by: the claims that alone keep it shut, or None
     :param lacks: for how many of the gate's jobs there is no room, where there is some for the others; else 0
     """
@@ -46,6 +47,7 @@ class Decision:
     verdict: Verdict
     reason: str
     trouble: bool = False
+    kind: ErrorKind | None = None
     shut_by: Claimed | None = dataclasses.field(default=None, compare=False)
     lacks: int = dataclasses.field(default=0, compare=False)
 
@@ -55,6 +57,39 @@ class Decision:
         left = self.shut_by.seconds_left
         at_most = "" if left is None else f", for {left:.0f} s at most"
         return f"{self.reason}; only claims of gates that passed keep it shut{at_most}"
+
+
+class _Need(NamedTuple):
+    """
+    A condition that has to hold before a gate opens, and on what.
+
+    :param condition: the gate's own, or its connection's
+    :param states: the names that matter
+    :param counts: what the cluster reported
+    :param claimed: jobs of other gates that opened, to be counted on top
+    :param where: of which queue all this is, as a message begins
+    """
+
+    condition: Condition
+    states: Collection[str]
+    counts: JobCounts
+    claimed: Claimed
+    where: str
+
+    def seen(self, claimed: str = "") -> str:
+        """Say what was seen, and what is claimed: in these words, or in short."""
+        claimed = claimed or (f"+{self.claimed.jobs} claimed" if self.claimed.jobs else "")
+        return self.where + listed(self.counts, self.states, claimed)
+
+    def unmet(self, jobs: int) -> str:
+        """Return what keeps it from holding with jobs of the gate's own, and with the claims as well."""
+        # With its own jobs alone too: else a claim could open a gate whose condition says '!=' or '=='.
+        cases = views(self.counts, jobs, jobs + self.claimed.jobs)
+        return next(filter(None, map(self.condition.unmet, cases)), "")
+
+    def has_room(self, jobs: int) -> bool:
+        """Tell whether it holds with so many jobs added."""
+        return self.condition.room_on(self.counts, jobs)
 
 
 # The same one holds for all gates of a connection, poll after poll.
@@ -78,85 +113,59 @@ def decide(
     :param claimed: jobs of other gates that opened, to be counted on top
     :param hold: why it must not open yet, whatever the counts
     :param of_account: those that were claimed from any queue; None: the same
-    :raises ScnetResponseError: where a state that the gate needs was not reported
     """
-    own = _decide(gate, seen.counts or JobCounts(), claimed, hold)
-    if not seen.condition or own.verdict is Verdict.FAIL:
-        return own
-    try:
-        of_all = _decide(
-            Gate(_read(seen.condition), submits=gate.submits),
-            seen.whole or seen.counts or JobCounts(),
-            claimed if of_account is None else of_account,
-            who="the connection ",
-        )
-    except (ConditionError, ScnetResponseError) as error:
-        return Decision(Verdict.WAIT, f"waiting: {seen.where}, extra 'condition': {error}", trouble=True)
-    if of_all.verdict is Verdict.OPEN:
-        return own
-    if gate.queue_name:
-        of_all = dataclasses.replace(of_all, reason=f"all queues: {of_all.reason}")
-    if own.verdict is Verdict.OPEN:
-        return of_all
-    return dataclasses.replace(
-        of_all,
-        shut_by=of_all.shut_by if own.shut_by else None,
-        lacks=max(of_all.lacks, own.lacks) if of_all.lacks and own.lacks else 0,
-    )
-
-
-def _decide(gate: Gate, counts: JobCounts, claimed: Claimed, hold: str = "", who: str = "") -> Decision:
-    counts.require(gate.states)
-    seen = listed(counts, gate.states, f"+{claimed.jobs} claimed" if claimed.jobs else "", gate.queue_name)
+    if unread := seen.error_about(gate.states):
+        return Decision(Verdict.RETRY, str(unread), trouble=True, kind=unread.kind)
+    if seen.doubt:
+        return Decision(Verdict.WAIT, f"waiting: {seen.doubt}", trouble=True)
+    counts = seen.counts or JobCounts()
+    in_queue = f"queue {gate.queue_name}: " if gate.queue_name else ""
+    own = _Need(gate.condition, gate.states, counts, claimed, in_queue)
     if gate.fail_when and gate.fail_when.holds(counts):
-        return Decision(
-            Verdict.FAIL, f"{seen}: failed, because fail_when {gate.fail_when.explain(counts)}", trouble=True
-        )
-    own = max(gate.submits - 1, 0)
-    # With its own jobs alone too: else a claim could open a gate whose condition says '!=' or '=='.
-    for view in views(counts, own, own + claimed.jobs):
-        if unmet := gate.condition.unmet(view):
-            break
-    else:
+        why = gate.fail_when.explain(counts)
+        return Decision(Verdict.FAIL, f"{own.seen()}: failed, because fail_when {why}", trouble=True)
+    needs = [own]
+    if seen.condition:
+        try:
+            condition, whole = _read(seen.condition), seen.whole or counts
+            whole.require(condition.states)
+        except (ConditionError, ScnetResponseError) as error:
+            return Decision(Verdict.WAIT, f"waiting: {seen.where}, extra 'condition': {error}", trouble=True)
+        in_all = "all queues: " if gate.queue_name else ""
+        needs.append(_Need(condition, condition.states, whole, of_account or claimed, in_all))
+    more = max(gate.submits - 1, 0)
+    unmet = [(need, clauses) for need in needs if (clauses := need.unmet(more))]
+    if not unmet:
         if hold:
-            return Decision(Verdict.WAIT, f"{seen}: waiting, {hold}")
-        return Decision(Verdict.OPEN, f"{seen}: passes, {gate.condition.text}")
-    shut_by = claimed if gate.condition.room_on(counts, own) else None
-    if shut_by:
-        seen = listed(counts, gate.states, str(claimed), gate.queue_name)
-    reason = f"{seen}: waiting, {who}needs {unmet}" + (f" with room for {gate.submits}" if own else "")
-    return Decision(Verdict.WAIT, reason, shut_by=shut_by, lacks=_lacking(gate, counts, claimed.jobs))
-
-
-def views(counts: JobCounts, *additions: int) -> Iterator[JobCounts]:
-    """
-    Yield the counts as reported, and for each number of jobs with them added to ``queued``, and to ``running``.
-
-    :param counts: what the cluster reported
-    :param additions: how many jobs to add
-    """
-    yield counts
-    for jobs in additions:
-        if jobs:
-            yield counts.plus(queued=jobs)
-            yield counts.plus(running=jobs)
-
-
-def _lacking(gate: Gate, counts: JobCounts, claimed: int) -> int:
-    fitting = bisect.bisect_left(
-        range(1, gate.submits), True, key=lambda jobs: not gate.condition.room_on(counts, jobs - 1 + claimed)
+            return Decision(Verdict.WAIT, f"{own.seen()}: waiting, {hold}")
+        return Decision(Verdict.OPEN, f"{own.seen()}: passes, {gate.condition.text}")
+    need, clauses = unmet[-1]
+    shut_by = need.claimed if all(each.has_room(more) for each in needs) else None
+    who = "" if need is own else "the connection "
+    room = f" with room for {gate.submits}" if more else ""
+    return Decision(
+        Verdict.WAIT,
+        f"{need.seen(str(shut_by or ''))}: waiting, {who}needs {clauses}{room}",
+        shut_by=shut_by,
+        lacks=_lacking(gate.submits, needs),
     )
-    return gate.submits - fitting if fitting else 0
 
 
-def listed(counts: JobCounts, states: Collection[str], claimed: str = "", queue_name: str | None = None) -> str:
+def _lacking(submits: int, needs: Collection[_Need]) -> int:
+    def is_too_many(jobs: int) -> bool:
+        return not all(need.has_room(jobs - 1 + need.claimed.jobs) for need in needs)
+
+    fitting = bisect.bisect_left(range(1, submits), True, key=is_too_many)
+    return submits - fitting if fitting else 0
+
+
+def listed(counts: JobCounts, states: Collection[str], claimed: str = "") -> str:
     """
     List what was reported: the states that matter, and every other one that holds jobs; and claims.
 
     :param counts: what the cluster reported
     :param states: the names that matter, besides ``running`` and ``queued``
     :param claimed: what is claimed, as a person reads it; empty where nothing is
-    :param queue_name: the queue that they are of; None: all of them together
     """
     matter = {*states, "running", "queued"}
     parts = []
@@ -168,22 +177,10 @@ def listed(counts: JobCounts, states: Collection[str], claimed: str = "", queue_
             parts[-1] += f" ({claimed})"
     if claimed and counts.queued is None:
         parts.append(claimed)
-    return (f"queue {queue_name}: " if queue_name else "") + ", ".join(parts)
+    return ", ".join(parts)
 
 
-def record(gate: Gate, observation: Observation, *, scnet_conn_id: str, claimed: int) -> dict[str, Any]:
-    """
-    Return the decision of a gate that opened as a JSON-native record.
-
-    :param gate: what the author asked
-    :param observation: what it opened on
-    :param scnet_conn_id: the connection it asked through
-    :param claimed: jobs of other gates that were counted on top
-    """
-    return {**observed(gate.condition, observation, scnet_conn_id=scnet_conn_id), "claimed": claimed}
-
-
-def observed(condition: Condition, observation: Observation, *, scnet_conn_id: str) -> dict[str, Any]:
+def record(condition: Condition, observation: Observation, *, scnet_conn_id: str) -> dict[str, Any]:
     """
     Return what a condition was found to hold on as a JSON-native record.
 

@@ -49,7 +49,8 @@ class Reporter:
 
     def __init__(self, log: Log, name: str = ""):
         self._log = log
-        self._name = f"{name}: " if name else ""
+        #: How its lines begin.
+        self.name = f"{name}: " if name else ""
         self._said_at = 0.0
         # What was said of each subject, and when.
         self._noted: dict[str, tuple[str, float]] = {}
@@ -63,13 +64,13 @@ class Reporter:
             said = self._noted.get(subject)
             if said is None or (note != said[0] and at - said[1] >= REPEAT_AFTER):
                 self._noted[subject] = note, at
-                self._log.warning("%s%s", self._name, note)
+                self._log.warning("%s%s", self.name, note)
 
     def report(self, decision: Decision, at: float) -> bool:
         """Say a decision that differs from the last one, or where that is long ago; return whether it was said."""
-        if (decision is self.last or decision == self.last) and at - self._said_at < REPEAT_AFTER:
+        if decision == self.last and at - self._said_at < REPEAT_AFTER:
             return False
         self.last, self._said_at = decision, at
         say = self._log.warning if decision.trouble else self._log.info
-        say("%s%s", self._name, decision)
+        say("%s%s", self.name, decision)
         return True

@@ -75,14 +75,14 @@ class Admission:
                 continue
             seen = self._observation.of(place.queue_name)
             claimed, of_account = self._counted(gate, seen)
-            decision = place.evaluator.decide(seen, claimed, "", self._decide, of_account)
+            decision = place.evaluator.take(self._decide(gate.asks, seen, claimed, "", of_account))
             if decision.shut_by:
                 self.shut_by_claims.add(place.queue_name if decision.shut_by is claimed else None)
             if decision.shut_by and seen.by_list:
                 # The counts may lack jobs that the list shows: both have to have room, without claims of these.
                 unlisted = self._counted(gate, seen, is_listed=True)
                 views = [
-                    place.evaluator.decide(view, unlisted[0], "", self._decide, unlisted[1])
+                    place.evaluator.take(self._decide(gate.asks, view, unlisted[0], "", unlisted[1]))
                     for view in (seen.by_list, seen)
                 ]
                 if all(each.verdict is Verdict.OPEN for each in views):
@@ -97,7 +97,7 @@ class Admission:
                     gate.opens_on = place.conn_id
                     self.openings.append((place, seen, decision, claimed.jobs, claim))
                     continue
-                decision = place.evaluator.decide(seen, claimed, reason, self._decide, of_account)
+                decision = place.evaluator.take(self._decide(gate.asks, seen, claimed, reason, of_account))
             if decision.lacks:
                 self.short.append((gate, decision.lacks))
             self.decisions.append((place, seen, decision))

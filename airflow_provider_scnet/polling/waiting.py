@@ -115,7 +115,7 @@ class WaitingGate:
             withdraw()
             return False
         self._withdraw = withdraw
-        left = record(self.asks, seen, scnet_conn_id=conn_id, claimed=claimed)
+        left = {**record(self.asks.condition, seen, scnet_conn_id=conn_id), "claimed": claimed}
         self.end((self._clusters.outcome(conn_id, decision), left))
         return True
 

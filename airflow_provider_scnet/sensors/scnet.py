@@ -20,8 +20,7 @@ from airflow.providers.common.compat.sdk import (
     PokeReturnValue,
 )
 
-from airflow_provider_scnet.gate.condition import Condition
-from airflow_provider_scnet.gate.gate import Gate, named, named_connections, named_queue, number_of_jobs
+from airflow_provider_scnet.gate.gate import Gate, named, named_connections
 from airflow_provider_scnet.sensors.scnet_job import ScnetJobSensor
 from airflow_provider_scnet.sensors.start_and_end import (
     EXECUTION_TIMEOUT_ENDS_DEFERRALS,
@@ -133,9 +132,9 @@ class ScnetJobCountSensor(BaseSensorOperator):
         self.use_worker = use_worker
         # A template may render to nothing, and nothing must neither become the connection's own user nor all
         # queues, nor switch a guard off.
-        self._names_a_user = user_name is not None
-        self._names_a_queue = queue_name is not None
-        self._has_a_guard = fail_when is not None
+        self._given = [
+            name for name in ("user_name", "queue_name", "fail_when") if getattr(self, name) is not None
+        ]
         # A mapped gate is built on the worker, where execute() checks it in a way that heeds soft_fail.
         if not getattr(self, "_BaseOperator__from_mapped", False):
             self._check_what_is_no_template()
@@ -171,21 +170,18 @@ class ScnetJobCountSensor(BaseSensorOperator):
     def _check_what_is_no_template(self) -> None:
         self._check_mode()
         dag, fields = self.get_dag(), ScnetJobCountSensor.template_fields
-        known = {field: not is_template(getattr(self, field), dag) for field in fields}
-        if known["condition"] and known["submits"]:
-            Gate.of(self.condition, None, self.submits).checked()
-        elif known["condition"]:
-            Condition(self.condition)
-        elif known["submits"]:
-            number_of_jobs(self.submits)
-        if self.fail_when is not None and known["fail_when"]:
-            Condition(self.fail_when)
-        if known["scnet_conn_id"]:
+        known = {field: value for field in fields if not is_template(value := getattr(self, field), dag)}
+        # In place of what is not known yet stands what is no mistake.
+        Gate.of(
+            known.get("condition", "total >= 0"),
+            known.get("fail_when"),
+            known.get("submits", 1),
+            known.get("queue_name"),
+        ).checked()
+        if "scnet_conn_id" in known:
             self._set_connections()
-        if self.user_name is not None and known["user_name"]:
+        if known.get("user_name") is not None:
             self.user_name = named("user_name", self.user_name)
-        if self.queue_name is not None and known["queue_name"]:
-            self.queue_name = named_queue(self.queue_name)
 
     def execute(self, context: Context) -> Any:
         """
@@ -352,7 +348,7 @@ class ScnetJobCountSensor(BaseSensorOperator):
             self._pause = max(self._pause, observation.pause)
             decision = evaluator.judge(observation)
             if decision.verdict is Verdict.OPEN:
-                xcom_value = record(gate, observation, scnet_conn_id=conn_id, claimed=0)
+                xcom_value = {**record(gate.condition, observation, scnet_conn_id=conn_id), "claimed": 0}
                 return PokeReturnValue(is_done=True, xcom_value=xcom_value)
             outcome = self._clusters.outcome(conn_id, decision)
             if decision.verdict is Verdict.FAIL and outcome.verdict is Verdict.WAIT:
@@ -404,12 +400,10 @@ class ScnetJobCountSensor(BaseSensorOperator):
         try:
             self._check_mode()
             self._set_connections()
-            if self._names_a_user:
+            if emptied := next((name for name in self._given if getattr(self, name) is None), None):
+                raise ValueError(f"{emptied} is given but empty")
+            if self.user_name is not None:
                 self.user_name = named("user_name", self.user_name)
-            if self._has_a_guard and self.fail_when is None:
-                raise ValueError("fail_when is given but empty")
-            if self._names_a_queue:
-                self.queue_name = named_queue(self.queue_name)
             self._submission_tasks()
             return Gate.of(self.condition, self.fail_when, self.submits, self.queue_name).checked()
         except ValueError as e:

@@ -15,12 +15,13 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_provider_scnet.event_loop.log_thread import ThreadedLog
 from airflow_provider_scnet.event_loop.shielded_call import ShieldedCall
 from airflow_provider_scnet.gate.condition import Condition
-from airflow_provider_scnet.gate.decision import Verdict, observed
+from airflow_provider_scnet.gate.decision import Verdict, record
 from airflow_provider_scnet.gate.gate import named, named_queue
 from airflow_provider_scnet.gate.reporter import REPEAT_AFTER, Reporter
-from airflow_provider_scnet.gate.rising_edge import Edge, EdgeEvaluator
+from airflow_provider_scnet.gate.rising_edge import RisingEdge
 from airflow_provider_scnet.polling.waiting import Watcher
 from airflow_provider_scnet.triggers import shared_accounts
+from airflow_provider_scnet.triggers.arguments import arguments
 
 if TYPE_CHECKING:
     BaseEventTrigger = BaseTrigger
@@ -88,17 +89,8 @@ class ScnetJobCountEventTrigger(BaseEventTrigger):
         self._checked()
         if self._unknown:
             raise ValueError(f"a watcher has no parameter {', '.join(self._unknown)}")
-        return (
-            "airflow_provider_scnet.triggers.scnet.ScnetJobCountEventTrigger",
-            {
-                "condition": self.condition,
-                "rearm_when": self.rearm_when,
-                "user_name": self.user_name,
-                "scnet_conn_id": self.scnet_conn_id,
-                "queue_name": self.queue_name,
-                "poke_interval": self.poke_interval,
-            },
-        )
+        path = "airflow_provider_scnet.triggers.scnet.ScnetJobCountEventTrigger"
+        return path, arguments(self, ScnetJobCountEventTrigger)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Watch for ever: a watcher that ends is started again at once."""
@@ -114,33 +106,37 @@ class ScnetJobCountEventTrigger(BaseEventTrigger):
                 await asyncio.sleep(REPEAT_AFTER)
         # In the triggerer's own log, beside all others.
         reporter = Reporter(log, name=f"watcher of '{self.condition}' ({self.scnet_conn_id})")
-        evaluator, memory = EdgeEvaluator(edge, reporter), self._memory()
+        watched = arguments(self, ScnetJobCountEventTrigger)
+        del watched["poke_interval"]
+        # Airflow before 3.3 has no such store.
+        memory = _Memory(getattr(self, "asset_state_store", None), watched)
         poller = shared_accounts.accounts().poller(self.scnet_conn_id, self.user_name)
         watcher = Watcher(self.poke_interval, self.queue_name)
         poller.add(watcher)
         try:
             while True:
                 observation = await watcher.next_observation()
-                if memory and not memory.is_read:
-                    evaluator.armed = await memory.read()
-                if memory is None or memory.is_read:
-                    verdict = evaluator.judge(observation).verdict
+                if not memory.is_read:
+                    edge.armed = await memory.read()
+                if memory.is_read:
+                    decision = edge.judge(observation)
+                    reporter.note(observation.notes, observation.at)
+                    reporter.report(decision, observation.at)
                     await log.flush()
-                    if verdict is Verdict.OPEN:
-                        seen = observed(edge.condition, observation, scnet_conn_id=self.scnet_conn_id)
+                    if decision.verdict is Verdict.OPEN:
+                        seen = record(edge.condition, observation, scnet_conn_id=self.scnet_conn_id)
                         yield TriggerEvent(seen)  # type: ignore[no-untyped-call]
-                        if memory:
-                            # Whoever dies in between fires twice: better than a run that never starts.
-                            await asyncio.sleep(STORED_AFTER)
-                    if memory and evaluator.armed is not None:
-                        await memory.write(evaluator.armed)
-                if memory and memory.trouble:
+                        # Whoever dies in between fires twice: better than a run that never starts.
+                        await asyncio.sleep(STORED_AFTER)
+                    if edge.armed is not None:
+                        await memory.write(edge.armed)
+                if memory.trouble:
                     reporter.note([memory.trouble], observation.at)
                     await log.flush()
         finally:
             poller.remove(watcher)
 
-    def _checked(self) -> Edge:
+    def _checked(self) -> RisingEdge:
         """
         Read the parameters, strictly.
 
@@ -149,7 +145,7 @@ class ScnetJobCountEventTrigger(BaseEventTrigger):
         if self.queue_name is not None:
             self.queue_name = named_queue(self.queue_name)
         rearm_when = None if self.rearm_when is None else Condition(self.rearm_when)
-        edge = Edge(Condition(self.condition), rearm_when, self.queue_name)
+        edge = RisingEdge(Condition(self.condition), rearm_when)
         interval = self.poke_interval
         if isinstance(interval, bool) or not isinstance(interval, (int, float)) or not 0 < interval < math.inf:
             raise ValueError(f"poke_interval is no number of seconds above 0: {str(interval)[:80]!r}")
@@ -158,28 +154,12 @@ class ScnetJobCountEventTrigger(BaseEventTrigger):
             self.user_name = named("user_name", self.user_name)
         return edge
 
-    def _memory(self) -> _Memory | None:
-        """Return where it remembers; None where Airflow has no such place."""
-        store = getattr(self, "asset_state_store", None)
-        if store is None:
-            return None
-        return _Memory(
-            store,
-            {
-                "condition": self.condition,
-                "rearm_when": self.rearm_when,
-                "user_name": self.user_name,
-                "scnet_conn_id": self.scnet_conn_id,
-                "queue_name": self.queue_name,
-            },
-        )
-
 
 class _Memory:
     """
     Whether a watcher is armed, in the state store of its asset.
 
-    :param store: Airflow's accessor of the store
+    :param store: Airflow's accessor of the store; None: it remembers nothing
     :param watched: what tells this watcher from others of the asset; a person reads it beside the answer
     """
 
@@ -189,7 +169,7 @@ class _Memory:
         digest = hashlib.sha256(json.dumps(watched, sort_keys=True).encode()).hexdigest()
         self._key = f"scnet-watcher-{digest[:16]}"
         self._written: bool | None = None
-        self.is_read = False
+        self.is_read = store is None
         #: Why the store does not do what it is for; empty where it does.
         self.trouble = ""
 

@@ -13,6 +13,7 @@ from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.log_thread import ThreadedLog
 from airflow_provider_scnet.event_loop.shielded_call import ShieldedCall
 from airflow_provider_scnet.polling.job_poller import AwaitedJob, JobPoller
+from airflow_provider_scnet.triggers.arguments import arguments
 from airflow_provider_scnet.triggers.scnet import SETTLE
 from airflow_provider_scnet.triggers.task_states import AirflowTaskStates
 
@@ -73,21 +74,7 @@ class ScnetJobTrigger(BaseTrigger):
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what another triggerer needs to go on with the wait."""
-        return (
-            "airflow_provider_scnet.triggers.job.ScnetJobTrigger",
-            {
-                "scnet_conn_id": self.scnet_conn_id,
-                "job_id": self.job_id,
-                "scheduler_id": self.scheduler_id,
-                "poll_interval": self.poll_interval,
-                "until": self.until,
-                "start_by": self.start_by,
-                "settle": self.settle,
-                "cancel_on_kill": self.cancel_on_kill,
-                "began_at": self.began_at,
-                "try_number": self.try_number,
-            },
-        )
+        return "airflow_provider_scnet.triggers.job.ScnetJobTrigger", arguments(self, ScnetJobTrigger)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and tell a worker."""

@@ -26,6 +26,7 @@ from airflow_provider_scnet.gate.reporter import Log
 from airflow_provider_scnet.polling.waiting import Place, WaitingGate
 from airflow_provider_scnet.triggers import shared_accounts
 from airflow_provider_scnet.triggers.airflow_access import HAS_DATABASE
+from airflow_provider_scnet.triggers.arguments import arguments
 from airflow_provider_scnet.triggers.asset_watcher import IGNORED, ScnetJobCountEventTrigger
 
 __all__ = ["ScnetJobCountEventTrigger", "ScnetJobCountTrigger"]
@@ -123,30 +124,10 @@ class ScnetJobCountTrigger(BaseTrigger):
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what another triggerer needs to go on with the wait."""
-        return (
-            "airflow_provider_scnet.triggers.scnet.ScnetJobCountTrigger",
-            {
-                "condition": self.condition,
-                "fail_when": self.fail_when,
-                "user_name": self.user_name,
-                "scnet_conn_id": self.scnet_conn_id,
-                "queue_name": self.queue_name,
-                "submits": self.submits,
-                "claim_ttl": self.claim_ttl,
-                "submitted_by": self.submitted_by,
-                "upstream": self.upstream,
-                "gates_upstream": self.gates_upstream,
-                "after_past_runs": self.after_past_runs,
-                "tell_job_id": self.tell_job_id,
-                "priority_weight": self.priority_weight,
-                "poke_interval": self.poke_interval,
-                "timeout": self.timeout,
-                "silent_fail": self.silent_fail,
-                "end_task": self.end_task,
-                "push_decision": self.push_decision,
-                **({"echo": self.echo} if self.echo else {}),
-            },
-        )
+        stored = arguments(self, ScnetJobCountTrigger)
+        if not self.echo:
+            del stored["echo"]
+        return "airflow_provider_scnet.triggers.scnet.ScnetJobCountTrigger", stored
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, then end the task from here, or hand it to a worker."""
@@ -190,9 +171,7 @@ class ScnetJobCountTrigger(BaseTrigger):
 
     async def _wait(self, waiting: WaitingGate, log: Log) -> dict[str, Any]:
         left = self._seconds_left()
-        pollers = {
-            conn_id: shared_accounts.accounts().poller(conn_id, self.user_name) for conn_id in self._conn_ids
-        }
+        conn_ids, accounts = self._conn_ids, shared_accounts.accounts()
         evaluators = {
             conn_id: GateEvaluator(
                 waiting.asks,
@@ -201,32 +180,29 @@ class ScnetJobCountTrigger(BaseTrigger):
                 answered=self._waited() > FIRST_POLL,
                 silent_fail=self.silent_fail,
                 wait_for=left,
-                name=conn_id if len(pollers) > 1 else "",
+                name=conn_id if len(conn_ids) > 1 else "",
             )
-            for conn_id in pollers
+            for conn_id in conn_ids
         }
         with contextlib.ExitStack() as leave:
             if left is not None:
                 timer = asyncio.get_running_loop().call_later(max(left, 0.0), waiting.end, None)
                 leave.callback(timer.cancel)
-            for conn_id, poller in pollers.items():
+            for conn_id, evaluator in evaluators.items():
                 if waiting.has_ended:
                     break
-                place = Place(waiting, conn_id, self.poke_interval, evaluators[conn_id])
+                poller = accounts.poller(conn_id, self.user_name)
+                place = Place(waiting, conn_id, self.poke_interval, evaluator)
                 poller.add(place)
                 leave.callback(poller.remove, place)
                 # Of several clusters that have room the first in the order given opens it.
-                if len(pollers) > 1:
+                if len(conn_ids) > 1:
                     await waiting.first_answer(conn_id)
             outcome = await waiting.outcome()
         if outcome:
             decision, record = outcome
             return {"verdict": decision.verdict.value, "message": str(decision), "decision": record}
-        seen = "; ".join(
-            f"{conn_id}: {each.last}" if len(evaluators) > 1 else str(each.last)
-            for conn_id, each in evaluators.items()
-            if each.last
-        )
+        seen = "; ".join(f"{each.name}{each.last}" for each in evaluators.values() if each.last)
         return {"verdict": Verdict.TIMEOUT.value, "message": f"last seen: {seen}" if seen else ""}
 
     @property
