@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterator, Mapping, MutableMapping
+from collections.abc import Collection, Iterator, Mapping
 
 from airflow_provider_scnet.claims.claim_terms import GateId, Instances, Terms
 from airflow_provider_scnet.claims.expiry import LONGEST_PHASE, TABLE, Phase, Row, Scope
@@ -36,9 +36,8 @@ class Claim:
     :param gate: the gate; None where Airflow does not know it, as in ``dag.test()``
     :param terms: what it claims
     :param opened_at: when the gate opened, by the wall clock
-    :param since: when its phase began
+    :param since: when its phase began, or began anew
     :param asked_at: when Airflow was asked for the youngest answer about it; an older answer may come later
-    :param starts: when a submission was last seen to start, by its gate's DAG and task
     :param phase: how far it is
     :param is_closed: whether nothing further is to come: its gate waits again, or no task is known behind it
     """
@@ -49,7 +48,6 @@ class Claim:
     opened_at: float
     since: float
     asked_at: float
-    starts: MutableMapping[tuple[str, str], float] = dataclasses.field(default_factory=dict)
     phase: Phase = Phase.OPENING
     is_closed: bool = False
     #: The first of its tasks that has not ended, and Airflow's state of it; for people.
@@ -85,12 +83,10 @@ class Claim:
 
     def ends(self, scope: Scope = Scope.EVERYBODY) -> float:
         """Return when it ceases to count for somebody, if nothing happens before."""
-        begin, spans = self.since, [self.row.everybody.of(self.terms)]
+        spans = [self.row.everybody.of(self.terms)]
         if scope is Scope.OWN_TASK:
             spans.append(self.row.own_task.of(self.terms))
-        if self.row.since_last_start and self.gate:
-            begin = max(begin, self.starts.get(self.gate.task, -math.inf))
-        end = min(begin + max(spans), self.since + LONGEST_PHASE)
+        end = self.since + min(max(spans), LONGEST_PHASE)
         # Where Airflow does not answer, it counts for its time from the last answer.
         return min(end, self.asked_at + self.terms.ttl) if self.is_unended else end
 
@@ -124,8 +120,6 @@ class Claim:
             # It had expired while it ran: its jobs were counted long ago.
             self.is_closed = True
             return
-        if phase in (Phase.STARTED, Phase.ENDED) and self.gate:
-            self.starts[self.gate.task] = now
         self.phase, self._changed_at = phase, now
         # What never counts does not do so on an observation either that was made just before Airflow was asked.
         self.since = now if self.row.counts else -math.inf

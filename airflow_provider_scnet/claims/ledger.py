@@ -66,7 +66,6 @@ class Ledger:
         self._one_at_a_time = asyncio.Lock()
         self._follower = Follower(airflow)
         self._claims: dict[str, Claim] = {}
-        self._starts: dict[tuple[str, str], float] = {}
         # Claims of nobody that may be written, and since when.
         self._void: dict[str, float] = {}
         # What is written, in which phase each claim is there, and when it was read.
@@ -78,7 +77,7 @@ class Ledger:
     def claim(self, gate: GateId | None, terms: Terms) -> Claim:
         """Make a claim, which counts once it is kept."""
         now = clock.now()
-        return Claim(next(self._ids), gate, terms, clock.wall(), now, now, self._starts)
+        return Claim(next(self._ids), gate, terms, clock.wall(), now, now)
 
     def keep(self, claims: Iterable[Claim]) -> None:
         """Count claims from now on. Those of gates that Airflow does not know need not be decided in a turn."""
@@ -259,16 +258,13 @@ class Ledger:
         text = await self._store.get(self._key) or ""
         if text != self._text:
             rows = await _in_thread(record.loads, text) if len(text) > LONG_TEXT else record.loads(text)
-            now, offset = clock.now(), clock.wall() - clock.now()
             self._note_written({row.id: row.phase for row in rows})
             for row in rows:
-                start = max(min(now, row.last_start - offset), self._starts.get(row.gate.task, -math.inf))
-                self._starts[row.gate.task] = start
                 if row.id not in self._void:
-                    known = self._claims.get(row.id) or self._claims.setdefault(row.id, row.claim(self._starts))
+                    known = self._claims.get(row.id) or self._claims.setdefault(row.id, row.claim())
                     if row.is_closed and not known.is_closed:
                         # Its gate waits again in another process, which alone can tell what that means.
-                        known.close(row.phase, now)
+                        known.close(row.phase, clock.now())
             self._text = text
         self._read_at, self._trouble = clock.now(), ""
 

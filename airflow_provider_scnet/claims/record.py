@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from airflow_provider_scnet.claims.claim import Claim
@@ -35,9 +35,8 @@ def to_json(claims: Iterable[Claim]) -> dict[str, Any]:
         if gate := claim.gate:
             name = gate.task, claim.terms
             if name not in groups:
-                start, terms = claim.starts.get(gate.task, -math.inf), dataclasses.asdict(claim.terms)
+                terms = dataclasses.asdict(claim.terms)
                 groups[name] = {"dag": gate.dag_id, "task": gate.task_id, "terms": terms, "claims": []}
-                groups[name]["last_start"] = _moment(start + offset)
             moments = _moment(claim.opened_at), _moment(claim.since + offset)
             row = claim.id, gate.run_id, gate.map_index, claim.phase.value, claim.is_closed, *moments
             groups[name]["claims"].append(row)
@@ -54,15 +53,13 @@ class Written(NamedTuple):
     since: float
     phase: Phase
     is_closed: bool
-    #: When a submission behind a gate of its task was last seen to start.
-    last_start: float
 
-    def claim(self, starts: MutableMapping[tuple[str, str], float]) -> Claim:
-        """Return it as a claim of this process, which notes in ``starts`` when submissions start."""
+    def claim(self) -> Claim:
+        """Return it as a claim of this process."""
         # A clock that is ahead must not make a claim last for longer than from now on.
         now, offset = clock.now(), clock.wall() - clock.now()
-        moments, how_far = (self.opened_at, min(now, self.since - offset), now), (self.phase, self.is_closed)
-        return Claim(self.id, self.gate, self.terms, *moments, starts, *how_far)
+        moments = self.opened_at, min(now, self.since - offset), now
+        return Claim(self.id, self.gate, self.terms, *moments, self.phase, self.is_closed)
 
 
 def loads(text: str) -> list[Written]:
@@ -85,13 +82,13 @@ def loads(text: str) -> list[Written]:
     claims: list[Written] = []
     for group in _list(found.get("gates")):
         with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError, OverflowError):
-            terms, last_start = _terms(**group["terms"]), _read_moment(group.get("last_start"))
+            terms = _terms(**group["terms"])
             if isinstance(group["dag"], str) and isinstance(group["task"], str):
                 for row in _list(group["claims"]):
                     if isinstance(row, (list, tuple)) and len(row) == 7 and _is_readable(*row):
                         id_, run_id, map_index, phase, is_closed, opened_at, since = row
                         gate, begin = GateId(group["dag"], run_id, group["task"], map_index), _read_moment(since)
-                        what = Phase(phase), bool(is_closed), last_start
+                        what = Phase(phase), bool(is_closed)
                         claims.append(Written(id_, gate, terms, opened_at, begin, *what))
     return claims
 

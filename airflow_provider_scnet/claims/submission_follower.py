@@ -9,6 +9,7 @@ from typing import Protocol
 
 from airflow_provider_scnet.claims.claim import Claim
 from airflow_provider_scnet.claims.claim_terms import GateId, Instances
+from airflow_provider_scnet.claims.expiry import Phase
 from airflow_provider_scnet.client.unexpected_error import unexpected
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.shielded_call import ShieldedCall
@@ -93,7 +94,12 @@ class Follower:
         unclear = {gate.run_id for claim, gate in gates if claim.asks_about_run(states.get(gate.run_id, {}))}
         runs = await self._airflow.run_states(dag_id, unclear) if unclear else {}
         # No ``await`` below: whoever decides meets all of an answer, or nothing of it.
-        now = clock.now()
+        now, started = clock.now(), set[str]()
         for claim, gate in gates:
-            jobs = {each[1:]: job_ids[each] for each in doubts[claim] if each in job_ids}
+            before, jobs = claim.phase, {each[1:]: job_ids[each] for each in doubts[claim] if each in job_ids}
             claim.follow(states.get(gate.run_id, {}), runs.get(gate.run_id), asked_at, now, jobs)
+            if claim.phase is not before and claim.phase in (Phase.STARTED, Phase.ENDED):
+                started.add(gate.task_id)
+        for claim, gate in gates:
+            if gate.task_id in started and claim.row.since_last_start:
+                claim.since = now
