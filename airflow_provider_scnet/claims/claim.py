@@ -55,7 +55,6 @@ class Claim:
     state: str | None = None
 
     def __post_init__(self) -> None:
-        self._changed_at = self.asked_at
         self._gate_has_ended = False
         # Instances that wait in reschedule mode: they have run in this try, whatever state follows.
         self._rescheduled: set[tuple[str, int]] = set()
@@ -83,6 +82,9 @@ class Claim:
 
     def ends(self, scope: Scope = Scope.EVERYBODY) -> float:
         """Return when it ceases to count for somebody, if nothing happens before."""
+        if not self.row.counts:
+            # Nor does it on an observation that was made just before Airflow was asked.
+            return -math.inf
         spans = [self.row.everybody.of(self.terms)]
         if scope is Scope.OWN_TASK:
             spans.append(self.row.own_task.of(self.terms))
@@ -103,11 +105,11 @@ class Claim:
 
     def is_followed(self, at: float) -> bool:
         """Tell whether Airflow is asked about it, where the oldest observation in use was made at some moment."""
-        return not self.is_closed and (self.is_unended or self.since == -math.inf or self.scope(at) > Scope.NOBODY)
+        return not self.is_closed and (self.is_unended or not self.row.counts or self.scope(at) > Scope.NOBODY)
 
     def is_forgotten(self, now: float) -> bool:
         """Tell whether it need not be written down any longer."""
-        kept_from = self._changed_at + (LONGEST_PHASE if self.is_unended else 0.0)
+        kept_from = self.since + (LONGEST_PHASE if self.is_unended else 0.0)
         return now >= max(kept_from, self.ends(Scope.OWN_TASK)) + KEPT_AFTER
 
     # What changes
@@ -120,9 +122,7 @@ class Claim:
             # It had expired while it ran: its jobs were counted long ago.
             self.is_closed = True
             return
-        self.phase, self._changed_at = phase, now
-        # What never counts does not do so on an observation either that was made just before Airflow was asked.
-        self.since = now if self.row.counts else -math.inf
+        self.phase, self.since = phase, now
 
     def close(self, phase: Phase, now: float) -> None:
         """Note that its gate waits: again, so that its submission may have ended, or on, so that it is dropped."""
@@ -135,7 +135,7 @@ class Claim:
     def waits_again(self, deferred_at: float, now: float) -> None:
         """Note that its gate waits here, since later than it opened; when it was deferred is by the wall clock."""
         # Where the same deferral goes on, a triggerer died before Airflow took its event.
-        goes_on = self.phase is Phase.OPENING and not self._gate_has_ended and deferred_at <= self.opened_at
+        goes_on = self.phase is Phase.OPENING and deferred_at <= self.opened_at
         if goes_on and clock.wall() < self.opened_at + ON_ITS_WAY:
             # Two triggerers may run a gate for a moment, where both take it over from a third: what the one lets
             # through Airflow takes, and then ends the wait in the other.

@@ -257,14 +257,14 @@ class Ledger:
     async def _read(self) -> None:
         text = await self._store.get(self._key) or ""
         if text != self._text:
-            rows = await _in_thread(record.loads, text) if len(text) > LONG_TEXT else record.loads(text)
-            self._note_written({row.id: row.phase for row in rows})
-            for row in rows:
-                if row.id not in self._void:
-                    known = self._claims.get(row.id) or self._claims.setdefault(row.id, row.claim())
-                    if row.is_closed and not known.is_closed:
+            found = await _in_thread(record.loads, text) if len(text) > LONG_TEXT else record.loads(text)
+            self._note_written({each.id: each.phase for each in found})
+            for each in found:
+                if each.id not in self._void:
+                    known = self._claims.setdefault(each.id, each)
+                    if each.is_closed and not known.is_closed:
                         # Its gate waits again in another process, which alone can tell what that means.
-                        known.close(row.phase, clock.now())
+                        known.close(each.phase, clock.now())
             self._text = text
         self._read_at, self._trouble = clock.now(), ""
 
