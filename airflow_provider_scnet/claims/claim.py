@@ -33,7 +33,7 @@ class Claim:
     What one gate that opened has claimed. Times are seconds by the event loop's clock, where nothing else is said.
 
     :param id: its name, of which there is no other
-    :param gate: the gate; None where Airflow does not know it, as in ``dag.test()``
+    :param gate: the gate, which Airflow may not know
     :param terms: what it claims
     :param opened_at: when the gate opened, by the wall clock
     :param since: when its phase began, or began anew
@@ -43,16 +43,13 @@ class Claim:
     """
 
     id: str
-    gate: GateId | None
+    gate: GateId
     terms: Terms
     opened_at: float
     since: float
     asked_at: float
     phase: Phase = Phase.OPENING
     is_closed: bool = False
-    #: The first of its tasks that has not ended, and Airflow's state of it; for people.
-    awaited: Awaited | None = None
-    state: str | None = None
 
     def __post_init__(self) -> None:
         self._gate_has_ended = False
@@ -62,11 +59,10 @@ class Claim:
         self.jobs: dict[tuple[str, int], str] = {}
         # The instances that wait for theirs.
         self._submitted: set[tuple[str, int]] = set()
-        if self.gate and self.terms.tasks.submit:
-            task_id, is_own = next(iter(self.terms.tasks.submit.items()))
-            self._await(task_id, self.gate.map_index if is_own else -1)
-        else:
-            self.is_closed = True
+        submit = self.terms.tasks.submit
+        self.is_closed = self.is_closed or not (self.gate and submit)
+        task_id, is_own = next(iter(submit.items()), (self.gate.task_id, True))
+        self._await(task_id, self.gate.map_index if is_own else -1)
 
     # What is derived from the table
 
@@ -177,7 +173,7 @@ class Claim:
         :param now: the time
         :param jobs: the ids of jobs that instances in doubt have left
         """
-        if asked_at < self.asked_at or self.is_closed or self.gate is None:
+        if asked_at < self.asked_at or self.is_closed:
             return
         self.asked_at = asked_at
         self.jobs.update(jobs)
@@ -206,7 +202,7 @@ class Claim:
     @property
     def _submits_itself(self) -> bool:
         """Whether the task waits for room, submits and waits for its job, all in one."""
-        return self.gate is not None and self.gate.task_id in self.terms.tasks.submit
+        return self.gate.task_id in self.terms.tasks.submit
 
     def _follow_itself(self, instances: Instances, state: str | None, now: float) -> None:
         if state == "success":
@@ -253,7 +249,7 @@ class Claim:
     def _instances(self, instances: Instances, tasks: Mapping[str, bool]) -> Iterator[tuple[str, int, str | None]]:
         for task_id, is_own in tasks.items():
             found = instances.get(task_id, {})
-            if is_own and self.gate:
+            if is_own:
                 # A mapped task that is not expanded yet has a single instance.
                 own = self.gate.map_index if self.gate.map_index in found else -1
                 found = {own: found[own]} if own in found else {}
@@ -261,6 +257,6 @@ class Claim:
                 yield task_id, map_index, state
 
     def _await(self, task_id: str, map_index: int, state: str | None = None) -> None:
-        if self.gate:
-            label = task_id.rpartition(".")[2] + (f"[{map_index}]" if map_index >= 0 else "")
-            self.awaited, self.state = Awaited(label, self.gate.dag_id, self.gate.run_id), state
+        label = task_id.rpartition(".")[2] + (f"[{map_index}]" if map_index >= 0 else "")
+        #: The first of its tasks that has not ended, and Airflow's state of it; for people.
+        self.awaited, self.state = Awaited(label, self.gate.dag_id, self.gate.run_id), state

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from airflow_provider_scnet.claims import record
 from airflow_provider_scnet.claims.claim import Claim
-from airflow_provider_scnet.claims.claim_terms import GateId, Terms
+from airflow_provider_scnet.claims.claim_terms import UNKNOWN_GATE, GateId, Terms
 from airflow_provider_scnet.claims.expiry import Phase, Scope
 from airflow_provider_scnet.claims.submission_follower import FOLLOW_EVERY, Follower, TaskStates
 from airflow_provider_scnet.claims.totals import Totals
@@ -77,7 +77,7 @@ class Ledger:
     def claim(self, gate: GateId | None, terms: Terms) -> Claim:
         """Make a claim, which counts once it is kept."""
         now = clock.now()
-        return Claim(next(self._ids), gate, terms, clock.wall(), now, now)
+        return Claim(next(self._ids), gate or UNKNOWN_GATE, terms, clock.wall(), now, now)
 
     def keep(self, claims: Iterable[Claim]) -> None:
         """Count claims from now on. Those of gates that Airflow does not know need not be decided in a turn."""
@@ -132,7 +132,7 @@ class Ledger:
             except (StoreError, record.UnknownFormatError) as error:
                 self._trouble = f"{error}; nothing opens that has to claim"
         for claim in self._claims.values():
-            began_at, deferred_at = waiting.get(claim.gate, (-math.inf, 0.0)) if claim.gate else (-math.inf, 0.0)
+            began_at, deferred_at = waiting.get(claim.gate, (-math.inf, 0.0))
             if claim.opened_at < began_at and not claim.is_closed:
                 claim.waits_again(deferred_at, clock.now())
         if self._follower.heard < since:
@@ -270,8 +270,9 @@ class Ledger:
 
     async def _write(self, claims: Iterable[Claim]) -> None:
         now = clock.now()
-        kept = [each for each in (*self._claims.values(), *claims) if not each.is_forgotten(now)]
-        found, written = record.to_json(kept), {each.id: each.phase for each in kept if each.gate}
+        known = (*self._claims.values(), *claims)
+        kept = [each for each in known if each.gate and not each.is_forgotten(now)]
+        found, written = record.to_json(kept), {each.id: each.phase for each in kept}
         text = await _in_thread(json.dumps, found) if len(self._text) > LONG_TEXT else json.dumps(found)
         # Until the answer nobody knows what is written.
         self._text = "?"
@@ -281,12 +282,12 @@ class Ledger:
         self._void = {id_: at for id_, at in self._void.items() if now < at + _REMEMBERED}
 
     def _note_written(self, written: dict[str, Phase]) -> None:
-        self._written, mine = written, {each.id for each in self._mine()}
+        self._written, now = written, clock.now()
         # What others have taken back is gone. What is mine counts, whatever became of it there.
         self._claims = {
             id_: each
             for id_, each in self._claims.items()
-            if id_ in self._written or id_ in mine or (each.gate is None and not each.is_forgotten(clock.now()))
+            if id_ in written or (id_.startswith(self._name) and not each.is_forgotten(now))
         }
 
     # What people are told
@@ -296,7 +297,7 @@ class Ledger:
         now = clock.now()
         stalled: dict[tuple[str, str, Phase], list[Claim]] = {}
         for each in self._claims.values():
-            if each.gate and each.is_unended and each.row.hint and each.scope(now) < Scope.EVERYBODY:
+            if each.is_unended and each.row.hint and each.scope(now) < Scope.EVERYBODY:
                 stalled.setdefault((*each.gate.task, each.phase), []).append(each)
         notes = [Note(_stalled(each), key=str(kind)) for kind, each in stalled.items()]
         if self._trouble:
@@ -324,11 +325,7 @@ def _is_awaited(claim: Claim) -> bool:
 
 def _stalled(claims: list[Claim]) -> str:
     first, more = claims[0], f" (and {len(claims) - 1} more)" if len(claims) > 1 else ""
-    task = (
-        f"{first.awaited.task} of DAG '{first.awaited.dag_id}', run '{first.awaited.run_id}'"
-        if first.awaited
-        else str(first.gate)
-    )
+    task = f"{first.awaited.task} of DAG '{first.awaited.dag_id}', run '{first.awaited.run_id}'"
     return (
         f"the submission {task}{more} does not start (state: {first.state or 'none'}); its claim keeps no gates "
         f"of other tasks shut any longer: {first.row.hint}"

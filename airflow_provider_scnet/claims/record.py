@@ -28,19 +28,18 @@ class UnknownFormatError(Exception):
 
 
 def to_json(claims: Iterable[Claim]) -> dict[str, Any]:
-    """Return claims as something to be written. Those of gates that Airflow does not know are left out."""
+    """Return claims as something to be written."""
     # Moments are written by the wall clock, which all machines share.
     offset = clock.wall() - clock.now()
     groups: dict[tuple[tuple[str, str], Terms], dict[str, Any]] = {}
     for claim in claims:
-        if gate := claim.gate:
-            name = gate.task, claim.terms
-            if name not in groups:
-                terms = dataclasses.asdict(claim.terms)
-                groups[name] = {"dag": gate.dag_id, "task": gate.task_id, "terms": terms, "claims": []}
-            moments = round(claim.opened_at, 3), round(claim.since + offset, 3)
-            row = claim.id, gate.run_id, gate.map_index, claim.phase.value, claim.is_closed, *moments
-            groups[name]["claims"].append(row)
+        gate, name = claim.gate, (claim.gate.task, claim.terms)
+        if name not in groups:
+            terms = dataclasses.asdict(claim.terms)
+            groups[name] = {"dag": gate.dag_id, "task": gate.task_id, "terms": terms, "claims": []}
+        moments = round(claim.opened_at, 3), round(claim.since + offset, 3)
+        row = claim.id, gate.run_id, gate.map_index, claim.phase.value, claim.is_closed, *moments
+        groups[name]["claims"].append(row)
     return {"format": FORMAT, "gates": list(groups.values())}
 
 
