@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from airflow_provider_scnet.claims.claim import Claim
 from airflow_provider_scnet.claims.claim_terms import GateId, SubmissionTasks, Terms
 from airflow_provider_scnet.claims.expiry import Phase
+from airflow_provider_scnet.claims.variable_store import NotDecidedError
 from airflow_provider_scnet.event_loop import clock
 
 #: What is written, and how long a turn takes: processes that differ in it must not decide side by side.
@@ -21,10 +22,6 @@ FORMAT = 1
 _MOST_JOBS = 10**9
 
 T = TypeVar("T")
-
-
-class UnknownFormatError(Exception):
-    """Another version of this provider wrote the claims."""
 
 
 def to_json(claims: Iterable[Claim]) -> dict[str, Any]:
@@ -47,7 +44,7 @@ def loads(text: str) -> list[Claim]:
     """
     Read claims, but what somebody spoilt by hand.
 
-    :raises UnknownFormatError: where another version of this provider wrote it
+    :raises NotDecidedError: where another version of this provider wrote it
     """
     found: Any = None
     with contextlib.suppress(ValueError, RecursionError):
@@ -56,7 +53,7 @@ def loads(text: str) -> list[Claim]:
         return []
     if found["format"] != FORMAT:
         formats = f"format {str(found['format'])[:20]}, this one knows {FORMAT}"
-        raise UnknownFormatError(
+        raise NotDecidedError(
             f"claims were written by another version of this provider ({formats}): let all triggerers have one "
             "version"
         )

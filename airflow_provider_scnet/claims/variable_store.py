@@ -29,7 +29,11 @@ class Variables(Protocol):
         """Write a Variable."""
 
 
-class StoreError(Exception):
+class NotDecidedError(Exception):
+    """Nothing may open now; its text says why."""
+
+
+class StoreError(NotDecidedError):
     """A Variable could not be read or written, or it is not known whether it was."""
 
 
