@@ -53,12 +53,11 @@ class Claim:
 
     def __post_init__(self) -> None:
         self._gate_has_ended = False
-        # Instances that wait in reschedule mode: they have run in this try, whatever state follows.
-        self._rescheduled: set[tuple[str, int]] = set()
         #: The ids of jobs, by the task id and the map index of the instance that has submitted each.
         self.jobs: dict[tuple[str, int], str] = {}
-        # The instances that wait for theirs.
-        self._submitted: set[tuple[str, int]] = set()
+        # The states for which those of instances stand that go on with the same try: "running" where one waits in
+        # reschedule mode, and "success" where it has submitted and waits for its job.
+        self._stand_for: dict[tuple[str, int], str] = {}
         submit = self.terms.tasks.submit
         self.is_closed = self.is_closed or not (self.gate and submit)
         task_id, is_own = next(iter(submit.items()), (self.gate.task_id, True))
@@ -140,16 +139,16 @@ class Claim:
 
     def in_doubt(self, instances: Instances) -> list[tuple[str, int]]:
         """Return the instances that may have submitted, or have: of which job is not known."""
-        if self.is_closed or not self.terms.tasks.tell_job_id:
+        if self.is_closed:
             return []
-        known: dict[str | None, Collection[tuple[str, int]]] = {"success": self.jobs}
+        tasks = self.terms.tasks
         # First it is deferred as the gate that it was. Airflow logs an error where an XCom is not there.
-        if not self._submits_itself or clock.wall() >= self.opened_at + ON_ITS_WAY:
-            known["deferred"] = self._submitted
+        is_on_its_way = self._submits_itself and clock.wall() < self.opened_at + ON_ITS_WAY
+        states = ("success",) if is_on_its_way else ("success", "deferred")
         return [
-            each[:2]
-            for each in self._instances(instances, self.terms.tasks.submit)
-            if each[0] in self.terms.tasks.tell_job_id and each[2] in known and each[:2] not in known[each[2]]
+            (task_id, map_index)
+            for task_id, map_index, state in self._instances(instances, tasks.submit)
+            if task_id in tasks.tell_job_id and state in states and (task_id, map_index) not in self.jobs
         ]
 
     def asks_about_run(self, instances: Instances) -> bool:
@@ -177,7 +176,7 @@ class Claim:
             return
         self.asked_at = asked_at
         self.jobs.update(jobs)
-        self._submitted.update(jobs)
+        self._stand_for.update(dict.fromkeys(jobs, "success"))
         gate_state = instances.get(self.gate.task_id, {}).get(self.gate.map_index, "removed")
         if self._submits_itself:
             self._follow_itself(instances, gate_state, now)
@@ -211,24 +210,24 @@ class Claim:
         elif state not in _GOES_ON:
             # It may have submitted, in whatever state it was seen last; its next try is behind a gate again.
             self.close(Phase.DROPPED if state in _ENDED and state not in _HAS_RUN else Phase.ENDED, now)
-        elif state != "deferred" or self._submitted:
+        elif state != "deferred" or self.jobs:
             self.enter(self._phase_by(instances), now)
         # Deferred: its event is under way; or it does not know yet whether it has submitted.
 
     def _phase_by(self, instances: Instances) -> Phase:
-        found = list(self._instances(instances, self.terms.tasks.submit))
-        for task_id, map_index, state in found:
+        found: list[tuple[str, int, str | None]] = []
+        for task_id, map_index, state in self._instances(instances, self.terms.tasks.submit):
+            name = task_id, map_index
             if state == "up_for_reschedule":
-                self._rescheduled.add((task_id, map_index))
-            elif state not in ("scheduled", "queued", "running"):
-                self._rescheduled.discard((task_id, map_index))
-            if state not in _GOES_ON:
-                self._submitted.discard((task_id, map_index))
-            if state != "success" and (task_id, map_index) not in self._submitted:
+                self._stand_for[name] = "running"
+            elif state not in _GOES_ON:
+                self._stand_for.pop(name, None)
+            counts_as = self._stand_for.get(name, state)
+            if counts_as != "success":
                 # Its next try submits another job.
-                self.jobs.pop((task_id, map_index), None)
-        found = [(*each[:2], "success" if each[:2] in self._submitted else each[2]) for each in found]
-        pending = [each for each in found if each[2] in _PENDING and each[:2] not in self._rescheduled]
+                self.jobs.pop(name, None)
+            found.append((task_id, map_index, counts_as))
+        pending = [each for each in found if each[2] in _PENDING]
         stateless = [each for each in found if each[2] is None]
         unended = pending or stateless or [each for each in found if each[2] not in _ENDED]
         if unended:

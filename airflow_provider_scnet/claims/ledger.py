@@ -273,23 +273,17 @@ class Ledger:
         for each in self._claims.values():
             if each.is_unended and each.row.hint and each.scope(now) < Scope.EVERYBODY:
                 stalled.setdefault((*each.gate.task, each.phase), []).append(each)
-        notes = [Note(_stalled(each), key=str(kind)) for kind, each in stalled.items()]
-        if self._trouble:
-            notes.append(Note(self._trouble, key="variables"))
+        said = {str(kind): _stalled(each) for kind, each in stalled.items()}
+        said["variables"] = self._trouble
         if self._store.is_given_up:
-            notes.append(
-                Note(
-                    "Airflow's Variables cannot be used: gates go by what this triggerer alone has let through, "
-                    "so that several triggerers may submit more than the condition allows",
-                    key="given up",
-                )
+            said["given up"] = (
+                "Airflow's Variables cannot be used: gates go by what this triggerer alone has let through, so "
+                "that several triggerers may submit more than the condition allows"
             )
         if trouble := self._follower.trouble:
             so = "gates stay as shut as they were, and claims of which nothing is heard expire"
-            notes.append(
-                Note(f"Airflow does not say what became of submissions ({trouble}): {so}", key="follower")
-            )
-        return notes
+            said["follower"] = f"Airflow does not say what became of submissions ({trouble}): {so}"
+        return [Note(text, key=about) for about, text in said.items() if text]
 
 
 def _is_awaited(claim: Claim) -> bool:
