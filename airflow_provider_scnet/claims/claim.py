@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterator, Mapping, MutableMapping
+from collections.abc import Collection, Iterator, Mapping
 
 from airflow_provider_scnet.claims.claim_terms import GateId, Instances, Terms
 from airflow_provider_scnet.claims.expiry import LONGEST_PHASE, TABLE, Phase, Row, Scope
@@ -33,43 +33,35 @@ class Claim:
     What one gate that opened has claimed. Times are seconds by the event loop's clock, where nothing else is said.
 
     :param id: its name, of which there is no other
-    :param gate: the gate; None where Airflow does not know it, as in ``dag.test()``
+    :param gate: the gate, which Airflow may not know
     :param terms: what it claims
     :param opened_at: when the gate opened, by the wall clock
-    :param since: when its phase began
+    :param since: when its phase began, or began anew
     :param asked_at: when Airflow was asked for the youngest answer about it; an older answer may come later
-    :param starts: when a submission was last seen to start, by its gate's DAG and task
     :param phase: how far it is
     :param is_closed: whether nothing further is to come: its gate waits again, or no task is known behind it
     """
 
     id: str
-    gate: GateId | None
+    gate: GateId
     terms: Terms
     opened_at: float
     since: float
     asked_at: float
-    starts: MutableMapping[tuple[str, str], float] = dataclasses.field(default_factory=dict)
     phase: Phase = Phase.OPENING
     is_closed: bool = False
-    #: The first of its tasks that has not ended, and Airflow's state of it; for people.
-    awaited: Awaited | None = None
-    state: str | None = None
 
     def __post_init__(self) -> None:
-        self._changed_at = self.asked_at
         self._gate_has_ended = False
-        # Instances that wait in reschedule mode: they have run in this try, whatever state follows.
-        self._rescheduled: set[tuple[str, int]] = set()
         #: The ids of jobs, by the task id and the map index of the instance that has submitted each.
         self.jobs: dict[tuple[str, int], str] = {}
-        # The instances that wait for theirs.
-        self._submitted: set[tuple[str, int]] = set()
-        if self.gate and self.terms.tasks.submit:
-            task_id, is_own = next(iter(self.terms.tasks.submit.items()))
-            self._await(task_id, self.gate.map_index if is_own else -1)
-        else:
-            self.is_closed = True
+        # The states for which those of instances stand that go on with the same try: "running" where one waits in
+        # reschedule mode, and "success" where it has submitted and waits for its job.
+        self._stand_for: dict[tuple[str, int], str] = {}
+        submit = self.terms.tasks.submit
+        self.is_closed = self.is_closed or not (self.gate and submit)
+        task_id, is_own = next(iter(submit.items()), (self.gate.task_id, True))
+        self._await(task_id, self.gate.map_index if is_own else -1)
 
     # What is derived from the table
 
@@ -85,12 +77,13 @@ class Claim:
 
     def ends(self, scope: Scope = Scope.EVERYBODY) -> float:
         """Return when it ceases to count for somebody, if nothing happens before."""
-        begin, spans = self.since, [self.row.everybody.of(self.terms)]
+        if not self.row.counts:
+            # Nor does it on an observation that was made just before Airflow was asked.
+            return -math.inf
+        spans = [self.row.everybody.of(self.terms)]
         if scope is Scope.OWN_TASK:
             spans.append(self.row.own_task.of(self.terms))
-        if self.row.since_last_start and self.gate:
-            begin = max(begin, self.starts.get(self.gate.task, -math.inf))
-        end = min(begin + max(spans), self.since + LONGEST_PHASE)
+        end = self.since + min(max(spans), LONGEST_PHASE)
         # Where Airflow does not answer, it counts for its time from the last answer.
         return min(end, self.asked_at + self.terms.ttl) if self.is_unended else end
 
@@ -107,11 +100,11 @@ class Claim:
 
     def is_followed(self, at: float) -> bool:
         """Tell whether Airflow is asked about it, where the oldest observation in use was made at some moment."""
-        return not self.is_closed and (self.is_unended or self.since == -math.inf or self.scope(at) > Scope.NOBODY)
+        return not self.is_closed and (self.is_unended or not self.row.counts or self.scope(at) > Scope.NOBODY)
 
     def is_forgotten(self, now: float) -> bool:
         """Tell whether it need not be written down any longer."""
-        kept_from = self._changed_at + (LONGEST_PHASE if self.is_unended else 0.0)
+        kept_from = self.since + (LONGEST_PHASE if self.is_unended else 0.0)
         return now >= max(kept_from, self.ends(Scope.OWN_TASK)) + KEPT_AFTER
 
     # What changes
@@ -124,11 +117,7 @@ class Claim:
             # It had expired while it ran: its jobs were counted long ago.
             self.is_closed = True
             return
-        if phase in (Phase.STARTED, Phase.ENDED) and self.gate:
-            self.starts[self.gate.task] = now
-        self.phase, self._changed_at = phase, now
-        # What never counts does not do so on an observation either that was made just before Airflow was asked.
-        self.since = now if self.row.counts else -math.inf
+        self.phase, self.since = phase, now
 
     def close(self, phase: Phase, now: float) -> None:
         """Note that its gate waits: again, so that its submission may have ended, or on, so that it is dropped."""
@@ -141,7 +130,7 @@ class Claim:
     def waits_again(self, deferred_at: float, now: float) -> None:
         """Note that its gate waits here, since later than it opened; when it was deferred is by the wall clock."""
         # Where the same deferral goes on, a triggerer died before Airflow took its event.
-        goes_on = self.phase is Phase.OPENING and not self._gate_has_ended and deferred_at <= self.opened_at
+        goes_on = self.phase is Phase.OPENING and deferred_at <= self.opened_at
         if goes_on and clock.wall() < self.opened_at + ON_ITS_WAY:
             # Two triggerers may run a gate for a moment, where both take it over from a third: what the one lets
             # through Airflow takes, and then ends the wait in the other.
@@ -150,16 +139,16 @@ class Claim:
 
     def in_doubt(self, instances: Instances) -> list[tuple[str, int]]:
         """Return the instances that may have submitted, or have: of which job is not known."""
-        if self.is_closed or not self.terms.tasks.tell_job_id:
+        if self.is_closed:
             return []
-        known: dict[str | None, Collection[tuple[str, int]]] = {"success": self.jobs}
+        tasks = self.terms.tasks
         # First it is deferred as the gate that it was. Airflow logs an error where an XCom is not there.
-        if not self._submits_itself or clock.wall() >= self.opened_at + ON_ITS_WAY:
-            known["deferred"] = self._submitted
+        is_on_its_way = self._submits_itself and clock.wall() < self.opened_at + ON_ITS_WAY
+        states = ("success",) if is_on_its_way else ("success", "deferred")
         return [
-            each[:2]
-            for each in self._instances(instances, self.terms.tasks.submit)
-            if each[0] in self.terms.tasks.tell_job_id and each[2] in known and each[:2] not in known[each[2]]
+            (task_id, map_index)
+            for task_id, map_index, state in self._instances(instances, tasks.submit)
+            if task_id in tasks.tell_job_id and state in states and (task_id, map_index) not in self.jobs
         ]
 
     def asks_about_run(self, instances: Instances) -> bool:
@@ -183,11 +172,11 @@ class Claim:
         :param now: the time
         :param jobs: the ids of jobs that instances in doubt have left
         """
-        if asked_at < self.asked_at or self.is_closed or self.gate is None:
+        if asked_at < self.asked_at or self.is_closed:
             return
         self.asked_at = asked_at
         self.jobs.update(jobs)
-        self._submitted.update(jobs)
+        self._stand_for.update(dict.fromkeys(jobs, "success"))
         gate_state = instances.get(self.gate.task_id, {}).get(self.gate.map_index, "removed")
         if self._submits_itself:
             self._follow_itself(instances, gate_state, now)
@@ -212,7 +201,7 @@ class Claim:
     @property
     def _submits_itself(self) -> bool:
         """Whether the task waits for room, submits and waits for its job, all in one."""
-        return self.gate is not None and self.gate.task_id in self.terms.tasks.submit
+        return self.gate.task_id in self.terms.tasks.submit
 
     def _follow_itself(self, instances: Instances, state: str | None, now: float) -> None:
         if state == "success":
@@ -221,24 +210,24 @@ class Claim:
         elif state not in _GOES_ON:
             # It may have submitted, in whatever state it was seen last; its next try is behind a gate again.
             self.close(Phase.DROPPED if state in _ENDED and state not in _HAS_RUN else Phase.ENDED, now)
-        elif state != "deferred" or self._submitted:
+        elif state != "deferred" or self.jobs:
             self.enter(self._phase_by(instances), now)
         # Deferred: its event is under way; or it does not know yet whether it has submitted.
 
     def _phase_by(self, instances: Instances) -> Phase:
-        found = list(self._instances(instances, self.terms.tasks.submit))
-        for task_id, map_index, state in found:
+        found: list[tuple[str, int, str | None]] = []
+        for task_id, map_index, state in self._instances(instances, self.terms.tasks.submit):
+            name = task_id, map_index
             if state == "up_for_reschedule":
-                self._rescheduled.add((task_id, map_index))
-            elif state not in ("scheduled", "queued", "running"):
-                self._rescheduled.discard((task_id, map_index))
-            if state not in _GOES_ON:
-                self._submitted.discard((task_id, map_index))
-            if state != "success" and (task_id, map_index) not in self._submitted:
+                self._stand_for[name] = "running"
+            elif state not in _GOES_ON:
+                self._stand_for.pop(name, None)
+            counts_as = self._stand_for.get(name, state)
+            if counts_as != "success":
                 # Its next try submits another job.
-                self.jobs.pop((task_id, map_index), None)
-        found = [(*each[:2], "success" if each[:2] in self._submitted else each[2]) for each in found]
-        pending = [each for each in found if each[2] in _PENDING and each[:2] not in self._rescheduled]
+                self.jobs.pop(name, None)
+            found.append((task_id, map_index, counts_as))
+        pending = [each for each in found if each[2] in _PENDING]
         stateless = [each for each in found if each[2] is None]
         unended = pending or stateless or [each for each in found if each[2] not in _ENDED]
         if unended:
@@ -259,7 +248,7 @@ class Claim:
     def _instances(self, instances: Instances, tasks: Mapping[str, bool]) -> Iterator[tuple[str, int, str | None]]:
         for task_id, is_own in tasks.items():
             found = instances.get(task_id, {})
-            if is_own and self.gate:
+            if is_own:
                 # A mapped task that is not expanded yet has a single instance.
                 own = self.gate.map_index if self.gate.map_index in found else -1
                 found = {own: found[own]} if own in found else {}
@@ -267,6 +256,6 @@ class Claim:
                 yield task_id, map_index, state
 
     def _await(self, task_id: str, map_index: int, state: str | None = None) -> None:
-        if self.gate:
-            label = task_id.rpartition(".")[2] + (f"[{map_index}]" if map_index >= 0 else "")
-            self.awaited, self.state = Awaited(label, self.gate.dag_id, self.gate.run_id), state
+        label = task_id.rpartition(".")[2] + (f"[{map_index}]" if map_index >= 0 else "")
+        #: The first of its tasks that has not ended, and Airflow's state of it; for people.
+        self.awaited, self.state = Awaited(label, self.gate.dag_id, self.gate.run_id), state

@@ -30,6 +30,10 @@ class GateId:
     task_id: str
     map_index: int = -1
 
+    def __bool__(self) -> bool:
+        """Tell whether Airflow knows it."""
+        return bool(self.dag_id)
+
     @property
     def task(self) -> tuple[str, str]:
         """The DAG and the task."""
@@ -38,6 +42,10 @@ class GateId:
     def __str__(self) -> str:
         index = f"[{self.map_index}]" if self.map_index >= 0 else ""
         return f"{self.task_id}{index} (DAG '{self.dag_id}', run '{self.run_id}')"
+
+
+#: A gate that Airflow does not know, as in ``dag.test()``. It is false.
+UNKNOWN_GATE = GateId("", "", "")
 
 
 @dataclasses.dataclass(frozen=True)

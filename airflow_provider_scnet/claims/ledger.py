@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import itertools
 import json
@@ -11,16 +12,16 @@ import math
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from airflow_provider_scnet.claims import record
 from airflow_provider_scnet.claims.claim import Claim
-from airflow_provider_scnet.claims.claim_terms import GateId, Terms
+from airflow_provider_scnet.claims.claim_terms import UNKNOWN_GATE, GateId, Terms
 from airflow_provider_scnet.claims.expiry import Phase, Scope
 from airflow_provider_scnet.claims.submission_follower import FOLLOW_EVERY, Follower, TaskStates
 from airflow_provider_scnet.claims.totals import Totals
-from airflow_provider_scnet.claims.turn import LONGEST_SECTION, Turn, TurnNotFreeError
-from airflow_provider_scnet.claims.variable_store import Store, StoreError, Variables
+from airflow_provider_scnet.claims.turn import LONGEST_SECTION, Turn
+from airflow_provider_scnet.claims.variable_store import NotDecidedError, Store, Variables
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.gate.reporter import Note
 
@@ -28,18 +29,10 @@ from airflow_provider_scnet.gate.reporter import Note
 MOST_TRIES = 3
 #: Seconds within which the ends of claims bring one poll: gates that open together submit one after another.
 TOGETHER = 3 * FOLLOW_EVERY
-#: Characters of JSON that take a thread of their own: a thousand claims, a few milliseconds.
-LONG_TEXT = 100_000
-#: Seconds for which claims are remembered that were written too late, or taken back: a late message brings them.
-_REMEMBERED = 3600.0
 
 
 class Airflow(TaskStates, Variables, Protocol):
     """How to ask Airflow, and to write into it."""
-
-
-class NotDecidedError(Exception):
-    """Nothing may open now; its text says why."""
 
 
 class Ledger:
@@ -66,11 +59,9 @@ class Ledger:
         self._one_at_a_time = asyncio.Lock()
         self._follower = Follower(airflow)
         self._claims: dict[str, Claim] = {}
-        self._starts: dict[tuple[str, str], float] = {}
-        # Claims of nobody that may be written, and since when.
-        self._void: dict[str, float] = {}
-        # What is written, in which phase each claim is there, and when it was read.
-        self._text = ""
+        # The ids of claims that were written too late, or taken back: a late message brings them.
+        self._void: set[str] = set()
+        # In which phase each claim is written, and when that was read.
         self._written: dict[str, Phase] = {}
         self._read_at = -math.inf
         self._trouble = ""
@@ -78,18 +69,17 @@ class Ledger:
     def claim(self, gate: GateId | None, terms: Terms) -> Claim:
         """Make a claim, which counts once it is kept."""
         now = clock.now()
-        return Claim(next(self._ids), gate, terms, clock.wall(), now, now, self._starts)
+        return Claim(next(self._ids), gate or UNKNOWN_GATE, terms, clock.wall(), now, now)
 
     def keep(self, claims: Iterable[Claim]) -> None:
         """Count claims from now on. Those of gates that Airflow does not know need not be decided in a turn."""
-        for claim in claims:
-            self._claims[claim.id] = claim
-            self._void.pop(claim.id, None)
+        self._claims.update((claim.id, claim) for claim in claims)
 
-    def withdraw(self, claim: Claim) -> None:
-        """Take back the claim of a gate that did not open after all."""
-        self._claims.pop(claim.id, None)
-        self._void[claim.id] = clock.now()
+    def withdraw(self, *claims: Claim) -> None:
+        """Take back the claims of gates that did not open after all."""
+        for claim in claims:
+            self._claims.pop(claim.id, None)
+            self._void.add(claim.id)
 
     def totals(self, at: float, queue_name: str | None = None, listed: Collection[str] = ()) -> Totals:
         """Return what gates that ask about a queue count on top of an observation that was made at some moment."""
@@ -130,10 +120,10 @@ class Ledger:
             try:
                 async with self._one_at_a_time:
                     await self._read()
-            except (StoreError, record.UnknownFormatError) as error:
+            except NotDecidedError as error:
                 self._trouble = f"{error}; nothing opens that has to claim"
         for claim in self._claims.values():
-            began_at, deferred_at = waiting.get(claim.gate, (-math.inf, 0.0)) if claim.gate else (-math.inf, 0.0)
+            began_at, deferred_at = waiting.get(claim.gate, (-math.inf, 0.0))
             if claim.opened_at < began_at and not claim.is_closed:
                 claim.waits_again(deferred_at, clock.now())
         if self._follower.heard < since:
@@ -171,7 +161,7 @@ class Ledger:
     def has_to_write(self) -> bool:
         """Whether what is written lacks a claim that counts, or holds one of nobody."""
         now = clock.now()
-        return not self._void.keys().isdisjoint(self._written) or any(
+        return not self._void.isdisjoint(self._written) or any(
             each.id not in self._written and each.scope(now) for each in self._mine()
         )
 
@@ -200,46 +190,40 @@ class Ledger:
         :param admit: lets gates decide on what is claimed, and returns the claims of those that open
         :raises NotDecidedError: where none of them may open
         """
-        claims: Collection[Claim] = ()
         async with self._one_at_a_time:
-            why = ""
             try:
-                for _ in range(MOST_TRIES):
-                    async with self._turn.taken(self._read) as section:
-                        if section is None:
-                            why = "other triggerers decide at the same moment"
-                            continue
-                        # Who is late already must not write what it read long ago.
-                        if section.is_in_time:
-                            claims = await self._write_decision(admit)
-                            if not claims or section.is_in_time:
-                                self.keep(claims)
-                                return
-                        took = f"it took Airflow {section.seconds:.1f} s to read the turn and write the claims"
-                        why = f"{took}, which must not take more than {LONGEST_SECTION:g} s"
-            except TurnNotFreeError:
-                why = "another triggerer decides, or died while it did"
-            except StoreError as error:
-                if self._store.is_given_up:
-                    self.keep(admit())
-                    return
-                why = str(error)
-            except record.UnknownFormatError as error:
-                why = str(error)
-            except BaseException:
-                # Nobody is told that they open.
-                for claim in claims:
-                    self.withdraw(claim)
-                raise
-            raise NotDecidedError(why)
+                await self._decide(admit)
+            except NotDecidedError:
+                if not self._store.is_given_up:
+                    raise
+                self.keep(admit())
 
-    async def _write_decision(self, admit: Callable[[], Collection[Claim]]) -> Collection[Claim]:
-        claims = admit()
-        if claims or self.is_unsettled:
-            # Nobody's, until it is known that they were written in time.
-            self._void.update({each.id: clock.now() for each in claims})
-            await self._write(claims)
-        return claims
+    async def _decide(self, admit: Callable[[], Collection[Claim]]) -> None:
+        claims: Collection[Claim] = ()
+        why = ""
+        try:
+            for _ in range(MOST_TRIES):
+                # What was written too late.
+                self.withdraw(*claims)
+                async with self._turn.taken(self._read) as section:
+                    if section is None:
+                        why = "other triggerers decide at the same moment"
+                        continue
+                    # Who is late already must not write what it read long ago.
+                    if section.is_in_time:
+                        claims = admit()
+                        self.keep(claims)
+                        if self.is_unsettled:
+                            await self._write()
+                        if not claims or section.is_in_time:
+                            return
+                    took = f"it took Airflow {section.seconds:.1f} s to read the turn and write the claims"
+                    why = f"{took}, which must not take more than {LONGEST_SECTION:g} s"
+            raise NotDecidedError(why)
+        except BaseException:
+            # Nobody is told that they open.
+            self.withdraw(*claims)
+            raise
 
     async def settle(self) -> None:
         """
@@ -248,49 +232,36 @@ class Ledger:
         Whoever comes next, or to another process, would have to take what ended long ago for what ended just now.
         """
         if not any(map(_is_awaited, self._mine())) and self.is_unsettled:
-            try:
+            with contextlib.suppress(NotDecidedError):
                 await self.decide(tuple)
-            except NotDecidedError:
-                # It is not worth more than that. What is written is read again before anything opens.
-                self._written = {id_: phase for id_, phase in self._written.items() if id_ not in self._void}
-                self._written |= {each.id: each.phase for each in self._mine()}
+            # It is worth one try. What is written is read again before anything opens.
+            self._written = {each.id: each.phase for each in self._mine()}
 
     async def _read(self) -> None:
-        text = await self._store.get(self._key) or ""
-        if text != self._text:
-            rows = await _in_thread(record.loads, text) if len(text) > LONG_TEXT else record.loads(text)
-            now, offset = clock.now(), clock.wall() - clock.now()
-            self._note_written({row.id: row.phase for row in rows})
-            for row in rows:
-                start = max(min(now, row.last_start - offset), self._starts.get(row.gate.task, -math.inf))
-                self._starts[row.gate.task] = start
-                if row.id not in self._void:
-                    known = self._claims.get(row.id) or self._claims.setdefault(row.id, row.claim(self._starts))
-                    if row.is_closed and not known.is_closed:
-                        # Its gate waits again in another process, which alone can tell what that means.
-                        known.close(row.phase, now)
-            self._text = text
+        found = record.loads(await self._store.get(self._key) or "")
+        for each in found:
+            if each.id not in self._void:
+                known = self._claims.setdefault(each.id, each)
+                if each.is_closed and not known.is_closed:
+                    # Its gate waits again in another process, which alone can tell what that means.
+                    known.close(each.phase, clock.now())
+        self._note_written({each.id: each.phase for each in found})
         self._read_at, self._trouble = clock.now(), ""
 
-    async def _write(self, claims: Iterable[Claim]) -> None:
+    async def _write(self) -> None:
         now = clock.now()
-        kept = [each for each in (*self._claims.values(), *claims) if not each.is_forgotten(now)]
-        found, written = record.to_json(kept), {each.id: each.phase for each in kept if each.gate}
-        text = await _in_thread(json.dumps, found) if len(self._text) > LONG_TEXT else json.dumps(found)
-        # Until the answer nobody knows what is written.
-        self._text = "?"
-        await self._store.set(self._key, text, self._description)
-        self._text = text
+        kept = [each for each in self._claims.values() if each.gate and not each.is_forgotten(now)]
+        written = {each.id: each.phase for each in kept}
+        await self._store.set(self._key, json.dumps(record.to_json(kept)), self._description)
         self._note_written(written)
-        self._void = {id_: at for id_, at in self._void.items() if now < at + _REMEMBERED}
 
     def _note_written(self, written: dict[str, Phase]) -> None:
-        self._written, mine = written, {each.id for each in self._mine()}
+        self._written, now = written, clock.now()
         # What others have taken back is gone. What is mine counts, whatever became of it there.
         self._claims = {
             id_: each
             for id_, each in self._claims.items()
-            if id_ in self._written or id_ in mine or (each.gate is None and not each.is_forgotten(clock.now()))
+            if id_ in written or (id_.startswith(self._name) and not each.is_forgotten(now))
         }
 
     # What people are told
@@ -300,25 +271,19 @@ class Ledger:
         now = clock.now()
         stalled: dict[tuple[str, str, Phase], list[Claim]] = {}
         for each in self._claims.values():
-            if each.gate and each.is_unended and each.row.hint and each.scope(now) < Scope.EVERYBODY:
+            if each.is_unended and each.row.hint and each.scope(now) < Scope.EVERYBODY:
                 stalled.setdefault((*each.gate.task, each.phase), []).append(each)
-        notes = [Note(_stalled(each), key=str(kind)) for kind, each in stalled.items()]
-        if self._trouble:
-            notes.append(Note(self._trouble, key="variables"))
+        said = {str(kind): _stalled(each) for kind, each in stalled.items()}
+        said["variables"] = self._trouble
         if self._store.is_given_up:
-            notes.append(
-                Note(
-                    "Airflow's Variables cannot be used: gates go by what this triggerer alone has let through, "
-                    "so that several triggerers may submit more than the condition allows",
-                    key="given up",
-                )
+            said["given up"] = (
+                "Airflow's Variables cannot be used: gates go by what this triggerer alone has let through, so "
+                "that several triggerers may submit more than the condition allows"
             )
         if trouble := self._follower.trouble:
             so = "gates stay as shut as they were, and claims of which nothing is heard expire"
-            notes.append(
-                Note(f"Airflow does not say what became of submissions ({trouble}): {so}", key="follower")
-            )
-        return notes
+            said["follower"] = f"Airflow does not say what became of submissions ({trouble}): {so}"
+        return [Note(text, key=about) for about, text in said.items() if text]
 
 
 def _is_awaited(claim: Claim) -> bool:
@@ -328,16 +293,8 @@ def _is_awaited(claim: Claim) -> bool:
 
 def _stalled(claims: list[Claim]) -> str:
     first, more = claims[0], f" (and {len(claims) - 1} more)" if len(claims) > 1 else ""
-    task = (
-        f"{first.awaited.task} of DAG '{first.awaited.dag_id}', run '{first.awaited.run_id}'"
-        if first.awaited
-        else str(first.gate)
-    )
+    task = f"{first.awaited.task} of DAG '{first.awaited.dag_id}', run '{first.awaited.run_id}'"
     return (
         f"the submission {task}{more} does not start (state: {first.state or 'none'}); its claim keeps no gates "
         f"of other tasks shut any longer: {first.row.hint}"
     )
-
-
-async def _in_thread(function: Callable[[Any], Any], given: Any) -> Any:
-    return await asyncio.get_running_loop().run_in_executor(None, function, given)

@@ -7,69 +7,44 @@ import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, MutableMapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from airflow_provider_scnet.claims.claim import Claim
 from airflow_provider_scnet.claims.claim_terms import GateId, SubmissionTasks, Terms
 from airflow_provider_scnet.claims.expiry import Phase
+from airflow_provider_scnet.claims.variable_store import NotDecidedError
 from airflow_provider_scnet.event_loop import clock
 
 #: What is written, and how long a turn takes: processes that differ in it must not decide side by side.
 FORMAT = 1
 
 _MOST_JOBS = 10**9
-_PHASES = {phase.value for phase in Phase}
 
-
-class UnknownFormatError(Exception):
-    """Another version of this provider wrote the claims."""
+T = TypeVar("T")
 
 
 def to_json(claims: Iterable[Claim]) -> dict[str, Any]:
-    """Return claims as something to be written. Those of gates that Airflow does not know are left out."""
+    """Return claims as something to be written."""
     # Moments are written by the wall clock, which all machines share.
     offset = clock.wall() - clock.now()
     groups: dict[tuple[tuple[str, str], Terms], dict[str, Any]] = {}
     for claim in claims:
-        if gate := claim.gate:
-            name = gate.task, claim.terms
-            if name not in groups:
-                start, terms = claim.starts.get(gate.task, -math.inf), dataclasses.asdict(claim.terms)
-                groups[name] = {"dag": gate.dag_id, "task": gate.task_id, "terms": terms, "claims": []}
-                groups[name]["last_start"] = _moment(start + offset)
-            moments = _moment(claim.opened_at), _moment(claim.since + offset)
-            row = claim.id, gate.run_id, gate.map_index, claim.phase.value, claim.is_closed, *moments
-            groups[name]["claims"].append(row)
+        gate, name = claim.gate, (claim.gate.task, claim.terms)
+        if name not in groups:
+            terms = dataclasses.asdict(claim.terms)
+            groups[name] = {"dag": gate.dag_id, "task": gate.task_id, "terms": terms, "claims": []}
+        moments = round(claim.opened_at, 3), round(claim.since + offset, 3)
+        row = claim.id, gate.run_id, gate.map_index, claim.phase.value, claim.is_closed, *moments
+        groups[name]["claims"].append(row)
     return {"format": FORMAT, "gates": list(groups.values())}
 
 
-class Written(NamedTuple):
-    """A claim as it is written. Moments are by the wall clock, which all machines share."""
-
-    id: str
-    gate: GateId
-    terms: Terms
-    opened_at: float
-    since: float
-    phase: Phase
-    is_closed: bool
-    #: When a submission behind a gate of its task was last seen to start.
-    last_start: float
-
-    def claim(self, starts: MutableMapping[tuple[str, str], float]) -> Claim:
-        """Return it as a claim of this process, which notes in ``starts`` when submissions start."""
-        # A clock that is ahead must not make a claim last for longer than from now on.
-        now, offset = clock.now(), clock.wall() - clock.now()
-        moments, how_far = (self.opened_at, min(now, self.since - offset), now), (self.phase, self.is_closed)
-        return Claim(self.id, self.gate, self.terms, *moments, starts, *how_far)
-
-
-def loads(text: str) -> list[Written]:
+def loads(text: str) -> list[Claim]:
     """
     Read claims, but what somebody spoilt by hand.
 
-    :raises UnknownFormatError: where another version of this provider wrote it
+    :raises NotDecidedError: where another version of this provider wrote it
     """
     found: Any = None
     with contextlib.suppress(ValueError, RecursionError):
@@ -78,55 +53,47 @@ def loads(text: str) -> list[Written]:
         return []
     if found["format"] != FORMAT:
         formats = f"format {str(found['format'])[:20]}, this one knows {FORMAT}"
-        raise UnknownFormatError(
+        raise NotDecidedError(
             f"claims were written by another version of this provider ({formats}): let all triggerers have one "
             "version"
         )
-    claims: list[Written] = []
-    for group in _list(found.get("gates")):
+    return [claim for group in _readable(found.get("gates"), _group) for claim in group]
+
+
+def _readable(found: Any, read: Callable[[Any], T]) -> list[T]:
+    """Read each part of a list, but what somebody spoilt by hand."""
+    parts = []
+    for each in found if isinstance(found, list) else ():
         with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError, OverflowError):
-            terms, last_start = _terms(**group["terms"]), _read_moment(group.get("last_start"))
-            if isinstance(group["dag"], str) and isinstance(group["task"], str):
-                for row in _list(group["claims"]):
-                    if isinstance(row, (list, tuple)) and len(row) == 7 and _is_readable(*row):
-                        id_, run_id, map_index, phase, is_closed, opened_at, since = row
-                        gate, begin = GateId(group["dag"], run_id, group["task"], map_index), _read_moment(since)
-                        what = Phase(phase), bool(is_closed), last_start
-                        claims.append(Written(id_, gate, terms, opened_at, begin, *what))
-    return claims
+            parts.append(read(each))
+    return parts
 
 
-def _is_readable(
-    id_: Any, run_id: Any, map_index: Any, phase: Any, is_closed: Any, opened_at: Any, since: Any
-) -> bool:
-    return (
-        all(isinstance(each, str) for each in (id_, run_id, phase))
-        and phase in _PHASES
-        and isinstance(map_index, int)
-        and isinstance(opened_at, (int, float))
-        and isinstance(since, (int, float, type(None)))
-    )
+def _group(found: Any) -> list[Claim]:
+    dag_id, task_id, terms = str(found["dag"]), str(found["task"]), _terms(**found["terms"])
+    return _readable(found["claims"], lambda row: _claim(dag_id, task_id, terms, row))
 
 
-def _list(found: Any) -> list[Any]:
-    return found if isinstance(found, list) else []
+def _claim(dag_id: str, task_id: str, terms: Terms, row: Any) -> Claim:
+    id_, run_id, map_index, phase, is_closed, opened_at, since = row
+    now, offset = clock.now(), clock.wall() - clock.now()
+    gate = GateId(dag_id, str(run_id), task_id, int(map_index))
+    # A clock that is ahead must not make a claim last for longer than from now on.
+    moments = _moment(opened_at), min(now, _moment(since) - offset), now
+    return Claim(str(id_), gate, terms, *moments, Phase(phase), bool(is_closed))
 
 
 def _terms(jobs: int, ttl: float, counted_after: float, queue_name: str | None, tasks: dict[str, Any]) -> Terms:
     if not (0 <= int(jobs) <= _MOST_JOBS and 0 <= float(ttl) < math.inf and 0 <= float(counted_after) < math.inf):
         raise ValueError(jobs)
     submit, upstream = dict(tasks["submit"]), dict(tasks["upstream"])
-    gates, tell_job_id = (tuple(map(str, _list(tasks.get(name)))) for name in ("gates", "tell_job_id"))
+    gates, tell_job_id = (tuple(map(str, tasks[name])) for name in ("gates", "tell_job_id"))
     found = SubmissionTasks(submit, upstream, gates, bool(tasks["after_past_runs"]), tell_job_id)
     return Terms(
         int(jobs), float(ttl), float(counted_after), None if queue_name is None else str(queue_name), found
     )
 
 
-def _moment(seconds: float) -> float | None:
-    return None if seconds == -math.inf else round(seconds, 3)
-
-
-def _read_moment(written: Any) -> float:
-    # What somebody wrote by hand may be no number, or none that a float can be.
-    return float(min(max(written, -1e15), 1e15)) if isinstance(written, (int, float)) else -math.inf
+def _moment(written: Any) -> float:
+    # What somebody wrote by hand may be no moment that a float can be.
+    return min(max(0.0, float(written)), 1e15)

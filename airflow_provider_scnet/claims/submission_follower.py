@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
 from airflow_provider_scnet.claims.claim import Claim
-from airflow_provider_scnet.claims.claim_terms import GateId, Instances
+from airflow_provider_scnet.claims.claim_terms import Instances
+from airflow_provider_scnet.claims.expiry import Phase
 from airflow_provider_scnet.client.unexpected_error import unexpected
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.shielded_call import ShieldedCall
@@ -67,33 +68,37 @@ class Follower:
 
     async def _survey(self, claims: Iterable[Claim]) -> None:
         began, troubles = clock.now(), set()
-        by_dag: dict[str, list[tuple[Claim, GateId]]] = {}
+        by_dag: dict[str, list[Claim]] = {}
         for claim in claims:
-            if claim.gate:
-                by_dag.setdefault(claim.gate.dag_id, []).append((claim, claim.gate))
+            by_dag.setdefault(claim.gate.dag_id, []).append(claim)
         # One after another: the supervisor answers so, beside its heartbeat.
-        for dag_id, gates in by_dag.items():
+        for dag_id, its_claims in by_dag.items():
             try:
-                await self._ask_about(dag_id, gates)
+                await self._ask_about(dag_id, its_claims)
             except Exception as error:  # whatever it is, gates stay as shut as they were
                 troubles.add(unexpected(error))
         self.trouble, self.heard, self._took = "; ".join(sorted(troubles)), began, clock.now() - began
 
-    async def _ask_about(self, dag_id: str, gates: Collection[tuple[Claim, GateId]]) -> None:
+    async def _ask_about(self, dag_id: str, claims: Collection[Claim]) -> None:
         asked_at, tasks = clock.now(), set[str]()
-        for claim, gate in gates:
-            tasks.update((gate.task_id, *claim.terms.tasks.submit, *claim.terms.tasks.upstream))
-        states = await self._airflow.states(dag_id, {gate.run_id for _, gate in gates}, tasks)
+        for claim in claims:
+            tasks.update((claim.gate.task_id, *claim.terms.tasks.submit, *claim.terms.tasks.upstream))
+        found = await self._airflow.states(dag_id, {claim.gate.run_id for claim in claims}, tasks)
+        states = {claim: found.get(claim.gate.run_id, {}) for claim in claims}
         doubts = {
-            claim: [(gate.run_id, *each) for each in claim.in_doubt(states.get(gate.run_id, {}))]
-            for claim, gate in gates
+            claim: [(claim.gate.run_id, *each) for each in claim.in_doubt(states[claim])] for claim in claims
         }
         asked = {each for its in doubts.values() for each in its}
         job_ids = await self._airflow.job_ids(dag_id, asked) if asked else {}
-        unclear = {gate.run_id for claim, gate in gates if claim.asks_about_run(states.get(gate.run_id, {}))}
+        unclear = {claim.gate.run_id for claim in claims if claim.asks_about_run(states[claim])}
         runs = await self._airflow.run_states(dag_id, unclear) if unclear else {}
         # No ``await`` below: whoever decides meets all of an answer, or nothing of it.
-        now = clock.now()
-        for claim, gate in gates:
-            jobs = {each[1:]: job_ids[each] for each in doubts[claim] if each in job_ids}
-            claim.follow(states.get(gate.run_id, {}), runs.get(gate.run_id), asked_at, now, jobs)
+        now, started = clock.now(), set[str]()
+        for claim in claims:
+            before, jobs = claim.phase, {each[1:]: job_ids[each] for each in doubts[claim] if each in job_ids}
+            claim.follow(states[claim], runs.get(claim.gate.run_id), asked_at, now, jobs)
+            if claim.phase is not before and claim.phase in (Phase.STARTED, Phase.ENDED):
+                started.add(claim.gate.task_id)
+        for claim in claims:
+            if claim.gate.task_id in started and claim.row.since_last_start:
+                claim.since = now

@@ -46,12 +46,21 @@ class Totals:
         if scope is Scope.NOBODY or not claim.terms.jobs or not claim.terms.claims_from(self._queue_name):
             return
         self._known.clear()
-        part, gate, tasks = _part(claim, scope), claim.gate, claim.terms.tasks
+        gate, tasks = claim.gate, claim.terms.tasks
+        # Nobody can tell when a claim ends whose submission may yet start.
+        is_certain = claim.row.may_have_submitted or not claim.is_unended
+        part = Claimed(
+            claim.terms.jobs,
+            (claim.awaited,) if claim.is_unended else (),
+            unended=int(claim.is_unended),
+            ended=int(claim.row.is_last),
+            end=claim.ends(scope) if is_certain else math.inf,
+        )
         if scope is Scope.EVERYBODY:
             self._everybody = self._everybody.plus(part)
-        elif gate:
+        else:
             self._own[gate.task] = self._own[gate.task].plus(part)
-        if gate and claim.row.exempts_upstream:
+        if claim.row.exempts_upstream:
             exempt: set[_Gates] = {(gate.dag_id, gate.run_id, task_id) for task_id in tasks.gates}
             if tasks.after_past_runs:
                 exempt -= {(gate.dag_id, gate.run_id, gate.task_id)}
@@ -76,15 +85,3 @@ class Totals:
                 claimed = claimed.without(self._exempt[gates])
             self._known[name] = claimed
         return self._known[name]
-
-
-def _part(claim: Claim, scope: Scope) -> Claimed:
-    is_awaited = claim.is_unended and claim.awaited is not None
-    is_certain = claim.row.may_have_submitted or not claim.is_unended
-    return Claimed(
-        claim.terms.jobs,
-        (claim.awaited,) if is_awaited and claim.awaited else (),
-        unended=int(is_awaited),
-        ended=int(claim.row.is_last),
-        end=claim.ends(scope) if is_certain else math.inf,
-    )

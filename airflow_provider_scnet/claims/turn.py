@@ -17,7 +17,7 @@ import itertools
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from airflow_provider_scnet.claims.variable_store import Store, StoreError
+from airflow_provider_scnet.claims.variable_store import NotDecidedError, Store, StoreError
 from airflow_provider_scnet.event_loop import clock
 
 #: Seconds between writing and reading back. The same for all processes: a part of the format, and no setting.
@@ -32,10 +32,6 @@ GIVEN_BACK_WITHIN = 20.0
 LONGEST_WAIT = 45.0
 
 _FREE = "free"
-
-
-class TurnNotFreeError(Exception):
-    """Somebody else holds the turn."""
 
 
 class Section:
@@ -81,13 +77,13 @@ class Turn:
 
         :param read: reads what others wrote in theirs
         :return: the section that begins; None where another process took the turn in the same moment
-        :raises TurnNotFreeError: where it does not become free
+        :raises NotDecidedError: where it does not become free
         :raises StoreError: where it cannot be read or written
         """
         give_up_at = clock.now() + LONGEST_WAIT
         while not await self._is_free():
             if clock.now() >= give_up_at:
-                raise TurnNotFreeError
+                raise NotDecidedError("another triggerer decides, or died while it did")
             await asyncio.sleep(random.uniform(0.3, 0.6))  # noqa: S311
         mine, is_mine = next(self._names), True
         await self._write(mine)

@@ -29,7 +29,11 @@ class Variables(Protocol):
         """Write a Variable."""
 
 
-class StoreError(Exception):
+class NotDecidedError(Exception):
+    """Nothing may open now; its text says why."""
+
+
+class StoreError(NotDecidedError):
     """A Variable could not be read or written, or it is not known whether it was."""
 
 
@@ -50,13 +54,13 @@ class Store:
         self._paused: dict[str, tuple[float, str]] = {}
         # The keys of Variables that are there.
         self._known: set[str] = set()
-        # When a message failed first since one succeeded, and last.
-        self._failing: tuple[float, float] | None = None
+        # When a message failed first since one succeeded.
+        self._failing_since = math.inf
 
     @property
     def is_given_up(self) -> bool:
         """Whether no Variable could be used for so long that gates go on without."""
-        return self._failing is not None and self._failing[1] - self._failing[0] >= GIVEN_UP_AFTER
+        return clock.now() - self._failing_since >= GIVEN_UP_AFTER
 
     @contextlib.asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
@@ -104,9 +108,9 @@ class Store:
                 answer = await self._last.result()
         except Exception as error:
             now = clock.now()
-            self._failing = (self._failing or (now, now))[0], now
+            self._failing_since = min(self._failing_since, now)
             why = f"Airflow's Variables cannot be {done} ({unexpected(error)})"
             self._paused[done] = now + PAUSE_AFTER_FAILURE, why
             raise StoreError(why) from None
-        self._failing = None
+        self._failing_since = math.inf
         return answer

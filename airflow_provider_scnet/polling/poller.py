@@ -12,8 +12,9 @@ import random
 from typing import TYPE_CHECKING
 
 from airflow_provider_scnet.claims.claim import KEPT_AFTER
-from airflow_provider_scnet.claims.ledger import TOGETHER, Ledger, NotDecidedError
+from airflow_provider_scnet.claims.ledger import TOGETHER, Ledger
 from airflow_provider_scnet.claims.submission_follower import FOLLOW_EVERY
+from airflow_provider_scnet.claims.variable_store import NotDecidedError
 from airflow_provider_scnet.client.errors import ScnetError
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.client.unexpected_error import unexpected
