@@ -119,6 +119,11 @@ class Claim:
             return
         self.phase, self.since = phase, now
 
+    def begin_anew(self, now: float) -> None:
+        """Note that another submission of its task starts; it goes on so for a day at most."""
+        if self.row.since_last_start and clock.wall() < self.opened_at + LONGEST_PHASE:
+            self.since = now
+
     def close(self, phase: Phase, now: float) -> None:
         """Note that its gate waits: again, so that its submission may have ended, or on, so that it is dropped."""
         if self.phase is not Phase.DROPPED:

@@ -12,7 +12,7 @@ import math
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from airflow_provider_scnet.claims import record
 from airflow_provider_scnet.claims.claim import Claim
@@ -29,6 +29,8 @@ from airflow_provider_scnet.gate.reporter import Note
 MOST_TRIES = 3
 #: Seconds within which the ends of claims bring one poll: gates that open together submit one after another.
 TOGETHER = 3 * FOLLOW_EVERY
+#: Characters of JSON that take a thread of their own: a thousand claims, a few milliseconds.
+LONG_TEXT = 100_000
 
 
 class Airflow(TaskStates, Variables, Protocol):
@@ -61,7 +63,8 @@ class Ledger:
         self._claims: dict[str, Claim] = {}
         # The ids of claims that were written too late, or taken back: a late message brings them.
         self._void: set[str] = set()
-        # In which phase each claim is written, and when that was read.
+        # What is written, in which phase each claim is there, and when it was read.
+        self._text = ""
         self._written: dict[str, Phase] = {}
         self._read_at = -math.inf
         self._trouble = ""
@@ -238,21 +241,28 @@ class Ledger:
             self._written = {each.id: each.phase for each in self._mine()}
 
     async def _read(self) -> None:
-        found = record.loads(await self._store.get(self._key) or "")
-        for each in found:
-            if each.id not in self._void:
-                known = self._claims.setdefault(each.id, each)
-                if each.is_closed and not known.is_closed:
-                    # Its gate waits again in another process, which alone can tell what that means.
-                    known.close(each.phase, clock.now())
-        self._note_written({each.id: each.phase for each in found})
+        text = await self._store.get(self._key) or ""
+        if text != self._text:
+            found = await _aside(len(text), record.loads, text, clock.now(), clock.wall())
+            for each in found:
+                if each.id not in self._void:
+                    known = self._claims.setdefault(each.id, each)
+                    if each.is_closed and not known.is_closed:
+                        # Its gate waits again in another process, which alone can tell what that means.
+                        known.close(each.phase, clock.now())
+            self._note_written({each.id: each.phase for each in found})
+            self._text = text
         self._read_at, self._trouble = clock.now(), ""
 
     async def _write(self) -> None:
         now = clock.now()
         kept = [each for each in self._claims.values() if each.gate and not each.is_forgotten(now)]
         written = {each.id: each.phase for each in kept}
-        await self._store.set(self._key, json.dumps(record.to_json(kept)), self._description)
+        text = await _aside(len(self._text), json.dumps, record.to_json(kept))
+        # Until the answer nobody knows what is written.
+        self._text = "?"
+        await self._store.set(self._key, text, self._description)
+        self._text = text
         self._note_written(written)
 
     def _note_written(self, written: dict[str, Phase]) -> None:
@@ -298,3 +308,10 @@ def _stalled(claims: list[Claim]) -> str:
         f"the submission {task}{more} does not start (state: {first.state or 'none'}); its claim keeps no gates "
         f"of other tasks shut any longer: {first.row.hint}"
     )
+
+
+async def _aside(characters: int, function: Callable[..., Any], *given: Any) -> Any:
+    """Do it here, or where it is long in a thread."""
+    if characters <= LONG_TEXT:
+        return function(*given)
+    return await asyncio.get_running_loop().run_in_executor(None, function, *given)

@@ -40,10 +40,13 @@ def to_json(claims: Iterable[Claim]) -> dict[str, Any]:
     return {"format": FORMAT, "gates": list(groups.values())}
 
 
-def loads(text: str) -> list[Claim]:
+def loads(text: str, now: float, wall: float) -> list[Claim]:
     """
     Read claims, but what somebody spoilt by hand.
 
+    :param text: what is written
+    :param now: the time by the event loop's clock, which a thread cannot ask
+    :param wall: the same moment by the wall clock
     :raises NotDecidedError: where another version of this provider wrote it
     """
     found: Any = None
@@ -57,7 +60,8 @@ def loads(text: str) -> list[Claim]:
             f"claims were written by another version of this provider ({formats}): let all triggerers have one "
             "version"
         )
-    return [claim for group in _readable(found.get("gates"), _group) for claim in group]
+    groups = _readable(found.get("gates"), lambda group: _group(group, now, wall - now))
+    return [claim for group in groups for claim in group]
 
 
 def _readable(found: Any, read: Callable[[Any], T]) -> list[T]:
@@ -69,18 +73,17 @@ def _readable(found: Any, read: Callable[[Any], T]) -> list[T]:
     return parts
 
 
-def _group(found: Any) -> list[Claim]:
+def _group(found: Any, now: float, offset: float) -> list[Claim]:
     dag_id, task_id, terms = str(found["dag"]), str(found["task"]), _terms(**found["terms"])
-    return _readable(found["claims"], lambda row: _claim(dag_id, task_id, terms, row))
 
+    def claim(row: Any) -> Claim:
+        id_, run_id, map_index, phase, is_closed, opened_at, since = row
+        gate = GateId(dag_id, str(run_id), task_id, int(map_index))
+        # A clock that is ahead must not make a claim last for longer than from now on.
+        moments = _moment(opened_at), min(now, _moment(since) - offset), now
+        return Claim(str(id_), gate, terms, *moments, Phase(phase), bool(is_closed))
 
-def _claim(dag_id: str, task_id: str, terms: Terms, row: Any) -> Claim:
-    id_, run_id, map_index, phase, is_closed, opened_at, since = row
-    now, offset = clock.now(), clock.wall() - clock.now()
-    gate = GateId(dag_id, str(run_id), task_id, int(map_index))
-    # A clock that is ahead must not make a claim last for longer than from now on.
-    moments = _moment(opened_at), min(now, _moment(since) - offset), now
-    return Claim(str(id_), gate, terms, *moments, Phase(phase), bool(is_closed))
+    return _readable(found["claims"], claim)
 
 
 def _terms(jobs: int, ttl: float, counted_after: float, queue_name: str | None, tasks: dict[str, Any]) -> Terms:

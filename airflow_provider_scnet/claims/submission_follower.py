@@ -100,5 +100,5 @@ class Follower:
             if claim.phase is not before and claim.phase in (Phase.STARTED, Phase.ENDED):
                 started.add(claim.gate.task_id)
         for claim in claims:
-            if claim.gate.task_id in started and claim.row.since_last_start:
-                claim.since = now
+            if claim.gate.task_id in started:
+                claim.begin_anew(now)
