@@ -17,6 +17,7 @@ from airflow_provider_scnet.client.errors import (
     ScnetSubmissionRefusedError,
     ScnetSubmissionUnknownError,
 )
+from airflow_provider_scnet.client.job_lists import check_own_jobs
 from airflow_provider_scnet.client.job_request import JobRequest
 from airflow_provider_scnet.client.redaction import redacted
 
@@ -86,7 +87,9 @@ def submit(settings: ConnectionSettings, job: JobRequest, scheduler_id: str) -> 
     :param scheduler_id: the scheduler that is to take it
     :raises ScnetSubmissionRefusedError: where it is certain that there is no job
     :raises ScnetSubmissionUnknownError: where nobody knows
+    :raises ScnetConfigError: where it would be another user's than the one asked about
     """
+    check_own_jobs(settings)
     request = transport.Request(
         method="POST",
         base=settings.endpoint,
