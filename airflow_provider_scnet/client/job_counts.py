@@ -186,7 +186,3 @@ class JobCounts:
     def all_zero(self) -> bool:
         """Whether no job was reported in any state."""
         return not any(getattr(self, state) for state in STATES)
-
-
-#: The counts of a user without any job.
-NO_JOBS = JobCounts(running=0, queued=0, held=0, suspended=0, other=0)

@@ -11,11 +11,12 @@ from datetime import datetime, timezone
 from airflow_provider_scnet.client import issued_tokens
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
 from airflow_provider_scnet.client.error_codes import ErrorKind
-from airflow_provider_scnet.client.errors import ScnetConnectionError, ScnetError
+from airflow_provider_scnet.client.errors import ScnetConnectionError, ScnetError, ScnetResponseError
 from airflow_provider_scnet.client.job_counts import JobCounts
-from airflow_provider_scnet.client.job_lists import live_jobs
+from airflow_provider_scnet.client.job_lists import JobList, live_jobs
 from airflow_provider_scnet.client.job_manager import only_scheduler
-from airflow_provider_scnet.client.observation import Listed, Observation
+from airflow_provider_scnet.client.job_state import JobState
+from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.client.queue_counts import observe_queues
 from airflow_provider_scnet.client.redaction import listed, redacted
 from airflow_provider_scnet.client.transport import ask
@@ -95,12 +96,15 @@ def poll_once(settings: ConnectionSettings, queues: Collection[str] = (), with_l
     )
 
 
-def _list_jobs(settings: ConnectionSettings) -> Listed | ScnetError:
+def _list_jobs(settings: ConnectionSettings) -> JobList | ScnetError:
     # However many pages there are, the counts must not be held up.
     settings = dataclasses.replace(settings, until=time.monotonic() + settings.timeout)
     try:
         scheduler = _schedulers[settings.account] = _schedulers.get(settings.account) or only_scheduler(settings)
-        return live_jobs(settings, scheduler).listed(scheduler)
+        jobs = live_jobs(settings, scheduler).complete()
+        if any(job.state is JobState.UNKNOWN for job in jobs):
+            raise ScnetResponseError("a job in the list is in a state that may mean anything")
+        return dataclasses.replace(jobs, scheduler_id=scheduler)
     except ScnetError as error:
         _schedulers.pop(settings.account, None)
         return error
