@@ -125,11 +125,6 @@ class Observation:
         """The queue whose jobs were counted; None: all of them together."""
         return self.account[2] if self.account and len(self.account) > 2 else None
 
-    @property
-    def is_refused(self) -> bool:
-        """Whether the token was not accepted."""
-        return self.error is not None and self.error.kind is ErrorKind.CREDENTIALS
-
     def ends_within(self, seconds: float) -> tuple[str, ...]:
         """
         Return what to say where the token ends too soon for a gate that waits; nothing where it does not.
