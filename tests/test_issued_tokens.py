@@ -1057,7 +1057,7 @@ def test_a_renewal_that_hangs_holds_up_nobody_for_long(scnet, connect_keys, monk
     connect_keys(timeout=0.1)
     hung, released = threading.Event(), threading.Event()
 
-    def hang(*args: object) -> None:
+    def hang(*args: object, **options: object) -> None:
         hung.set()
         released.wait(30)
 

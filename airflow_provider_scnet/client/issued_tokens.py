@@ -226,11 +226,12 @@ def _renew(settings: ConnectionSettings, keys: AccessKeys) -> _Grant:
     asked_at = time.time()
     headers = keys.signed(asked_at)
     secrets = (keys.secret_key, keys.access_key, str(headers["signature"]))
-    request = transport.Request("POST", keys.platform, access_keys.TOKENS_PATH, headers, secrets=secrets)
     with _named(settings, keys, keys.platform):
-        answer = transport.send(request, settings)
+        answer = transport.send(
+            settings, "POST", access_keys.TOKENS_PATH, base=keys.platform, headers=headers, secrets=secrets
+        )
         try:
-            regions = response.read(answer, access_keys.tokens_from_data, *secrets)
+            regions = response.read(answer, access_keys.tokens_from_data)
         except ScnetApiError as error:
             if error.kind in (ErrorKind.CREDENTIALS, ErrorKind.PERMANENT):
                 _explain(error, asked_at, answer.date)
@@ -250,10 +251,12 @@ def _locate(settings: ConnectionSettings, keys: AccessKeys, grant: _Grant) -> No
     known, token = _known(keys), grant.token
     if not known.lacks_place(settings, grant):
         return
-    request = transport.Request("GET", keys.portal, REGION_PATH, {"token": token}, secrets=(token,))
     with _named(settings, keys, keys.portal):
         try:
-            region = response.read(transport.send(request, settings), Region.of, token)
+            answer = transport.send(
+                settings, "GET", REGION_PATH, base=keys.portal, headers={"token": token}, secrets=(token,)
+            )
+            region = response.read(answer, Region.of)
         except ScnetError as error:
             # What was known stands while the portal cannot say.
             known.is_located = bool(known.endpoint)
