@@ -404,7 +404,7 @@ class TestLiveList:
             seen.append(entry)
             if len(seen) == 100:
                 scnet.end_job(1)
-            return job_lists.ReportedJob.from_list(entry)
+            return job_lists.ReportedJob.from_live(entry, "list")
 
         settings = PolledConnection("scnet_default").read_settings()
         found = job_lists._list(

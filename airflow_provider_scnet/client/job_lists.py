@@ -127,17 +127,15 @@ def live_jobs(
     :param queue_name: only jobs of this queue
     :raises ScnetError: where the list cannot be read
     """
-    check_own_jobs(settings)
     asked = {
         "strClusterIDList": scheduler_id,
         "strJobOwner": settings.user_name,
         "strJobName": job_name,
         "strQueueName": queue_name,
     }
-    found = _list(
-        settings, JOBS_PATH, {name: value for name, value in asked.items() if value}, ReportedJob.from_list
+    return _list(settings, JOBS_PATH, asked, lambda entry: ReportedJob.from_live(entry, "list")).where(
+        lambda job: job_name in ("", job.name) and queue_name in ("", job.queue)
     )
-    return found.where(lambda job: job_name in ("", job.name) and queue_name in ("", job.queue))
 
 
 def ended_jobs(
@@ -161,7 +159,6 @@ def ended_jobs(
     :param queue_name: only jobs of this queue
     :raises ScnetError: where the list cannot be read
     """
-    check_own_jobs(settings)
     now = datetime.now(timezone.utc)
     asked = {
         # It is called a name, and is the id.
@@ -176,7 +173,6 @@ def ended_jobs(
         "jobId": job_id,
         "queue": queue_name,
     }
-    asked = {name: value for name, value in asked.items() if value}
     return _list(settings, HISTORY_PATH, asked, ReportedJob.from_history).where(
         lambda job: job_name in ("", job.name) and job_id in ("", job.job_id) and queue_name in ("", job.queue)
     )
@@ -191,6 +187,8 @@ def _list(
     Each page begins with the last job of the one before: where that is another one, jobs have come or gone
     meanwhile, or the service does not page, and a job may have been passed over.
     """
+    check_own_jobs(settings)
+    asked = {name: value for name, value in asked.items() if value}
     jobs: list[ReportedJob] = []
 
     def incomplete(problem: str) -> JobList:
