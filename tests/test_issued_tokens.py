@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from airflow_provider_scnet.client import issued_tokens
-from airflow_provider_scnet.client.access_keys import TOKENS_PATH, RegionToken, signature
+from airflow_provider_scnet.client.access_keys import TOKENS_PATH, AccessKeys, RegionToken
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
 from airflow_provider_scnet.client.errors import (
     ErrorKind,
@@ -105,7 +105,7 @@ def entry(cluster_id: Any, token: Any, name: Any = "somewhere") -> dict[str, Any
 def test_the_signature_is_the_documented_one():
     text = '{"accessKey":"AK","timestamp":"1700000000","user":"alice"}'
     expected = hmac.new(b"SK", text.encode(), hashlib.sha256).hexdigest()
-    assert signature("SK", "AK", "1700000000", "alice") == expected
+    assert AccessKeys("alice", "AK", "SK", "11112").signed(1700000000.5)["signature"] == expected
     assert re.fullmatch("[0-9a-f]{64}", expected)
 
 
