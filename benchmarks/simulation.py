@@ -23,7 +23,7 @@ from unittest import mock
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.job_lists import JobList
 from airflow_provider_scnet.client.job_state import JobState
-from airflow_provider_scnet.client.observation import Listed, Observation
+from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.client.reported_job import ReportedJob
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.polling import kept_room
@@ -156,7 +156,7 @@ class _Region:
             at=began,
         )
 
-    def listed(self) -> Listed:
+    def listed(self) -> JobList:
         """Return the list of jobs as it is now: those that ended in the last five minutes are in it, too."""
         now, then = clock.now(), clock.now() - self.world.setting.listed_after
         return JobList(
@@ -164,8 +164,9 @@ class _Region:
                 ReportedJob(str(job.id), job.name, JobState(job.state_at(then)), "list", queue=job.queue)
                 for job in self.cluster.jobs(USER)
                 if job.submitted_at <= then and (job.ended_at is None or job.ended_at > now - 300)
-            )
-        ).listed("1")
+            ),
+            scheduler_id="1",
+        )
 
 
 class _World:

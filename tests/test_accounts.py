@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_scnet.client import poll as poll_module
 from airflow_provider_scnet.client.unexpected_error import unexpected
 from airflow_provider_scnet.event_loop import background, shielded_call
+from airflow_provider_scnet.hooks import polled_connection
 from airflow_provider_scnet.hooks.polled_connection import PolledConnection
 from airflow_provider_scnet.polling import accounts as accounts_module
 from airflow_provider_scnet.polling.accounts import Accounts
@@ -60,8 +60,8 @@ async def end(tasks: list[asyncio.Task]) -> None:
 def test_a_hundred_gates_make_as_many_requests_as_one(scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch):
     scnet.set_counts("alice", queued=9)
     looks = []
-    poll_once = poll_module.poll_once
-    monkeypatch.setattr(poll_module, "poll_once", lambda *asked: looks.append(poll_once(*asked)) or looks[-1])
+    poll = polled_connection.poll
+    monkeypatch.setattr(polled_connection, "poll", lambda *asked: looks.append(poll(*asked)) or looks[-1])
 
     async def scenario() -> None:
         tasks = start([trigger() for _ in range(GATES)])
@@ -608,7 +608,7 @@ def test_an_account_on_which_something_is_claimed_is_not_forgotten():
 def test_a_mistake_of_ours_is_seen_by_every_gate_and_hangs_none(
     scnet: ScnetSimulator, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(poll_module, "poll_once", lambda *asked: 1 / 0)
+    monkeypatch.setattr(polled_connection, "poll", lambda *asked: 1 / 0)
 
     async def scenario() -> list[Any]:
         return await asyncio.gather(*start([trigger() for _ in range(3)]))
@@ -629,7 +629,7 @@ def test_the_log_says_once_where_an_error_was_that_nobody_expected(
 
     async def scenario() -> None:
         for poll in (fails, fails, fails_elsewhere):
-            monkeypatch.setattr(poll_module, "poll_once", poll)
+            monkeypatch.setattr(polled_connection, "poll", poll)
             await first_event(trigger())
 
     asyncio.run(scenario())

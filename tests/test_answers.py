@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
-from airflow_provider_scnet.client import poll as poll_module
 from airflow_provider_scnet.client.error_codes import CODES, ErrorKind
+from airflow_provider_scnet.hooks import polled_connection
 from airflow_provider_scnet.testing import Fault, ScnetSimulator
 
 from gates import MODES, gate
@@ -115,16 +115,16 @@ def test_what_heals_is_waited_out(scnet: ScnetSimulator, connect, run, fault: Fa
 def test_a_refused_connection_is_waited_out(scnet: ScnetSimulator, run, monkeypatch: pytest.MonkeyPatch):
     scnet.stop()
     refused = []
-    poll_once = poll_module.poll_once
+    poll = polled_connection.poll
 
     def poll_and_start_again_after_three(*asked: Any) -> Any:
-        seen = poll_once(*asked)
+        seen = poll(*asked)
         refused.append(seen.error)
         if len(refused) == 3:
             scnet.start()
         return seen
 
-    monkeypatch.setattr(poll_module, "poll_once", poll_and_start_again_after_three)
+    monkeypatch.setattr(polled_connection, "poll", poll_and_start_again_after_three)
     assert run(gate())["counts"]["queued"] == 0
     assert [bool(error) for error in refused] == [True, True, True, False]
 

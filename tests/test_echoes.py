@@ -117,7 +117,7 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(issued_tokens, "_accounts", {})
+    monkeypatch.setattr(issued_tokens, "_regions", {})
     monkeypatch.setattr(issued_tokens, "PAUSE_AFTER_FAILURE", 0.0)
 
 
@@ -163,7 +163,7 @@ def ask_in_every_way(said: Said) -> None:
     gate = Gate.of("queued < 5", fail_when="other > 5")
     said.attempt(lambda: GateEvaluator(gate, logging.getLogger("gate")).judge(look))
     said.add(json.dumps(record(gate.condition, look, scnet_conn_id="scnet_default"), ensure_ascii=False))
-    said.add(issued_tokens._accounts, *(vars(account) for account in issued_tokens._accounts.values()))
+    said.add(issued_tokens._regions)
 
 
 def assert_unsaid(secret: str, *texts: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import hashlib
 import hmac
 import json
@@ -32,7 +33,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from airflow_provider_scnet.client import issued_tokens
-from airflow_provider_scnet.client.access_keys import TOKENS_PATH, RegionToken, signature
+from airflow_provider_scnet.client.access_keys import TOKENS_PATH, AccessKeys, RegionToken
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
 from airflow_provider_scnet.client.errors import (
     ErrorKind,
@@ -61,7 +62,7 @@ JOB_STATE_PATH = "/hpc/openapi/v2/view/jobs/state"
 
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(issued_tokens, "_accounts", {})
+    monkeypatch.setattr(issued_tokens, "_regions", {})
     monkeypatch.setattr(issued_tokens, "PAUSE_AFTER_FAILURE", 0.0)
 
 
@@ -104,7 +105,7 @@ def entry(cluster_id: Any, token: Any, name: Any = "somewhere") -> dict[str, Any
 def test_the_signature_is_the_documented_one():
     text = '{"accessKey":"AK","timestamp":"1700000000","user":"alice"}'
     expected = hmac.new(b"SK", text.encode(), hashlib.sha256).hexdigest()
-    assert signature("SK", "AK", "1700000000", "alice") == expected
+    assert AccessKeys("alice", "AK", "SK", "11112").signed(1700000000.5)["signature"] == expected
     assert re.fullmatch("[0-9a-f]{64}", expected)
 
 
@@ -156,11 +157,11 @@ def test_with_a_host_the_user_is_the_tokens_own_else_the_regions(scnet, connect_
     connect_keys(fields={"host": scnet.url})
     ScnetHook().get_job_counts()
     assert paths(scnet) == ["tokens", "jobs"]
-    issued_tokens._accounts.clear()
+    issued_tokens._regions.clear()
     scnet.order(Fault.api("0", "success", [entry("11112", scnet.token("alice"))]), path=TOKENS_PATH)
     scnet.order(Fault.api("0", "success", [entry("11112", "opaque")]), path=TOKENS_PATH)
     ScnetHook().get_job_counts()
-    issued_tokens._accounts.clear()
+    issued_tokens._regions.clear()
     scnet.order(Fault.api("0", "success", {"clusterUserInfo": {"userName": "bob"}}), path=REGION_PATH)
     look = look_once()
     assert look.user_name == "bob"
@@ -792,7 +793,7 @@ def test_a_gate_whose_token_is_refused_waits_for_a_platform_that_is_away(scnet, 
 
 def test_a_fresh_token_that_was_refused_too_is_not_sent_again(scnet, keys, look):
     scnet.order(Fault.api("10008", "auth_fail"), times=None)
-    assert look().is_refused
+    assert look().error.kind is ErrorKind.CREDENTIALS
     scnet.order(DOWN, times=None, path=TOKENS_PATH)
     for _ in range(5):
         assert look().error.kind is ErrorKind.TRANSIENT
@@ -820,7 +821,7 @@ def test_a_refused_token_that_the_platform_issues_again_is_tried_again_once_a_lo
     scnet.order(region(hpcUrls=[{"url": scnet.url, "enable": "true"}]), times=None, path=REGION_PATH)
     scnet.order(Fault.api("10008", "auth_fail"), times=4)
     for _ in range(2):
-        assert look().is_refused
+        assert look().error.kind is ErrorKind.CREDENTIALS
     assert (paths(scnet).count("tokens"), paths(scnet).count("jobs")) == (4, 4)
     assert look().counts
     assert set(sent(scnet)) == {token}
@@ -904,14 +905,14 @@ def test_regions_whose_tokens_end_each_other_are_served_by_one_request(monkeypat
             assert look_once().counts
         assert len(scnet.token_requests) == 1
         # Another process obtains one, which ends ours: one more is obtained, for both.
-        monkeypatch.setattr(issued_tokens, "_accounts", {})
+        monkeypatch.setattr(issued_tokens, "_regions", {})
         assert look_once().counts
         assert len(scnet.token_requests) == 2
 
 
 def test_a_token_that_is_refused_for_one_user_does_not_stop_another(scnet, keys):
     scnet.order(Fault.api("10008", "权限不足"), times=2)
-    assert PolledConnection("scnet_default").observe("bob").is_refused
+    assert PolledConnection("scnet_default").observe("bob").error.kind is ErrorKind.CREDENTIALS
     assert PolledConnection("scnet_default").observe("alice").counts
 
 
@@ -960,7 +961,7 @@ def test_the_portal_is_not_asked_again_with_a_token_that_it_refused(scnet, conne
 def test_nor_with_a_fresh_one_that_it_refused_too(scnet, keys, look):
     scnet.order(Fault.api("10008", "auth_fail"), times=3, path=REGION_PATH)
     for _ in range(3):
-        assert look().is_refused
+        assert look().error.kind is ErrorKind.CREDENTIALS
     assert look().counts
     described = [request.headers["token"] for request in scnet.region_requests]
     assert len(described) == len(set(described)) == 4
@@ -1056,7 +1057,7 @@ def test_a_renewal_that_hangs_holds_up_nobody_for_long(scnet, connect_keys, monk
     connect_keys(timeout=0.1)
     hung, released = threading.Event(), threading.Event()
 
-    def hang(*args: object) -> None:
+    def hang(*args: object, **options: object) -> None:
         hung.set()
         released.wait(30)
 
@@ -1339,7 +1340,8 @@ def test_a_connection_test_that_waits_for_the_renewal_of_another_ends_in_time(sc
     connect_keys(timeout=120.0)
     settings = PolledConnection("scnet_default").read_settings()
     monkeypatch.setattr(hook_module, "_TEST_TIMEOUT", 2.0)
-    with issued_tokens._account_of(settings.keys).lock:
+    account = dataclasses.replace(settings.keys, cluster_id="")
+    with issued_tokens._locks.setdefault(account, threading.Lock()):
         ok, message = ScnetHook().test_connection()
     assert not ok
     assert "no answer yet to an earlier request" in message

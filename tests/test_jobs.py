@@ -264,13 +264,14 @@ class TestPolledList:
         scnet.submit("alice", 1)
         clock.advance(5)
         listed = self.poll().listed
-        assert listed.job_ids == {None: {"1", "2", "3", "4", "5"}, "comp": {"1", "2", "5"}, "gpu": {"3", "4"}}
+        ids = {None: {"1", "2", "3", "4", "5"}, "comp": {"1", "2", "5"}, "gpu": {"3", "4"}}
+        assert {queue: listed.ids(queue) for queue in ids} == ids
         counts = {
             None: JobCounts(running=2, queued=1, held=0, suspended=0, other=0),
             "comp": JobCounts(running=1, queued=0, held=0, suspended=0, other=0),
             "gpu": JobCounts(running=1, queued=1, held=0, suspended=0, other=0),
         }
-        assert listed.counts == counts
+        assert {queue: listed.counts(queue) for queue in counts} == counts
         assert self.poll().by_list.counts == counts[None]
 
     def test_it_costs_one_request_more(self, scnet):
@@ -403,7 +404,7 @@ class TestLiveList:
             seen.append(entry)
             if len(seen) == 100:
                 scnet.end_job(1)
-            return job_lists.ReportedJob.from_list(entry)
+            return job_lists.ReportedJob.from_live(entry, "list")
 
         settings = PolledConnection("scnet_default").read_settings()
         found = job_lists._list(

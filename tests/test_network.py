@@ -142,7 +142,7 @@ class TestAddresses:
             each = ("127.0.0.2", "127.0.0.1", "127.0.0.3")
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in each]
 
-        monkeypatch.setattr(transport, "_HEAD_START", 3600.0)
+        monkeypatch.setattr(transport, "_PATIENCE", 3600.0)
         monkeypatch.setattr(socket, "getaddrinfo", resolve)
         conn = scnet.connection() | {"host": f"http://localhost:{scnet.port}"}
         monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", json.dumps(conn))

@@ -22,7 +22,7 @@ from airflow_provider_scnet.client.errors import ErrorKind, ScnetError
 from airflow_provider_scnet.client.job_counts import STATES, JobCounts
 from airflow_provider_scnet.client.job_lists import JobList
 from airflow_provider_scnet.client.job_state import JobState
-from airflow_provider_scnet.client.observation import Listed, Observation
+from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.client.reported_job import ReportedJob
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.log_thread import ThreadedLog
@@ -588,10 +588,12 @@ def in_state(**states: int) -> JobCounts:
     return JobCounts(**dict.fromkeys(STATES, 0) | states)
 
 
-def listing(*job_ids: str, queued: int = 4, elsewhere: int = 0) -> Listed:
-    counts = {"gpu": in_state(queued=queued), None: in_state(queued=queued + elsewhere)}
-    jobs = JobList(tuple(ReportedJob(job_id, "x", JobState.RUNNING, "list") for job_id in job_ids))
-    return Listed(dict.fromkeys(counts, job_ids), counts, jobs, "1")
+def listing(*job_ids: str, queued: int = 4, elsewhere: int = 0) -> JobList:
+    """Return a list of running jobs with these ids, beside others that are queued, also in another queue."""
+    running = [ReportedJob(job_id, "x", JobState.RUNNING, "list", queue="gpu") for job_id in job_ids]
+    queues = ["gpu"] * queued + ["elsewhere"] * elsewhere
+    others = [ReportedJob(f"q{n}", "x", JobState.QUEUED, "list", queue=queue) for n, queue in enumerate(queues)]
+    return JobList((*running, *others), scheduler_id="1")
 
 
 SLOW_DOWN = ScnetError("slow down", kind=ErrorKind.TRANSIENT, retry_after=150.0)
@@ -673,7 +675,7 @@ def test_while_gates_list_jobs_who_waits_for_one_makes_no_list(user_name, schedu
 
     async def find_jobs(*, scheduler_id: str | None) -> JobList:
         asked.append(clock.now() - START)
-        return listing("9").jobs
+        return listing("9")
 
     async def scenario(airflow: Airflow, cluster: Cluster) -> None:
         gates = [wait(known(airflow, n, tell_job_id=["submit"], user_name=user_name)) for n in (0, 1)]
@@ -706,7 +708,7 @@ class Lister:
 
     async def afind_jobs(self, *, scheduler_id: str | None) -> JobList:
         self.asked_at.append(clock.now() - START)
-        jobs, error = listing(*self.job_ids).jobs, self.error
+        jobs, error = listing(*self.job_ids), self.error
         await asyncio.sleep(self.takes)
         if error:
             raise error

@@ -89,7 +89,7 @@ def test_an_address_without_an_answer_ends_the_wait_and_is_named(requests_mock: 
 
 
 def test_access_keys_ask_scnets_own_platform_and_portal(requests_mock: rm.Mocker, monkeypatch, wait: Wait):
-    monkeypatch.setattr(issued_tokens, "_accounts", {})
+    monkeypatch.setattr(issued_tokens, "_regions", {})
     keys = {"access_key": "AK", "secret_key": "SK", "cluster_id": "11112", "platform_user": "alice@example.com"}
     uri = "scnet://?" + "&".join(f"{name}={value}" for name, value in keys.items())
     monkeypatch.setenv("AIRFLOW_CONN_SCNET_DEFAULT", uri)

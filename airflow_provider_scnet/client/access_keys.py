@@ -50,35 +50,19 @@ class AccessKeys:
 
     def signed(self, at: float) -> dict[str, str | bytes]:
         """
-        Return the headers that ask for tokens.
+        Return the headers that ask for tokens, with their signature: HMAC-SHA256 in lower-case hex.
+
+        Signed is compact JSON of these keys in this order. The documentation is silent about a user name beyond
+        ASCII. The public clients escape quotes and backslashes only and sign the UTF-8 bytes, and so do Java's
+        usual JSON libraries.
 
         :param at: epoch seconds
         """
-        timestamp = str(int(at))
-        return {
-            # HTTP does not fix the encoding of headers. The signature is over UTF-8, so the header is UTF-8, too.
-            "user": self.user.encode(),
-            "accessKey": self.access_key,
-            "timestamp": timestamp,
-            "signature": signature(self.secret_key, self.access_key, timestamp, self.user),
-        }
-
-
-def signature(secret_key: str, access_key: str, timestamp: str, user: str) -> str:
-    """
-    Sign a request for tokens: HMAC-SHA256 over compact JSON of these keys in this order, in lower-case hex.
-
-    The documentation is silent about a user name beyond ASCII. The public clients escape quotes and backslashes
-    only and sign the UTF-8 bytes, and so do Java's usual JSON libraries.
-
-    :param secret_key: the key
-    :param access_key: the keys' public half
-    :param timestamp: epoch seconds, as the header has them
-    :param user: the login of the platform
-    """
-    fields = {"accessKey": access_key, "timestamp": timestamp, "user": user}
-    text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
-    return hmac.new(secret_key.encode(), text.encode(), hashlib.sha256).hexdigest()
+        fields = {"accessKey": self.access_key, "timestamp": str(int(at)), "user": self.user}
+        text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
+        signature = hmac.new(self.secret_key.encode(), text.encode(), hashlib.sha256).hexdigest()
+        # HTTP does not fix the encoding of headers. The signature is over UTF-8, so the header is UTF-8, too.
+        return {**fields, "user": self.user.encode(), "signature": signature}
 
 
 @dataclasses.dataclass(frozen=True)

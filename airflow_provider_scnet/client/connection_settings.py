@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import json
 import math
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,19 +20,8 @@ from airflow_provider_scnet.client.base_url import base_url
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError
 from airflow_provider_scnet.client.token_payload import TokenPayload, local
 
-#: The extras a connection may have.
-EXTRAS = (
-    *("timeout", "verify", "proxies", "allow_foreign_user", "counted_after", "condition", "namespace"),
-    *("access_key", "secret_key", "cluster_id", "platform_user", "platform", "portal"),
-)
 #: These replace a token; a connection has all of them or none.
 KEY_EXTRAS = ("access_key", "secret_key", "cluster_id", "platform_user")
-
-DEFAULT_TIMEOUT = 10.0
-_LONGEST_TIMEOUT = 300.0
-#: Seconds; sites that refresh their counts once a minute need so long.
-DEFAULT_COUNTED_AFTER = 60.0
-_LONGEST_COUNTED_AFTER = 3600.0
 
 
 class ConnectionFields(Protocol):
@@ -78,11 +69,12 @@ class ConnectionSettings:
     endpoint: str
     user_name: str
     token: str = dataclasses.field(repr=False, compare=False)
-    timeout: float = DEFAULT_TIMEOUT
+    timeout: float = 10.0
     verify: bool | str = True
     proxies: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
     allow_foreign_user: bool = False
-    counted_after: float = DEFAULT_COUNTED_AFTER
+    # Sites that refresh their counts once a minute need so long.
+    counted_after: float = 60.0
     condition: str = ""
     namespace: str = ""
     token_user: str | None = None
@@ -117,23 +109,19 @@ class ConnectionSettings:
                 user_name=_user(user_name, conn.login),
                 token="",
                 pasted="" if keys else _token(conn.password),
-                timeout=_seconds("timeout", extra.get("timeout"), DEFAULT_TIMEOUT, most=_LONGEST_TIMEOUT),
-                verify=_verify(extra.get("verify")),
-                proxies=_proxies(extra.get("proxies")),
-                allow_foreign_user=_flag("allow_foreign_user", extra.get("allow_foreign_user"), default=False),
-                counted_after=_seconds(
-                    "counted_after",
-                    extra.get("counted_after"),
-                    DEFAULT_COUNTED_AFTER,
-                    most=_LONGEST_COUNTED_AFTER,
-                    or_none=True,
-                ),
-                # A mistake in it, of whatever type, fails no gate.
-                condition=str(extra.get("condition", "")),
-                namespace=_word("namespace", extra["namespace"]) if extra.get("namespace") else "",
                 keys=keys,
+                **{name: _READERS[name](name, value) for name, value in extra.items() if name in _READERS},
             )
-            return (settings if keys else settings.with_token(settings.pasted).unexpired()).checked()
+            if keys:
+                return settings.checked()
+            settings = settings.with_token(settings.pasted)
+            if settings.token_ends and settings.token_ends <= datetime.now(timezone.utc):
+                ended = ScnetConfigError(
+                    f"the token ended {local(settings.token_ends)}", kind=ErrorKind.CREDENTIALS
+                )
+                ended.advice = settings.advice
+                raise ended
+            return settings
         except ScnetConfigError as error:
             error.where = f"connection '{conn_id}'"
             raise
@@ -163,29 +151,19 @@ class ConnectionSettings:
         :raises ScnetConfigError: where there is no user
         """
         payload = payload or TokenPayload.from_token(token)
-        done = dataclasses.replace(
-            self, token=token, token_user=payload.compute_user, token_ends=payload.expires_at, **obtained
-        )
-        if done.user_name:
-            return done.checked()
-        user = payload.compute_user or done.portal_user or ""
+        user = self.user_name or payload.compute_user or obtained.get("portal_user") or ""
         if not is_user_name(user):
             raise ScnetConfigError(
                 "no cluster user: fill in the field 'login' or pass user_name (the token names no user)"
             )
-        return dataclasses.replace(done, user_name=user).checked()
-
-    def unexpired(self) -> ConnectionSettings:
-        """
-        Make sure that a pasted token has not ended.
-
-        :raises ScnetConfigError: of kind ``CREDENTIALS``, where it has
-        """
-        if self.token_ends and self.token_ends <= datetime.now(timezone.utc):
-            error = ScnetConfigError(f"the token ended {local(self.token_ends)}", kind=ErrorKind.CREDENTIALS)
-            error.advice = self.advice
-            raise error
-        return self
+        return dataclasses.replace(
+            self,
+            token=token,
+            user_name=user,
+            token_user=payload.compute_user,
+            token_ends=payload.expires_at,
+            **obtained,
+        ).checked()
 
     def at_most(self, seconds: float) -> float:
         """
@@ -325,9 +303,7 @@ def _user(user_name: str | None, login: str | None) -> str:
     return user.strip()
 
 
-def _flag(name: str, value: Any, *, default: bool) -> bool:
-    if value is None:
-        return default
+def _flag(name: str, value: Any) -> bool:
     if isinstance(value, bool):
         return value
     if isinstance(value, str) and value.strip().lower() in ("true", "false"):
@@ -335,9 +311,7 @@ def _flag(name: str, value: Any, *, default: bool) -> bool:
     raise ScnetConfigError(f"extra '{name}' is neither true nor false")
 
 
-def _seconds(name: str, value: Any, default: float, *, most: float, or_none: bool = False) -> float:
-    if value is None:
-        return default
+def _seconds(name: str, value: Any, *, most: float, or_none: bool = False) -> float:
     try:
         seconds = float(value) if not isinstance(value, bool) else math.nan
     except (TypeError, ValueError):
@@ -348,22 +322,18 @@ def _seconds(name: str, value: Any, default: float, *, most: float, or_none: boo
     return seconds
 
 
-def _verify(value: Any) -> bool | str:
+def _verify(name: str, value: Any) -> bool | str:
     if isinstance(value, str) and value.strip().lower() not in ("true", "false"):
         if not Path(value).exists():
             raise ScnetConfigError("extra 'verify' is neither true nor false nor an existing file of authorities")
         return value
-    return _flag("verify", value, default=True)
+    return _flag(name, value)
 
 
-def _proxies(value: Any) -> dict[str, str]:
+def _proxies(name: str, value: Any) -> dict[str, str]:
     if isinstance(value, str):
-        try:
+        with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(value)
-        except (ValueError, RecursionError):
-            value = False
-    if value is None:
-        return {}
     if not isinstance(value, dict) or not all(
         scheme in ("http", "https", "all")
         and isinstance(address, str)
@@ -372,3 +342,18 @@ def _proxies(value: Any) -> dict[str, str]:
     ):
         raise ScnetConfigError('extra \'proxies\' is not a JSON object such as {"https": "http://proxy:3128"}')
     return value
+
+
+# How the extras are read that stand in fields of the same name.
+_READERS: dict[str, Callable[[str, Any], Any]] = {
+    "timeout": functools.partial(_seconds, most=300.0),
+    "verify": _verify,
+    "proxies": _proxies,
+    "allow_foreign_user": _flag,
+    "counted_after": functools.partial(_seconds, most=3600.0, or_none=True),
+    # A mistake in it, of whatever type, fails no gate.
+    "condition": lambda name, value: str(value),
+    "namespace": _word,
+}
+#: The extras a connection may have.
+EXTRAS = (*_READERS, *KEY_EXTRAS, "platform", "portal")

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from airflow_provider_scnet.client import access_keys, response, transport
 from airflow_provider_scnet.client.access_keys import AccessKeys, RegionToken
@@ -51,7 +51,20 @@ def with_token(settings: ConnectionSettings) -> ConnectionSettings:
     :param settings: what the connection says
     :raises ScnetError: where the platform does not issue a token, or does not say where the region is
     """
-    return _account_of(settings.keys).with_token(settings, settings.keys) if settings.keys else settings
+    if not (keys := settings.keys):
+        return settings
+    if found := cached(settings):
+        return found
+    # One request at a time for a pair of keys.
+    lock = _locks.setdefault(dataclasses.replace(keys, cluster_id=""), threading.Lock())
+    with _named(settings, keys, keys.platform):
+        # The thread that holds the lock makes two requests, as a rule.
+        if not lock.acquire(timeout=settings.at_most(2 * settings.timeout)):
+            raise ScnetConnectionError("there is no answer yet to an earlier request for a token")
+    try:
+        return cached(settings) or _obtain_unless_just_failed(settings, keys)
+    finally:
+        lock.release()
 
 
 def cached(settings: ConnectionSettings) -> ConnectionSettings | None:
@@ -60,7 +73,13 @@ def cached(settings: ConnectionSettings) -> ConnectionSettings | None:
 
     :param settings: what the connection says
     """
-    return _account_of(settings.keys).cached(settings, settings.keys) if settings.keys else settings
+    if not (keys := settings.keys):
+        return settings
+    known = _known(keys)
+    grant = known.grant
+    if grant is None or time.monotonic() >= grant.until or known.lacks_place(settings, grant):
+        return None
+    return _completed(settings, keys, grant)
 
 
 def invalidate(token: str) -> None:
@@ -69,8 +88,9 @@ def invalidate(token: str) -> None:
 
     :param token: the token, of whichever account
     """
-    for account in list(_accounts.values()):
-        account.drop(token)
+    for known in list(_regions.values()):
+        if known.grant and known.grant.token == token:
+            known.grant = None
 
 
 def ask(settings: ConnectionSettings, request: Callable[[ConnectionSettings], T]) -> T:
@@ -83,53 +103,41 @@ def ask(settings: ConnectionSettings, request: Callable[[ConnectionSettings], T]
     """
     settings = with_token(settings)
     try:
+        return _ask_once(settings, request)
+    except ScnetAuthError:
+        # A submission that was refused is another error, and not sent again by itself.
+        if not settings.keys:
+            raise
+    return _ask_once(with_token(settings), request)
+
+
+def _ask_once(settings: ConnectionSettings, request: Callable[[ConnectionSettings], T]) -> T:
+    try:
         return request(settings)
     except ScnetError as error:
         if error.kind is ErrorKind.CREDENTIALS:
             invalidate(settings.token)
-        # A submission that was refused is not sent again by itself.
-        if not settings.keys or not isinstance(error, ScnetAuthError):
-            raise
-    return request(with_token(settings))
+        if settings.keys and isinstance(error, ScnetConnectionError):
+            # The address does not answer: the portal is asked again where the region is.
+            _known(settings.keys).is_located = False
+        raise
 
 
-def ask_for_region_again(settings: ConnectionSettings) -> None:
-    """
-    Have the portal asked again where a region is: its address does not answer.
-
-    :param settings: whom a request did not reach
-    """
-    if keys := settings.keys:
-        grants = _account_of(keys).grants
-        if grant := grants.get(keys.cluster_id):
-            # A copy: another thread may be completing settings with that one.
-            grants[keys.cluster_id] = dataclasses.replace(grant, place=None)
-
-
-class _Place(NamedTuple):
-    """Where a region is: the address in use, empty where nobody had to know it, and the user that SCnet names."""
-
-    endpoint: str = ""
-    user_name: str | None = None
-
-
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class _Grant:
     """
-    The token of a region, as it is kept.
+    The token of a region.
 
     :param token: the token
     :param name: the name of its region
     :param payload: what it says of itself; the end only where that lay ahead when it was issued
     :param until: when it is to be renewed, by :func:`time.monotonic`
-    :param place: where its region is; None: the portal is to be asked
     """
 
     token: str = dataclasses.field(repr=False)
     name: str
     payload: TokenPayload
     until: float
-    place: _Place | None = None
 
     @classmethod
     def of(cls, region: RegionToken, server_time: datetime | None) -> _Grant:
@@ -142,127 +150,133 @@ class _Grant:
         lifetime = (payload.expires_at - issued_at).total_seconds()
         return cls(token, region.name, payload, now + lifetime - min(MARGIN, lifetime / 10))
 
-    def lacks_place(self, settings: ConnectionSettings) -> bool:
+
+@dataclasses.dataclass
+class _Known:
+    """
+    What this process knows of a region through a pair of keys. Who holds no lock may read it at any moment.
+
+    :param grant: its token; None: it is to be obtained
+    :param is_located: whether the portal was asked where it is since the token was issued
+    :param endpoint: the address in use; empty where nobody had to know it
+    :param user_name: the user that the portal names
+    :param failure: the last error, and when one may ask again, by :func:`time.monotonic`
+    """
+
+    grant: _Grant | None = None
+    is_located: bool = False
+    endpoint: str = ""
+    user_name: str | None = None
+    failure: tuple[ScnetError, float] | None = None
+
+    def lacks_place(self, settings: ConnectionSettings, grant: _Grant) -> bool:
         """Tell whether the portal has to be asked before settings can be completed."""
-        if settings.endpoint and (settings.user_name or self.payload.compute_user):
+        if settings.endpoint and (settings.user_name or grant.payload.compute_user):
             return False
-        return self.place is None or not (settings.endpoint or self.place.endpoint)
+        return not self.is_located or not (settings.endpoint or self.endpoint)
 
 
-class _Account:
-    """What the platform has granted to a pair of keys, in all regions; one request at a time."""
+# By the keys with their region; the locks without.
+_regions: dict[AccessKeys, _Known] = {}
+_locks: dict[AccessKeys, threading.Lock] = {}
+# After a fork a lock may be held by a thread that this process does not have.
+os.register_at_fork(after_in_child=_locks.clear)
 
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        # All by cluster id. An error is kept with the connection that met it, until it may be tried again.
-        self.grants: dict[str, _Grant] = {}
-        self._places: dict[str, _Place] = {}
-        self._failed: dict[str, tuple[ScnetError, str, float]] = {}
 
-    def drop(self, token: str) -> None:
-        for cluster_id, grant in list(self.grants.items()):
-            if grant.token == token:
-                self.grants.pop(cluster_id, None)
+def _known(keys: AccessKeys) -> _Known:
+    return _regions.setdefault(keys, _Known())
 
-    def cached(self, settings: ConnectionSettings, keys: AccessKeys) -> ConnectionSettings | None:
-        grant = self.grants.get(keys.cluster_id)
-        if grant is None or time.monotonic() >= grant.until or grant.lacks_place(settings):
-            return None
-        return _completed(settings, keys, grant)
 
-    def with_token(self, settings: ConnectionSettings, keys: AccessKeys) -> ConnectionSettings:
-        if found := self.cached(settings, keys):
-            return found
-        # The thread that holds the lock makes two requests, as a rule.
-        lock = self.lock
-        with _named(settings, keys, keys.platform):
-            if not lock.acquire(timeout=settings.at_most(2 * settings.timeout)):
-                raise ScnetConnectionError("there is no answer yet to an earlier request for a token")
-        try:
-            return self.cached(settings, keys) or self._obtain_unless_just_failed(settings, keys)
-        finally:
-            lock.release()
+def _obtain_unless_just_failed(settings: ConnectionSettings, keys: AccessKeys) -> ConnectionSettings:
+    known = _known(keys)
+    if known.failure and time.monotonic() < known.failure[1]:
+        error = copy.copy(known.failure[0])
+        # It may have been another connection that met it.
+        error.where = f"connection '{settings.conn_id}', {error.where.split(', ', 1)[1]}"
+        raise error
+    try:
+        return _obtain(settings, keys)
+    except ScnetError as error:
+        # A request with less time than the connection grants may fail where others would not.
+        if settings.until is None:
+            # A copy has no traceback, whose frames hold secrets.
+            pause = max(PAUSE_AFTER_FAILURE, error.retry_after or 0.0)
+            known.failure = copy.copy(error), time.monotonic() + pause
+        raise
 
-    def _obtain_unless_just_failed(self, settings: ConnectionSettings, keys: AccessKeys) -> ConnectionSettings:
-        known, conn_id, until = self._failed.get(keys.cluster_id, (None, "", 0.0))
-        if known and time.monotonic() < until:
-            error = copy.copy(known)
-            error.where = error.where.replace(f"'{conn_id}'", f"'{settings.conn_id}'", 1)
-            raise error
-        try:
-            return self._obtain(settings, keys)
-        except ScnetError as error:
-            # A request with less time than the connection grants may fail where others would not.
-            if settings.until is None:
-                until = time.monotonic() + max(PAUSE_AFTER_FAILURE, error.retry_after or 0.0)
-                # A copy has no traceback, whose frames hold secrets.
-                self._failed[keys.cluster_id] = copy.copy(error), settings.conn_id, until
+
+def _obtain(settings: ConnectionSettings, keys: AccessKeys) -> ConnectionSettings:
+    kept = _known(keys).grant
+    grant = kept if kept and time.monotonic() < kept.until else _renew(settings, keys)
+    try:
+        _locate(settings, keys, grant)
+    except ScnetError as error:
+        if error.kind is not ErrorKind.CREDENTIALS:
             raise
+        invalidate(grant.token)
+        if grant is not kept:
+            raise
+        # It was too old: once more with a fresh one, as a poll does.
+        grant = _renew(settings, keys)
+        _locate(settings, keys, grant)
+    return _completed(settings, keys, grant)
 
-    def _obtain(self, settings: ConnectionSettings, keys: AccessKeys) -> ConnectionSettings:
-        kept = self.grants.get(keys.cluster_id)
-        grant = kept if kept and time.monotonic() < kept.until else self._renew(settings, keys)
-        if grant.lacks_place(settings):
-            try:
-                self._locate(settings, keys, grant)
-            except ScnetError as error:
-                if error.kind is not ErrorKind.CREDENTIALS:
-                    raise
-                self.drop(grant.token)
-                if grant is not kept:
-                    raise
-                # It was too old: once more with a fresh one, as a poll does.
-                grant = self._renew(settings, keys)
-                self._locate(settings, keys, grant)
-        return _completed(settings, keys, grant)
 
-    def _renew(self, settings: ConnectionSettings, keys: AccessKeys) -> _Grant:
-        asked_at = time.time()
-        headers = keys.signed(asked_at)
-        secrets = (keys.secret_key, keys.access_key, str(headers["signature"]))
-        request = transport.Request("POST", keys.platform, access_keys.TOKENS_PATH, headers, secrets=secrets)
-        with _named(settings, keys, keys.platform):
-            answer = transport.send(request, settings)
-            try:
-                regions = response.read(answer, access_keys.tokens_from_data, *secrets)
-            except ScnetApiError as error:
-                if error.kind in (ErrorKind.CREDENTIALS, ErrorKind.PERMANENT):
-                    _explain(error, asked_at, answer.date)
+def _renew(settings: ConnectionSettings, keys: AccessKeys) -> _Grant:
+    asked_at = time.time()
+    headers = keys.signed(asked_at)
+    secrets = (keys.secret_key, keys.access_key, str(headers["signature"]))
+    with _named(settings, keys, keys.platform):
+        answer = transport.send(
+            settings, "POST", access_keys.TOKENS_PATH, base=keys.platform, headers=headers, secrets=secrets
+        )
+        try:
+            regions = response.read(answer, access_keys.tokens_from_data)
+        except ScnetApiError as error:
+            if error.kind in (ErrorKind.CREDENTIALS, ErrorKind.PERMANENT):
+                _explain(error, asked_at, answer.date)
+            raise
+        # Of all regions: where issuing ends earlier tokens, they would otherwise end each other's.
+        for region in regions:
+            known = _known(dataclasses.replace(keys, cluster_id=region.cluster_id))
+            known.is_located, known.grant = False, None
+            with contextlib.suppress(ScnetError):
+                issued = access_keys.token_of(region.cluster_id, regions)
+                known.grant = _Grant.of(issued, answer.date)
+        return _Grant.of(access_keys.token_of(keys.cluster_id, regions), answer.date)
+
+
+def _locate(settings: ConnectionSettings, keys: AccessKeys, grant: _Grant) -> None:
+    """Ask the portal where the region is, where that has to be known and is not."""
+    known, token = _known(keys), grant.token
+    if not known.lacks_place(settings, grant):
+        return
+    with _named(settings, keys, keys.portal):
+        try:
+            answer = transport.send(
+                settings, "GET", REGION_PATH, base=keys.portal, headers={"token": token}, secrets=(token,)
+            )
+            region = response.read(answer, Region.of)
+        except ScnetError as error:
+            # What was known stands while the portal cannot say.
+            known.is_located = bool(known.endpoint)
+            if error.kind is ErrorKind.CREDENTIALS or known.lacks_place(settings, grant):
                 raise
-            # Of all regions: where issuing ends earlier tokens, they would otherwise end each other's.
-            for region in regions:
-                with contextlib.suppress(ScnetError):
-                    issued = access_keys.token_of(region.cluster_id, regions)
-                    self.grants[region.cluster_id] = _Grant.of(issued, answer.date)
-            issued = access_keys.token_of(keys.cluster_id, regions)
-            # Not in there any longer where somebody has met a refusal at once.
-            return self.grants.get(keys.cluster_id) or _Grant.of(issued, answer.date)
-
-    def _locate(self, settings: ConnectionSettings, keys: AccessKeys, grant: _Grant) -> None:
-        known, token = self._places.get(keys.cluster_id, _Place()), grant.token
-        request = transport.Request("GET", keys.portal, REGION_PATH, {"token": token}, secrets=(token,))
-        with _named(settings, keys, keys.portal):
-            try:
-                region = response.read(transport.send(request, settings), Region.of, token)
-            except ScnetError as error:
-                # What was known stands while the portal cannot say.
-                grant.place = known if known.endpoint else None
-                if error.kind is ErrorKind.CREDENTIALS or grant.lacks_place(settings):
-                    raise
-                return
-            endpoint = known.endpoint if settings.endpoint else region.endpoint(known.endpoint)
-        grant.place = self._places[keys.cluster_id] = _Place(endpoint, region.user_name)
+            return
+        if not settings.endpoint:
+            known.endpoint = region.endpoint(known.endpoint)
+        known.user_name, known.is_located = region.user_name, True
 
 
 def _completed(settings: ConnectionSettings, keys: AccessKeys, grant: _Grant) -> ConnectionSettings:
-    place = grant.place or _Place()
+    known = _known(keys)
     with _named(settings, keys, keys.portal):
         return settings.with_token(
             grant.token,
             grant.payload,
             region=grant.name,
-            endpoint=settings.endpoint or place.endpoint,
-            portal_user=None if settings.user_name else place.user_name,
+            endpoint=settings.endpoint or known.endpoint,
+            portal_user=None if settings.user_name else known.user_name,
         )
 
 
@@ -285,24 +299,3 @@ def _explain(error: ScnetApiError, asked_at: float, server_time: datetime | None
         side = "ahead of" if ahead > 0 else "behind"
         clock = f"the clock here is {abs(ahead) / 60:.0f} min {side} SCnet's, which fails signatures: set it"
         error.advice, error.kind = f"{clock}; if that does not help, {error.advice}", ErrorKind.TRANSIENT
-
-
-# By the keys, without a region.
-_accounts: dict[AccessKeys, _Account] = {}
-_accounts_lock = threading.Lock()
-
-
-def _account_of(keys: AccessKeys) -> _Account:
-    with _accounts_lock:
-        return _accounts.setdefault(dataclasses.replace(keys, cluster_id=""), _Account())
-
-
-def _make_locks_anew() -> None:
-    """Forget who holds a lock: after a fork that is a thread which this process does not have."""
-    global _accounts_lock
-    _accounts_lock = threading.Lock()
-    for account in _accounts.values():
-        account.lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_make_locks_anew)

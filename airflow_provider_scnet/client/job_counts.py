@@ -83,10 +83,7 @@ class JobCounts:
         :param data: the decoded list
         :raises ScnetResponseError: where it is no list of such entries
         """
-        counts, problems, strangers = cls._read(data, REPORTED_NAMES, ("name", "y"))
-        if "other" in counts:
-            counts["other"] += sum(strangers.values())
-        return cls._of(counts, problems, strangers)
+        return cls._read(data, REPORTED_NAMES, ("name", "y"), strangers_are_other=True)
 
     @classmethod
     def from_metrics(cls, data: Any) -> JobCounts:
@@ -99,27 +96,12 @@ class JobCounts:
         :param data: the decoded list
         :raises ScnetResponseError: where it is no list of such entries
         """
-        counts, problems, strangers = cls._read(data, METRICS, ("metricName", "metricValue"))
-        if strangers:
-            problems["other"] = f"is not known beside {', '.join(strangers)}"
-        return cls._of(counts, problems, strangers)
+        return cls._read(data, METRICS, ("metricName", "metricValue"), strangers_are_other=False)
 
     @classmethod
-    def _of(cls, counts: dict[str, int], problems: dict[str, str], unknown: Iterable[str]) -> JobCounts:
-        for state in STATES:
-            if state not in counts:
-                problems.setdefault(state, "is missing")
-        return cls(
-            **{state: count for state, count in counts.items() if state not in problems},  # type: ignore[arg-type]
-            unknown=tuple(unknown),
-            problems=problems,
-        )
-
-    @staticmethod
     def _read(
-        data: Any, names: Mapping[str, str], keys: tuple[str, str]
-    ) -> tuple[dict[str, int], dict[str, str], dict[str, int]]:
-        """Return the counts by state, for a state that cannot be read why, and the counts by unknown name."""
+        cls, data: Any, names: Mapping[str, str], keys: tuple[str, str], *, strangers_are_other: bool
+    ) -> JobCounts:
         if not isinstance(data, list):
             raise ScnetResponseError("the answer's data is no list of states")
         counts: dict[str, int] = {}
@@ -139,7 +121,18 @@ class JobCounts:
                 strangers[label] = number
             else:
                 counts[state] = number
-        return counts, problems, strangers
+        if strangers_are_other and "other" in counts:
+            counts["other"] += sum(strangers.values())
+        elif strangers and not strangers_are_other:
+            problems["other"] = f"is not known beside {', '.join(strangers)}"
+        for state in STATES:
+            if state not in counts:
+                problems.setdefault(state, "is missing")
+        return cls(
+            **{state: count for state, count in counts.items() if state not in problems},  # type: ignore[arg-type]
+            unknown=tuple(strangers),
+            problems=problems,
+        )
 
     @property
     def total(self) -> int | None:

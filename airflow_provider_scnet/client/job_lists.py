@@ -18,7 +18,6 @@ from airflow_provider_scnet.client.connection_settings import ConnectionSettings
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetConfigError, ScnetResponseError
 from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.job_state import JobState
-from airflow_provider_scnet.client.observation import Listed
 from airflow_provider_scnet.client.redaction import redacted
 from airflow_provider_scnet.client.reported_job import ReportedJob, scnet_time
 from airflow_provider_scnet.client.transport import ask
@@ -49,12 +48,14 @@ class JobList:
     :param problem: why it is not complete
     :param is_null: whether SCnet sent no list at all: so it answers where there is no job, and to what it does not
         know
+    :param scheduler_id: the scheduler whose jobs these are, where that was noted
     """
 
     jobs: tuple[ReportedJob, ...] = ()
     is_complete: bool = True
     problem: str = ""
     is_null: bool = False
+    scheduler_id: str = ""
 
     def __iter__(self) -> Iterator[ReportedJob]:
         """Iterate over the jobs."""
@@ -68,32 +69,22 @@ class JobList:
         """Return those jobs of the list that are meant."""
         return dataclasses.replace(self, jobs=tuple(filter(is_meant, self.jobs)))
 
-    def listed(self, scheduler_id: str) -> Listed:
-        """
-        Return what it shows, by queue.
+    def ids(self, queue: str | None) -> set[str]:
+        """Return the ids of the jobs in a queue; None stands for all queues together."""
+        return {job.job_id for job in self.jobs if queue in (None, job.queue)}
 
-        :param scheduler_id: the scheduler that was asked for
-        :raises ScnetResponseError: where something may be missing, or a state may mean anything
-        """
-        if any(job.state is JobState.UNKNOWN for job in self.complete()):
-            raise ScnetResponseError("a job in the list is in a state that may mean anything")
-        job_ids: dict[str | None, set[str]] = {None: set()}
-        found: Counter[tuple[str | None, JobState]] = Counter()
-        for job in self:
-            for queue in (None, job.queue):
-                job_ids.setdefault(queue, set()).add(job.job_id)
-                found[queue, job.state] += 1
-        counts = {
-            queue: JobCounts(
-                running=found[queue, JobState.RUNNING],
-                queued=found[queue, JobState.QUEUED],
-                held=found[queue, JobState.HELD],
-                suspended=found[queue, JobState.SUSPENDED],
-                other=0,
-            )
-            for queue in job_ids
-        }
-        return Listed(job_ids, counts, self, scheduler_id)
+    def counts(self, queue: str | None) -> JobCounts | None:
+        """Return how many jobs of a queue are in which state; None where it is not known of a job which is its."""
+        if queue is not None and not all(job.queue for job in self.jobs):
+            return None
+        found = Counter(job.state for job in self.jobs if queue in (None, job.queue))
+        return JobCounts(
+            running=found[JobState.RUNNING],
+            queued=found[JobState.QUEUED],
+            held=found[JobState.HELD],
+            suspended=found[JobState.SUSPENDED],
+            other=0,
+        )
 
     def complete(self) -> JobList:
         """
@@ -136,17 +127,15 @@ def live_jobs(
     :param queue_name: only jobs of this queue
     :raises ScnetError: where the list cannot be read
     """
-    check_own_jobs(settings)
     asked = {
         "strClusterIDList": scheduler_id,
         "strJobOwner": settings.user_name,
         "strJobName": job_name,
         "strQueueName": queue_name,
     }
-    found = _list(
-        settings, JOBS_PATH, {name: value for name, value in asked.items() if value}, ReportedJob.from_list
+    return _list(settings, JOBS_PATH, asked, lambda entry: ReportedJob.from_live(entry, "list")).where(
+        lambda job: job_name in ("", job.name) and queue_name in ("", job.queue)
     )
-    return found.where(lambda job: job_name in ("", job.name) and queue_name in ("", job.queue))
 
 
 def ended_jobs(
@@ -170,7 +159,6 @@ def ended_jobs(
     :param queue_name: only jobs of this queue
     :raises ScnetError: where the list cannot be read
     """
-    check_own_jobs(settings)
     now = datetime.now(timezone.utc)
     asked = {
         # It is called a name, and is the id.
@@ -185,7 +173,6 @@ def ended_jobs(
         "jobId": job_id,
         "queue": queue_name,
     }
-    asked = {name: value for name, value in asked.items() if value}
     return _list(settings, HISTORY_PATH, asked, ReportedJob.from_history).where(
         lambda job: job_name in ("", job.name) and job_id in ("", job.job_id) and queue_name in ("", job.queue)
     )
@@ -200,6 +187,8 @@ def _list(
     Each page begins with the last job of the one before: where that is another one, jobs have come or gone
     meanwhile, or the service does not page, and a job may have been passed over.
     """
+    check_own_jobs(settings)
+    asked = {name: value for name, value in asked.items() if value}
     jobs: list[ReportedJob] = []
 
     def incomplete(problem: str) -> JobList:

@@ -7,9 +7,11 @@ Source of the fields: SCnet OpenAPI v2, "submit a job"; ``GAP_SCHEDULER_OPT_WEB`
 
 from __future__ import annotations
 
+import functools
 import math
+import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -21,24 +23,6 @@ from airflow_provider_scnet.client.redaction import redacted
 #: The longest name that is sent. What SCnet makes of long ones is not known.
 LONGEST_NAME = 128
 
-# Fields with parameters of their own, which check them.
-_PARAMETERS = {
-    "GAP_CMD_FILE": "command",
-    "GAP_WORK_DIR": "work_dir",
-    "GAP_QUEUE": "queue_name",
-    "GAP_NNODE": "nodes",
-    "GAP_NPROC": "cores",
-    "GAP_PPN": "cores_per_node",
-    "GAP_NGPU": "gpus_per_node",
-    "GAP_NDCU": "dcus_per_node",
-    "GAP_JOB_MEM": "memory_per_node",
-    "GAP_WALL_TIME": "wall_time",
-    "GAP_EXCLUSIVE": "exclusive",
-    "GAP_APPNAME": "app_name",
-    "GAP_STD_OUT_FILE": "stdout",
-    "GAP_STD_ERR_FILE": "stderr",
-    "GAP_JOB_NAME": "job_name",
-}
 _FORBIDDEN = {
     "GAP_SUBMIT_TYPE": "a job is submitted by its command",
     "GAP_MULTI_SUB": "one submission is one job: map the task for several",
@@ -106,60 +90,34 @@ class JobRequest:
             raise ScnetConfigError("nodes and the job option GAP_NODE_STRING exclude each other: give one of them")
         if self.cores is not None and self.cores_per_node is not None:
             raise ScnetConfigError("cores and cores_per_node exclude each other: give one of them")
-        if not isinstance(self.exclusive, bool):
-            raise ScnetConfigError(f"exclusive is neither true nor false but {_shown(self.exclusive)}")
-        counts = {
-            "GAP_NPROC": _count("cores", self.cores),
-            "GAP_PPN": _count("cores_per_node", self.cores_per_node),
-            "GAP_NGPU": _count("gpus_per_node", self.gpus_per_node),
-            "GAP_NDCU": _count("dcus_per_node", self.dcus_per_node),
-            "GAP_JOB_MEM": _memory(self.memory_per_node),
-            "GAP_EXCLUSIVE": "1" if self.exclusive else "",
-        }
+        asked = {name: read(parameter, getattr(self, parameter)) for name, (parameter, read) in _FIELDS.items()}
+        for name in ("GAP_STD_OUT_FILE", "GAP_STD_ERR_FILE"):
+            asked[name] = posixpath.join(asked["GAP_WORK_DIR"], asked[name])
         return {
             "GAP_SUBMIT_TYPE": "cmd",
-            "GAP_CMD_FILE": _command(self.command),
-            "GAP_JOB_NAME": _word("job_name", self.job_name, r"[A-Za-z0-9_][A-Za-z0-9_.-]*", LONGEST_NAME),
-            "GAP_WORK_DIR": self._work_dir,
-            "GAP_QUEUE": queue_named(self.queue_name),
+            **{name: value for name, value in asked.items() if value},
             # Where nodes are named, their number has to be there, and empty.
-            "GAP_NNODE": "" if named_nodes else _count("nodes", 1 if self.nodes is None else self.nodes),
-            "GAP_WALL_TIME": _wall_time(self.wall_time),
-            "GAP_APPNAME": _word("app_name", self.app_name, r"\w+", LONGEST_NAME),
-            "GAP_STD_OUT_FILE": self._file("stdout", self.stdout),
-            "GAP_STD_ERR_FILE": self._file("stderr", self.stderr),
-            **{name: value for name, value in counts.items() if value},
+            "GAP_NNODE": "" if named_nodes else asked["GAP_NNODE"] or "1",
             **options,
         }
 
     def stdout_of(self, job_id: str) -> str:
         """Return the path of the standard output of the job that was submitted with this id."""
-        return self._file("stdout", self.stdout).replace("%j", job_id)
+        return self.fields()["GAP_STD_OUT_FILE"].replace("%j", job_id)
 
     def stderr_of(self, job_id: str) -> str:
         """Return the path of the standard error of the job that was submitted with this id."""
-        return self._file("stderr", self.stderr).replace("%j", job_id)
-
-    @property
-    def _work_dir(self) -> str:
-        path = _path("work_dir", self.work_dir)
-        if not path.startswith("/"):
-            raise ScnetConfigError(f"work_dir is no absolute path on the cluster: {_shown(path)}")
-        return path.rstrip("/") or "/"
-
-    def _file(self, name: str, path: str) -> str:
-        path = _path(name, path)
-        return path if path.startswith("/") else f"{self._work_dir.rstrip('/')}/{path}"
+        return self.fields()["GAP_STD_ERR_FILE"].replace("%j", job_id)
 
 
 def _shown(value: object) -> str:
     return f"'{redacted(value)[:80]}'"
 
 
-def _word(name: str, value: object, pattern: str, longest: int) -> str:
-    if not isinstance(value, str) or not re.fullmatch(pattern, value, re.ASCII) or len(value) > longest:
+def _word(name: str, value: object, pattern: str = r"\w+") -> str:
+    if not isinstance(value, str) or not re.fullmatch(pattern, value, re.ASCII) or len(value) > LONGEST_NAME:
         raise ScnetConfigError(
-            f"{name} has to be a text of 1 to {longest} letters, digits and the like, without spaces, "
+            f"{name} has to be a text of 1 to {LONGEST_NAME} letters, digits and the like, without spaces, "
             f"not {_shown(value)}"
         )
     return value
@@ -171,7 +129,20 @@ def _path(name: str, value: object) -> str:
     return value.strip()
 
 
-def _command(command: object) -> str:
+def _work_dir(name: str, value: object) -> str:
+    path = _path(name, value)
+    if not path.startswith("/"):
+        raise ScnetConfigError(f"{name} is no absolute path on the cluster: {_shown(path)}")
+    return path.rstrip("/") or "/"
+
+
+def _flag(name: str, value: object) -> str:
+    if not isinstance(value, bool):
+        raise ScnetConfigError(f"{name} is neither true nor false but {_shown(value)}")
+    return "1" if value else ""
+
+
+def _command(name: str, command: object) -> str:
     lines = [command] if isinstance(command, str) else command
     if not isinstance(lines, Sequence) or isinstance(lines, bytes) or not all(isinstance(x, str) for x in lines):
         raise ScnetConfigError("command has to be a text, or a list of lines")
@@ -199,18 +170,18 @@ def _count(name: str, value: object) -> str:
     return text
 
 
-def _memory(value: object) -> str:
+def _memory(name: str, value: object) -> str:
     if value is None:
         return ""
     text = value.upper().replace(" ", "") if isinstance(value, str) else ""
     if not re.fullmatch("[1-9][0-9]{0,8}(MB|GB)", text):
-        raise ScnetConfigError(f"memory_per_node has to be such as 4GB or 512MB, not {_shown(value)}")
+        raise ScnetConfigError(f"{name} has to be such as 4GB or 512MB, not {_shown(value)}")
     return text
 
 
-def _wall_time(value: object) -> str:
+def _wall_time(name: str, value: object) -> str:
     wrong = ScnetConfigError(
-        "wall_time has to be longer than zero, such as '01:30:00' (hours, minutes, seconds) or a timedelta, "
+        f"{name} has to be longer than zero, such as '01:30:00' (hours, minutes, seconds) or a timedelta, "
         f"not {_shown(value)}"
     )
     if isinstance(value, timedelta):
@@ -233,8 +204,8 @@ def _options(options: object) -> dict[str, str]:
     for name, value in options.items():
         if not isinstance(name, str) or not re.fullmatch("GAP_[A-Z0-9_]{1,60}", name):
             raise ScnetConfigError(f"job_options names no field GAP_…, but {_shown(name)}")
-        if name in _PARAMETERS:
-            raise ScnetConfigError(f"job_options holds {name}: use the parameter {_PARAMETERS[name]}")
+        if name in _FIELDS:
+            raise ScnetConfigError(f"job_options holds {name}: use the parameter {_FIELDS[name][0]}")
         if name in _FORBIDDEN:
             raise ScnetConfigError(f"job_options holds {name}: {_FORBIDDEN[name]}")
         if isinstance(value, bool) or not isinstance(value, str | int):
@@ -247,3 +218,23 @@ def _options(options: object) -> dict[str, str]:
         if str(value):
             found[name] = str(value)
     return found
+
+
+# The fields that have a parameter, and how it is read; what is read as empty is not sent.
+_FIELDS: dict[str, tuple[str, Callable[[str, Any], str]]] = {
+    "GAP_CMD_FILE": ("command", _command),
+    "GAP_JOB_NAME": ("job_name", functools.partial(_word, pattern=r"[A-Za-z0-9_][A-Za-z0-9_.-]*")),
+    "GAP_WORK_DIR": ("work_dir", _work_dir),
+    "GAP_QUEUE": ("queue_name", lambda _, value: queue_named(value)),
+    "GAP_NNODE": ("nodes", _count),
+    "GAP_NPROC": ("cores", _count),
+    "GAP_PPN": ("cores_per_node", _count),
+    "GAP_NGPU": ("gpus_per_node", _count),
+    "GAP_NDCU": ("dcus_per_node", _count),
+    "GAP_JOB_MEM": ("memory_per_node", _memory),
+    "GAP_WALL_TIME": ("wall_time", _wall_time),
+    "GAP_EXCLUSIVE": ("exclusive", _flag),
+    "GAP_APPNAME": ("app_name", _word),
+    "GAP_STD_OUT_FILE": ("stdout", _path),
+    "GAP_STD_ERR_FILE": ("stderr", _path),
+}

@@ -5,34 +5,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from airflow_provider_scnet.client.errors import ErrorKind, ScnetError
-from airflow_provider_scnet.client.job_counts import NO_JOBS, JobCounts
+from airflow_provider_scnet.client.job_counts import JobCounts
 from airflow_provider_scnet.client.token_payload import local
 from airflow_provider_scnet.event_loop import clock
 
 if TYPE_CHECKING:
     from airflow_provider_scnet.client.job_lists import JobList
-
-
-class Listed(NamedTuple):
-    """
-    What a whole list of a user's jobs shows.
-
-    :param job_ids: the ids of the jobs in it, also of those that have just ended, by queue; None stands for all
-        queues together
-    :param counts: how many jobs are in which state, likewise
-    :param jobs: the list itself
-    :param scheduler_id: the scheduler whose jobs these are
-    """
-
-    job_ids: Mapping[str | None, Collection[str]]
-    counts: Mapping[str | None, JobCounts]
-    jobs: JobList
-    scheduler_id: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +43,7 @@ class Observation:
     counts: JobCounts | None = None
     error: ScnetError | None = None
     queues: Mapping[str, JobCounts | ScnetError] = dataclasses.field(default_factory=dict)
-    listed: Listed | ScnetError | None = None
+    listed: JobList | ScnetError | None = None
     account: tuple[str, ...] | None = None
     where: str = ""
     doubt: str = ""
@@ -123,16 +106,19 @@ class Observation:
             return dataclasses.replace(self, account=account, counts=None, error=seen)
         return dataclasses.replace(self, account=account, counts=seen, whole=self.counts)
 
+    @property
+    def jobs(self) -> JobList | None:
+        """The list of the jobs; None where there is none."""
+        return None if isinstance(self.listed, ScnetError) else self.listed
+
     @functools.cached_property
     def by_list(self) -> Observation | None:
         """The same with counts as the list of the jobs has them; None where there is no list."""
-        queue = self.queue_name
-        # A job of which the queue is not known may be in any.
-        if not isinstance(self.listed, Listed) or (queue is not None and "" in self.listed.counts):
+        counts = None if self.jobs is None else self.jobs.counts(self.queue_name)
+        if self.jobs is None or counts is None:
             return None
-        counts = self.listed.counts
-        whole = None if queue is None else counts[None]
-        return dataclasses.replace(self, counts=counts.get(queue, NO_JOBS), whole=whole)
+        whole = None if self.queue_name is None else self.jobs.counts(None)
+        return dataclasses.replace(self, counts=counts, whole=whole)
 
     @property
     def user_name(self) -> str | None:
@@ -153,11 +139,6 @@ class Observation:
     def queue_name(self) -> str | None:
         """The queue whose jobs were counted; None: all of them together."""
         return self.account[2] if self.account and len(self.account) > 2 else None
-
-    @property
-    def is_refused(self) -> bool:
-        """Whether the token was not accepted."""
-        return self.error is not None and self.error.kind is ErrorKind.CREDENTIALS
 
     def ends_within(self, seconds: float) -> tuple[str, ...]:
         """

@@ -6,20 +6,18 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Collection, Iterator, Mapping
-from datetime import datetime, timezone
 
 from airflow_provider_scnet.client import issued_tokens
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
-from airflow_provider_scnet.client.error_codes import ErrorKind
-from airflow_provider_scnet.client.errors import ScnetConnectionError, ScnetError
+from airflow_provider_scnet.client.errors import ScnetError, ScnetResponseError
 from airflow_provider_scnet.client.job_counts import JobCounts
-from airflow_provider_scnet.client.job_lists import live_jobs
+from airflow_provider_scnet.client.job_lists import JobList, live_jobs
 from airflow_provider_scnet.client.job_manager import only_scheduler
-from airflow_provider_scnet.client.observation import Listed, Observation
+from airflow_provider_scnet.client.job_state import JobState
+from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.client.queue_counts import observe_queues
 from airflow_provider_scnet.client.redaction import listed, redacted
 from airflow_provider_scnet.client.transport import ask
-from airflow_provider_scnet.event_loop import clock
 
 #: Source: SCnet OpenAPI v2, "query job state data".
 JOB_STATE_PATH = "/hpc/openapi/v2/view/jobs/state"
@@ -40,67 +38,52 @@ def poll(settings: ConnectionSettings, queues: Collection[str] = (), with_list: 
     :param with_list: whether the jobs are listed, too
     :return: what was seen; an error is part of it
     """
-    observation = poll_once(settings, queues, with_list)
-    if not (settings.keys and observation.is_refused):
-        return observation
-    try:
-        settings = issued_tokens.with_token(settings)
-    except ScnetError as error:
-        return Observation(error=error, account=settings.account, where=settings.where)
-    return poll_once(settings, queues, with_list)
-
-
-def poll_once(settings: ConnectionSettings, queues: Collection[str] = (), with_list: bool = False) -> Observation:
-    """
-    Send one request, one more for the counts of single queues, and one a page for a list; observe the answers.
-
-    :param settings: whom to ask, and about whom
-    :param queues: the queues whose own counts are asked for, too
-    :param with_list: whether the jobs are listed, too
-    """
-    at, observed_at = clock.now(), datetime.now(timezone.utc)
-    counts, error, doubt, jobs = None, None, "", None
-    by_queue: Mapping[str, JobCounts | ScnetError] = {}
-    try:
-        counts = ask(settings, JOB_STATE_PATH, JobCounts.from_data, params={"userName": settings.user_name})
-        doubt = _doubt(settings, counts)
-        # What proves nothing of all queues proves nothing of one.
-        by_queue = dict.fromkeys(queues, counts) if doubt else observe_queues(settings, queues, counts)
-        jobs = _list_jobs(settings) if with_list else None
-    except ScnetError as e:
-        error = e
-        error.where = settings.where
-        if error.kind is ErrorKind.CREDENTIALS:
-            issued_tokens.invalidate(settings.token)
-        if isinstance(error, ScnetConnectionError):
-            issued_tokens.ask_for_region_again(settings)
-    return Observation(
-        counts=counts,
-        error=error,
-        queues=by_queue,
-        listed=jobs,
+    nothing = Observation(
         account=settings.account,
         where=settings.where,
-        doubt=doubt,
-        notes=(
-            *settings.notes,
-            *(_unknown_states(settings, counts, by_queue) if counts else ()),
-            *([f"claims last longer, as jobs were not listed: {jobs}"] if isinstance(jobs, ScnetError) else ()),
-        ),
+        notes=settings.notes,
         token_ends=None if settings.keys else settings.token_ends,
         counted_after=settings.counted_after,
         condition=settings.condition,
-        at=at,
-        observed_at=observed_at,
+    )
+    try:
+        return issued_tokens.ask(settings, lambda granted: _look(nothing, granted, queues, with_list))
+    except ScnetError as error:
+        return dataclasses.replace(nothing, error=error)
+
+
+def _look(
+    nothing: Observation, settings: ConnectionSettings, queues: Collection[str], with_list: bool
+) -> Observation:
+    """Send one request, one more for the counts of single queues, and one a page for a list."""
+    try:
+        counts = ask(settings, JOB_STATE_PATH, JobCounts.from_data, params={"userName": settings.user_name})
+    except ScnetError as error:
+        error.where = settings.where
+        raise
+    doubt = _doubt(settings, counts)
+    # What proves nothing of all queues proves nothing of one.
+    by_queue: Mapping[str, JobCounts | ScnetError] = (
+        dict.fromkeys(queues, counts) if doubt else observe_queues(settings, queues, counts)
+    )
+    jobs = _list_jobs(settings) if with_list else None
+    notes = [*nothing.notes, *_unknown_states(settings, counts, by_queue)]
+    if isinstance(jobs, ScnetError):
+        notes.append(f"claims last longer, as jobs were not listed: {jobs}")
+    return dataclasses.replace(
+        nothing, counts=counts, queues=by_queue, listed=jobs, doubt=doubt, notes=tuple(notes)
     )
 
 
-def _list_jobs(settings: ConnectionSettings) -> Listed | ScnetError:
+def _list_jobs(settings: ConnectionSettings) -> JobList | ScnetError:
     # However many pages there are, the counts must not be held up.
     settings = dataclasses.replace(settings, until=time.monotonic() + settings.timeout)
     try:
         scheduler = _schedulers[settings.account] = _schedulers.get(settings.account) or only_scheduler(settings)
-        return live_jobs(settings, scheduler).listed(scheduler)
+        jobs = live_jobs(settings, scheduler).complete()
+        if any(job.state is JobState.UNKNOWN for job in jobs):
+            raise ScnetResponseError("a job in the list is in a state that may mean anything")
+        return dataclasses.replace(jobs, scheduler_id=scheduler)
     except ScnetError as error:
         _schedulers.pop(settings.account, None)
         return error

@@ -29,7 +29,7 @@ class ReportedJob:
 
     Texts of SCnet's are as they came, but for secrets; escape what is to be shown.
 
-    :param job_id: its id
+    :param job_id: its id; of a job that somebody submitted elsewhere it may be such as ``5_[1-50]``
     :param name: its name, which SCnet may have changed
     :param state: what is known of it
     :param source: which answer this is: the live ``list``, the ``detail`` of the job, or the ``history``
@@ -52,7 +52,6 @@ class ReportedJob:
     queue: str = ""
     exit_code: str = ""
     reason: str = ""
-    work_dir: str = ""
     queued_at: datetime | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
@@ -84,47 +83,28 @@ class ReportedJob:
         }
 
     @classmethod
-    def from_list(cls, entry: Any) -> ReportedJob:
+    def from_live(cls, entry: Any, source: Literal["list", "detail"]) -> ReportedJob:
         """
-        Read an entry of the live list.
+        Read an entry of the live list, or the detail of a job, which has the same fields and more.
 
-        :param entry: the entry
-        :raises ScnetResponseError: where it has no id, name or state
-        """
-        read = _Fields(entry)
-        return cls(
-            job_id=read.job_id(),
-            name=read.name(),
-            state=live_state(read.required("jobStatus")),
-            source="list",
-            code=read.text("jobStatus"),
-            queue=read.text("queue"),
-            reason=read.text("reason"),
-            work_dir=read.text("workDir"),
-            started_at=read.time("jobStartTime"),
-        )
+        Of the state and the exit code Slurm's own record is believed, which only a detail has.
 
-    @classmethod
-    def from_detail(cls, entry: Any) -> ReportedJob:
-        """
-        Read the detail of a job; of its state and exit code Slurm's own record is believed where there is one.
-
-        :param entry: the detail
+        :param entry: the entry, or the detail
+        :param source: which of them
         :raises ScnetResponseError: where it has no id, name or state
         """
         read = _Fields(entry)
         slurm = _Fields(read.entry.get("jobInitAttr") or {})
-        job_id, exit_code = read.job_id(), slurm.text("ExitCode") or read.text("exitCode")
+        job_id, exit_code = read.required("jobId"), slurm.text("ExitCode") or read.text("exitCode")
         return cls(
             job_id=job_id,
             name=read.name(),
             state=live_state(read.required("jobStatus"), slurm.text("JobState")),
-            source="detail",
+            source=source,
             code=read.text("jobStatus"),
             queue=read.text("queue"),
             exit_code=exit_code if re.fullmatch(r"\d+:\d+", exit_code) else "",
             reason=slurm.text("Reason") or read.text("reason"),
-            work_dir=read.text("workDir") or slurm.text("WorkDir"),
             started_at=read.time("jobStartTime"),
             # Slurm's pattern for the id stands there as it was asked for, or filled in.
             stdout=read.text("outputPath").replace("%j", job_id),
@@ -141,13 +121,12 @@ class ReportedJob:
         """
         read = _Fields(entry)
         return cls(
-            job_id=read.job_id(),
+            job_id=read.required("jobId"),
             name=read.name(),
             state=history_state(read.required("jobState")),
             source="history",
             code=read.text("jobState"),
             queue=read.text("queue"),
-            work_dir=read.text("workdir"),
             queued_at=read.time("jobQueueTime"),
             started_at=read.time("jobStartTime"),
             ended_at=read.time("jobEndTime"),
@@ -178,10 +157,6 @@ class _Fields:
         if not isinstance(self.entry.get("jobName"), str):
             raise ScnetResponseError("a job in the answer's data has no jobName")
         return self.text("jobName")
-
-    def job_id(self) -> str:
-        """Return the id; of a job that somebody submitted elsewhere it may be such as ``5_[1-50]``."""
-        return self.required("jobId")
 
     def time(self, name: str) -> datetime | None:
         """Return a time; None where there is none, or it cannot be read: nothing is decided by it."""

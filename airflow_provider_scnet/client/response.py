@@ -26,6 +26,7 @@ class Answer:
     :param location: where a redirect points
     :param retry_after: seconds for which the server asked to be left alone, 600 at most
     :param date: the server's time
+    :param secrets: texts that must not appear in an error, nor in what is read
     """
 
     status: int
@@ -34,6 +35,15 @@ class Answer:
     location: str = dataclasses.field(default="", repr=False)
     retry_after: float | None = None
     date: datetime | None = None
+    secrets: tuple[str, ...] = dataclasses.field(default=(), repr=False)
+
+    def parse(self) -> Any:
+        """
+        Decode the body.
+
+        :raises ScnetResponseError: where it is not one JSON document
+        """
+        return parse(self.body, *self.secrets)
 
 
 def parse(body: bytes, *secrets: str) -> Any:
@@ -92,28 +102,27 @@ def data_of(body: Any) -> Any:
     return body.get("data")
 
 
-def read(answer: Answer, reader: Callable[[Any], T], *secrets: str) -> T:
+def read(answer: Answer, reader: Callable[[Any], T]) -> T:
     """
     Read the ``data`` of an answer; where its status and its body disagree, the worse one stands.
 
     :param answer: what came over the wire
     :param reader: converts the data
-    :param secrets: texts that must not appear in an error, nor in the data
     :raises ScnetApiError: where SCnet reports an error
     :raises ScnetResponseError: where the answer is not the documented one
     """
     try:
         if answer.status != 200:
-            raise _refusal(answer, *secrets)
-        return reader(data_of(parse(answer.body, *secrets)))
+            raise _refusal(answer)
+        return reader(data_of(answer.parse()))
     except ScnetError as error:
         error.retry_after = answer.retry_after
         raise
 
 
-def _refusal(answer: Answer, *secrets: str) -> ScnetError:
+def _refusal(answer: Answer) -> ScnetError:
     try:
-        body = parse(answer.body, *secrets)
+        body = answer.parse()
     except ScnetResponseError:
         body = None
     code, msg = _code_and_msg(body)
@@ -125,7 +134,7 @@ def _refusal(answer: Answer, *secrets: str) -> ScnetError:
         return _api_error(str(answer.status), msg or status, kind=kind)
     text = f"{status}: {msg}" if msg else status
     if answer.location:
-        location = redacted(answer.location, *secrets)
+        location = redacted(answer.location, *answer.secrets)
         text += f", a redirect to {location}, which is not followed: correct the address"
     return ScnetResponseError(text, kind=kind)
 

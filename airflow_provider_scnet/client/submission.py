@@ -17,6 +17,7 @@ from airflow_provider_scnet.client.errors import (
     ScnetSubmissionRefusedError,
     ScnetSubmissionUnknownError,
 )
+from airflow_provider_scnet.client.job_lists import check_own_jobs
 from airflow_provider_scnet.client.job_request import JobRequest
 from airflow_provider_scnet.client.redaction import redacted
 
@@ -86,21 +87,16 @@ def submit(settings: ConnectionSettings, job: JobRequest, scheduler_id: str) -> 
     :param scheduler_id: the scheduler that is to take it
     :raises ScnetSubmissionRefusedError: where it is certain that there is no job
     :raises ScnetSubmissionUnknownError: where nobody knows
+    :raises ScnetConfigError: where it would be another user's than the one asked about
     """
-    request = transport.Request(
-        method="POST",
-        base=settings.endpoint,
-        path=SUBMISSION_PATH,
-        headers={"token": settings.token},
-        content={"json": {"strJobManagerID": scheduler_id, "mapAppJobInfo": job.fields()}},
-        secrets=settings.secrets,
-    )
+    check_own_jobs(settings)
     try:
+        content = {"strJobManagerID": scheduler_id, "mapAppJobInfo": job.fields()}
         try:
-            answer = transport.send(request, settings)
+            answer = transport.send(settings, "POST", SUBMISSION_PATH, json=content)
         except ScnetError as error:
             raise _unknown(error.message, error) from None
-        return job_id_of(answer, *settings.secrets)
+        return job_id_of(answer)
     except ScnetError as error:
         error.where = f"{settings.where}, submission of job '{job.job_name}'"
         if error.kind is ErrorKind.CREDENTIALS:
@@ -108,17 +104,16 @@ def submit(settings: ConnectionSettings, job: JobRequest, scheduler_id: str) -> 
         raise
 
 
-def job_id_of(answer: response.Answer, *secrets: str) -> str:
+def job_id_of(answer: response.Answer) -> str:
     """
     Return the id of the job that an answer names.
 
     :param answer: what came over the wire
-    :param secrets: texts that must not appear in an error
     :raises ScnetSubmissionRefusedError: where it is certain that there is no job
     :raises ScnetSubmissionUnknownError: where nobody knows
     """
     try:
-        body = response.parse(answer.body, *secrets)
+        body = answer.parse()
     except ScnetError:
         body = None
     code = body.get("code") if isinstance(body, Mapping) else None
@@ -129,7 +124,7 @@ def job_id_of(answer: response.Answer, *secrets: str) -> str:
             return job_id
     try:
         # What the answer is, in the words that are usual for it.
-        data = response.read(answer, lambda data: data, *secrets)
+        data = response.read(answer, lambda data: data)
     except ScnetError as error:
         raise _unknown(error.message, error) from None
     raise _unknown(f"SCnet answered success with '{redacted(data)}' in place of the id of a job")

@@ -4,15 +4,12 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import http.client
 import math
 import os
 import re
-import selectors
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -55,8 +52,8 @@ MOST_HANGING = 8
 
 # Bytes; a compressed piece of this size cannot fill the memory: deflate expands by a factor of 1032 at most.
 _PIECE = 1024
-# Seconds after which the next address of a name is tried beside those before it.
-_HEAD_START = 0.25
+# Seconds after which the next address of a name is tried.
+_PATIENCE = 2.0
 # Where the environment names a file of authorities, for requests and for cURL.
 _BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
@@ -66,28 +63,6 @@ _NOT_YET_VALID = 9
 # By origin. A process that is forked has none of these threads.
 _hanging: dict[str, set[Future[Answer]]] = {}
 os.register_at_fork(after_in_child=_hanging.clear)
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """
-    One request.
-
-    :param method: such as ``GET``
-    :param base: scheme, host, port and path: the only origin that it reaches
-    :param path: below the base, with a slash at its beginning
-    :param headers: what authorises it
-    :param content: the query and the body, under the names that requests has for them: ``params``, ``json``,
-        ``data``, ``files``
-    :param secrets: texts that must not appear in an error
-    """
-
-    method: str
-    base: str
-    path: str
-    headers: Mapping[str, str | bytes] = dataclasses.field(repr=False)
-    content: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
-    secrets: tuple[str, ...] = dataclasses.field(default=(), repr=False)
 
 
 def ask(
@@ -105,13 +80,11 @@ def ask(
     :param path: below the endpoint, with a slash at its beginning
     :param reader: converts the ``data`` of the answer
     :param method: how to ask
-    :param content: the query and the body, as in :class:`Request`
+    :param content: the query and the body, under the names that requests has for them
     :raises ScnetError: where there is no answer, or one that is an error or cannot be read; it names the path
     """
-    secrets = settings.secrets
-    request = Request(method, settings.endpoint, path, {"token": settings.token}, content, secrets)
     try:
-        return response.read(send(request, settings), reader, *secrets)
+        return response.read(send(settings, method, path, **content), reader)
     except ScnetError as error:
         error.where = f"{settings.where}, {path.removeprefix('/hpc/openapi/v2/')}"
         if error.kind is ErrorKind.CREDENTIALS:
@@ -119,62 +92,70 @@ def ask(
         raise
 
 
-def send(request: Request, settings: ConnectionSettings) -> Answer:
+def send(
+    settings: ConnectionSettings,
+    method: str,
+    path: str,
+    *,
+    base: str = "",
+    headers: Mapping[str, str | bytes] | None = None,
+    secrets: tuple[str, ...] = (),
+    **content: Any,
+) -> Answer:
     """
     Send one request and read the answer, in the connection's time and at most 1 MiB of it.
 
     The time-outs of requests bound the time between two bytes, and nothing bounds a name server. So it runs in a
     thread, which is left behind when the time is over: no more than :data:`MOST_HANGING` for one origin.
 
-    :param request: what to ask
-    :param settings: the connection's time-outs, authorities and proxies
+    :param settings: whom to ask
+    :param method: such as ``GET``
+    :param path: below the base, with a slash at its beginning
+    :param base: scheme, host, port and path, the only origin that it reaches; default: the region's endpoint
+    :param headers: with a base, what authorises it; the region has the token
+    :param secrets: with a base, texts that must not appear in the answer or an error; else the connection's
+    :param content: the query and the body, under the names that requests has for them
     :raises ScnetConnectionError: where no answer came, or there is no time left to ask
     :raises ScnetResponseError: where it was too large or cannot be decompressed
     :raises ScnetConfigError: where the connection's settings do not allow a request
     """
+    if not base:
+        base, headers, secrets = settings.endpoint, {"token": settings.token}, settings.secrets
     seconds = settings.at_most(settings.timeout)
     if not seconds:
         raise ScnetConnectionError("there was no time left to ask")
     until = _after(seconds)
-    hanging = _hanging.setdefault(request.base, set())
+    hanging = _hanging.setdefault(base, set())
     if len(hanging) >= MOST_HANGING:
         raise ScnetConnectionError(
-            f"{len(hanging)} earlier requests to {request.base} still hang, in a name server perhaps"
+            f"{len(hanging)} earlier requests to {base} still hang, in a name server perhaps"
         )
-    session = OneOriginSession(request.base, request.headers, settings)
-    answer = run_in_thread(lambda: _answer(session, request, until))
+    session = OneOriginSession(base, headers or {}, settings, until)
+    answer = run_in_thread(lambda: _answer(session, method, path, content, secrets))
     try:
         return answer.result(seconds)
     except (requests.RequestException, OSError, ValueError, TimeoutOfFuture) as error:
-        session.is_given_up.set()
         if not answer.done():
             hanging.add(answer)
             answer.add_done_callback(hanging.discard)
         if isinstance(error, (requests.Timeout, TimeoutOfFuture)) or isinstance(_root(error), TimeoutError):
             raise ScnetConnectionError(f"no whole answer within {seconds:.3g} s{_through(session)}") from None
-        raise _readable(error, session, request.secrets) from None
+        raise _readable(error, session, secrets) from None
 
 
-def _answer(session: OneOriginSession, request: Request, until: float) -> Answer:
-    with (
-        session,
-        session.request(
-            request.method,
-            request.base + request.path,
-            # An answer of 200 bytes needs no compression, and compression has risks.
-            headers={"Accept-Encoding": "identity"},
-            timeout=max(until - time.monotonic(), 0.001),
-            stream=True,
-            allow_redirects=False,
-            **request.content,
-        ) as answer,
-    ):
+def _answer(
+    session: OneOriginSession, method: str, path: str, content: Mapping[str, Any], secrets: tuple[str, ...]
+) -> Answer:
+    # An answer of 200 bytes needs no compression, and compression has risks.
+    headers = {"Accept-Encoding": "identity"}
+    with session, session.request(method, path, headers=headers, stream=True, **content) as answer:
         return Answer(
             status=answer.status_code,
-            body=_read(answer, *request.secrets),
+            body=_read(answer, *secrets),
             location=answer.headers.get("Location", ""),
             retry_after=_retry_after(answer.headers.get("Retry-After")),
             date=_date(answer.headers.get("Date")),
+            secrets=secrets,
         )
 
 
@@ -189,9 +170,12 @@ class OneOriginSession(requests.Session):
     :param base: the origin, as an address
     :param headers: what authorises its requests
     :param settings: the connection's time-outs, authorities and proxies
+    :param until: from when on nothing is sent any more, by :func:`time.monotonic`
     """
 
-    def __init__(self, base: str, headers: Mapping[str, str | bytes], settings: ConnectionSettings):
+    def __init__(
+        self, base: str, headers: Mapping[str, str | bytes], settings: ConnectionSettings, until: float = math.inf
+    ) -> None:
         super().__init__()
         #: The address that paths are taken below: scheme, host, port, and a path if the endpoint has one.
         self.base_url = base
@@ -221,11 +205,9 @@ class OneOriginSession(requests.Session):
             self.verify = os.environ[bundle]
         #: What names the file of authorities, or could name one.
         self.authorities = bundle or own
-        #: Set where who asked no longer waits: from then on nothing is sent.
-        self.is_given_up = threading.Event()
         self.adapters.clear()
-        self.mount(f"{address.scheme}://{address.netloc}/", _Adapter(self.is_given_up))
-        self._timeout = (settings.timeout, settings.timeout)
+        self.mount(f"{address.scheme}://{address.netloc}/", _Adapter(until))
+        self._timeout, self._until = settings.timeout, until
         #: The proxy on the way, for people, without its password; empty where there is none.
         self.proxy = ""
         if proxy := select_proxy(base, self.proxies):
@@ -237,7 +219,7 @@ class OneOriginSession(requests.Session):
         """Send a request to a path or an address, with the connection's time-outs unless others are given."""
         if isinstance(url, str) and url.startswith("/"):
             url = self.base_url + url
-        kwargs.setdefault("timeout", self._timeout)
+        kwargs.setdefault("timeout", max(min(self._timeout, self._until - time.monotonic()), 0.001))
         return super().request(method, url, *args, **kwargs)
 
     def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
@@ -252,15 +234,14 @@ class OneOriginSession(requests.Session):
 
 
 class _Adapter(HTTPAdapter):
-    def __init__(self, is_given_up: threading.Event) -> None:
+    def __init__(self, until: float) -> None:
         super().__init__()
-        self._is_given_up = is_given_up
+        self._until = until
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
         pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
         if not issubclass(pool.ConnectionCls, _Connection):
-            own = {"is_given_up": self._is_given_up}
-            pool.ConnectionCls = type("Connection", (_Connection, pool.ConnectionCls), own)
+            pool.ConnectionCls = type("Connection", (_Connection, pool.ConnectionCls), {"until": self._until})
         return pool
 
 
@@ -275,7 +256,7 @@ class _Response(http.client.HTTPResponse):
 class _Connection:
     """What a connection of urllib3 does otherwise here: all that comes before the request shares its time."""
 
-    is_given_up: threading.Event
+    until: float
     _dns_host: str
     port: int
     timeout: float | None
@@ -284,9 +265,8 @@ class _Connection:
 
     def connect(self) -> None:
         super().connect()  # type: ignore[misc]
-        # A submission that went out now would be there beside its repetition. Its time alone does not tell: this
-        # thread may have begun to count later than who waits for it.
-        if self.is_given_up.is_set():
+        # A submission that went out when nobody waits for it any more would be there beside its repetition.
+        if time.monotonic() >= self.until:
             self.close()  # type: ignore[attr-defined]
             raise TimeoutError
 
@@ -315,44 +295,32 @@ def _after(seconds: float | None) -> float:
 
 def _connected(host: str, port: int, seconds: float | None, options: Iterable[Any]) -> socket.socket:
     """
-    Connect to whichever address of a name answers first, each with a small head start on the next (RFC 8305).
+    Connect to the first address of a name that answers; each but the last has half of the time, and 2 s at most.
 
-    The standard library and urllib3 try one after the other, each for the whole time: behind a dead one, such as
-    an IPv6 address that leads nowhere, none is ever reached.
+    The standard library and urllib3 give each the whole time: behind a dead one, such as an IPv6 address that
+    leads nowhere, none is ever reached.
     """
     until = _after(seconds)
-    untried = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    addresses = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
     failure = OSError("the name has no address")
-    with selectors.DefaultSelector() as trying, contextlib.ExitStack() as sockets:
-        while untried or trying.get_map():
-            left = until - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            if untried:
-                family, kind, protocol, _, address = untried.pop(0)
-                try:
-                    sock = sockets.enter_context(socket.socket(family, kind, protocol))
-                    for option in options:
-                        sock.setsockopt(*option)
-                    sock.setblocking(False)
-                    with contextlib.suppress(BlockingIOError):
-                        sock.connect(address)
-                except OSError as error:
-                    failure = error
-                    continue
-                trying.register(sock, selectors.EVENT_WRITE)
-            wait = min(left, _HEAD_START) if untried else left
-            for key, _ in trying.select(None if wait == math.inf else wait):
-                sock = key.fileobj  # type: ignore[assignment]
-                trying.unregister(sock)
-                if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                    failure = OSError(code, os.strerror(code))
-                    continue
-                # The others are closed, and this handle.
-                connected: socket.socket = sock.dup()
-                connected.settimeout(seconds)
-                return connected
-        raise failure
+    for number, (family, kind, protocol, _, address) in enumerate(addresses, 1):
+        left = until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        wait = min(left / 2, _PATIENCE) if number < len(addresses) else left
+        try:
+            with contextlib.ExitStack() as closing:
+                sock = closing.enter_context(socket.socket(family, kind, protocol))
+                for option in options:
+                    sock.setsockopt(*option)
+                sock.settimeout(None if wait == math.inf else wait)
+                sock.connect(address)
+                sock.settimeout(seconds)
+                closing.pop_all()
+                return sock
+        except OSError as error:
+            failure = error
+    raise failure
 
 
 def _read(response: requests.Response, *secrets: str) -> bytes:

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from airflow_provider_scnet.client import issued_tokens, job_lists, jobs, submission
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
@@ -20,7 +21,21 @@ from airflow_provider_scnet.client.reported_job import ReportedJob
 from airflow_provider_scnet.client.threads import run_in_thread
 from airflow_provider_scnet.hooks.polled_connection import PolledConnection
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def _aside(
+    method: Callable[Concatenate[Any, P], T],
+) -> Callable[Concatenate[JobMethods, P], Coroutine[Any, Any, T]]:
+    """Return a method that does the same in a thread, with the connection as it was read on the event loop."""
+
+    @functools.wraps(method)
+    async def run(self: JobMethods, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        settings = await self._connection.aread_settings()
+        return await asyncio.wrap_future(run_in_thread(lambda: method(_AlreadyRead(settings), *args, **kwargs)))
+
+    return run
 
 
 class JobMethods:
@@ -38,7 +53,7 @@ class JobMethods:
 
     def get_namespace(self) -> str:
         """Return the connection's extra ``namespace``, which tells this Airflow's jobs from those of others."""
-        return self._connection.read_settings().namespace
+        return self._read_settings().namespace
 
     def get_scheduler_id(self) -> str:
         """
@@ -47,7 +62,7 @@ class JobMethods:
         :raises ScnetConfigError: where the region has several
         :raises ScnetError: where there is no answer, or one that is an error
         """
-        return self._asked(only_scheduler)
+        return issued_tokens.ask(self._read_settings(), only_scheduler)
 
     def submit_job(self, job: JobRequest, *, scheduler_id: str | None = None) -> str:
         """
@@ -72,12 +87,7 @@ class JobMethods:
         :raises ScnetSubmissionUnknownError: where nobody knows whether there is a job
         :raises ScnetError: where it could not be sent
         """
-
-        def submit(settings: ConnectionSettings) -> str:
-            job_lists.check_own_jobs(settings)
-            return submission.submit(settings, job, scheduler_id or only_scheduler(settings))
-
-        return self._asked(submit)
+        return self._asked(lambda settings, scheduler: submission.submit(settings, job, scheduler), scheduler_id)
 
     def find_jobs(
         self,
@@ -100,18 +110,18 @@ class JobMethods:
         :param scheduler_id: the scheduler
         :raises ScnetError: where the list cannot be read
         """
-        return self._asked(_find(job_name, queue_name, ended_since, scheduler_id))
+        queue = "" if queue_name is None else queue_named(queue_name)
+        since = _with_zone("ended_since", ended_since)
 
-    async def afind_jobs(
-        self,
-        job_name: str = "",
-        *,
-        queue_name: str | None = None,
-        ended_since: datetime | None = None,
-        scheduler_id: str | None = None,
-    ) -> JobList:
-        """Do what :meth:`find_jobs` does without blocking the event loop."""
-        return await self._aasked(_find(job_name, queue_name, ended_since, scheduler_id))
+        def find(settings: ConnectionSettings, scheduler: str) -> JobList:
+            if since is None:
+                return job_lists.live_jobs(settings, scheduler, job_name, queue)
+            return job_lists.ended_jobs(settings, scheduler, since, job_name, queue_name=queue)
+
+        return self._asked(find, scheduler_id)
+
+    afind_jobs = _aside(find_jobs)
+    """Do what :meth:`find_jobs` does without blocking the event loop."""
 
     def get_job(
         self, job_id: str, *, since: datetime | None = None, scheduler_id: str | None = None
@@ -127,13 +137,11 @@ class JobMethods:
         :param scheduler_id: the scheduler
         :raises ScnetError: where an answer cannot be read
         """
-        return self._asked(_get(job_id, since, scheduler_id))
+        job_id, since = _id(job_id), _with_zone("since", since)
+        return self._asked(lambda settings, scheduler: jobs.job(settings, scheduler, job_id, since), scheduler_id)
 
-    async def aget_job(
-        self, job_id: str, *, since: datetime | None = None, scheduler_id: str | None = None
-    ) -> ReportedJob | None:
-        """Do what :meth:`get_job` does without blocking the event loop."""
-        return await self._aasked(_get(job_id, since, scheduler_id))
+    aget_job = _aside(get_job)
+    """Do what :meth:`get_job` does without blocking the event loop."""
 
     def cancel_job(self, job_id: str, *, scheduler_id: str | None = None) -> ReportedJob | None:
         """
@@ -146,20 +154,22 @@ class JobMethods:
         :param scheduler_id: the scheduler
         :raises ScnetError: where there is no answer, or one that is an error
         """
-        return self._asked(_cancel(job_id, scheduler_id))
+        job_id = _id(job_id)
+        return self._asked(lambda settings, scheduler: jobs.cancel(settings, scheduler, job_id), scheduler_id)
 
-    async def acancel_job(self, job_id: str, *, scheduler_id: str | None = None) -> ReportedJob | None:
-        """Do what :meth:`cancel_job` does without blocking the event loop."""
-        return await self._aasked(_cancel(job_id, scheduler_id))
+    acancel_job = _aside(cancel_job)
+    """Do what :meth:`cancel_job` does without blocking the event loop."""
 
-    async def acancel_jobs(
+    def cancel_jobs(
         self, job_ids: Sequence[str], *, scheduler_id: str | None = None
     ) -> tuple[list[str], list[str]]:
         """Ask SCnet to delete jobs with one request; return those that had not ended, and those that go on."""
         ids = [_id(job_id) for job_id in job_ids]
-        return await self._aasked(
-            lambda settings: jobs.cancel_together(settings, scheduler_id or only_scheduler(settings), ids)
+        return self._asked(
+            lambda settings, scheduler: jobs.cancel_together(settings, scheduler, ids), scheduler_id
         )
+
+    acancel_jobs = _aside(cancel_jobs)
 
     def read_log(self, path: str, *, lines: int = 50) -> str:
         """
@@ -171,45 +181,26 @@ class JobMethods:
         :param lines: how many lines, at most 1000
         :raises ScnetError: where it cannot be read
         """
-        return self._asked(lambda settings: jobs.log_tail(settings, path, lines))
+        return issued_tokens.ask(self._read_settings(), lambda settings: jobs.log_tail(settings, path, lines))
 
-    async def aread_log(self, path: str, *, lines: int = 50) -> str:
-        """Do what :meth:`read_log` does without blocking the event loop."""
-        return await self._aasked(lambda settings: jobs.log_tail(settings, path, lines))
+    aread_log = _aside(read_log)
+    """Do what :meth:`read_log` does without blocking the event loop."""
 
-    def _asked(self, ask: Callable[[ConnectionSettings], T]) -> T:
-        return issued_tokens.ask(self._connection.read_settings(), ask)
+    def _asked(self, ask: Callable[[ConnectionSettings, str], T], scheduler_id: str | None) -> T:
+        return issued_tokens.ask(
+            self._read_settings(), lambda settings: ask(settings, scheduler_id or only_scheduler(settings))
+        )
 
-    async def _aasked(self, ask: Callable[[ConnectionSettings], T]) -> T:
-        settings = await self._connection.aread_settings()
-        return await asyncio.wrap_future(run_in_thread(lambda: issued_tokens.ask(settings, ask)))
-
-
-def _find(
-    job_name: str, queue_name: str | None, ended_since: datetime | None, scheduler_id: str | None
-) -> Callable[[ConnectionSettings], JobList]:
-    queue = "" if queue_name is None else queue_named(queue_name)
-    since = _with_zone("ended_since", ended_since)
-
-    def find(settings: ConnectionSettings) -> JobList:
-        scheduler = scheduler_id or only_scheduler(settings)
-        if since is None:
-            return job_lists.live_jobs(settings, scheduler, job_name, queue)
-        return job_lists.ended_jobs(settings, scheduler, since, job_name, queue_name=queue)
-
-    return find
+    def _read_settings(self) -> ConnectionSettings:
+        return self._connection.read_settings()
 
 
-def _get(
-    job_id: str, since: datetime | None, scheduler_id: str | None
-) -> Callable[[ConnectionSettings], ReportedJob | None]:
-    job_id, since = _id(job_id), _with_zone("since", since)
-    return lambda settings: jobs.job(settings, scheduler_id or only_scheduler(settings), job_id, since)
+class _AlreadyRead(JobMethods):
+    def __init__(self, settings: ConnectionSettings) -> None:
+        self._settings = settings
 
-
-def _cancel(job_id: str, scheduler_id: str | None) -> Callable[[ConnectionSettings], ReportedJob | None]:
-    job_id = _id(job_id)
-    return lambda settings: jobs.cancel(settings, scheduler_id or only_scheduler(settings), job_id)
+    def _read_settings(self) -> ConnectionSettings:
+        return self._settings
 
 
 def _id(job_id: object) -> str:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 from airflow_provider_scnet.claims.ledger import Airflow, Ledger
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
 from airflow_provider_scnet.client.errors import ScnetConnectionError, ScnetError
-from airflow_provider_scnet.client.observation import Listed, Observation
+from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.shielded_call import ShieldedCall
 from airflow_provider_scnet.polling.job_poller import JobPoller
@@ -134,8 +134,8 @@ class Accounts:
                 asked = sorted(set(queues).union(*(poller.queues for poller in its_pollers)))
                 last.observation = await source.apoll(settings, asked, with_list)
                 last.settings = settings
-                if user_name is None and isinstance(last.observation.listed, Listed):
-                    JobPoller.share(scnet_conn_id, last.observation.listed, last.observation.at)
+                if user_name is None and (jobs := last.observation.jobs) is not None:
+                    JobPoller.share(scnet_conn_id, jobs, last.observation.at)
                 whom = Whom(scnet_conn_id, settings.account[1])
                 self.metrics.polled(whom, last.observation, clock.now() - began, asked)
             return last.observation

@@ -9,7 +9,7 @@ from typing import Any
 from airflow_provider_scnet.claims.claim import Claim
 from airflow_provider_scnet.claims.ledger import Ledger
 from airflow_provider_scnet.claims.totals import Totals
-from airflow_provider_scnet.client.observation import Listed, Observation
+from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.gate.claimed import NOTHING, Claimed
 from airflow_provider_scnet.gate.decision import Decision, Verdict, decide
 from airflow_provider_scnet.gate.gate import Gate
@@ -115,7 +115,7 @@ class Admission:
             return NOTHING
         name = queue, is_listed
         if name not in self._totals:
-            listed = seen.listed.job_ids.get(queue, ()) if is_listed and isinstance(seen.listed, Listed) else ()
+            listed = seen.jobs.ids(queue) if is_listed and seen.jobs else ()
             self._totals[name] = self._ledger.totals(seen.at, queue, listed)
             for claim in self.claims:
                 self._totals[name].add(claim)

@@ -21,7 +21,6 @@ from airflow_provider_scnet.polling.waiting import SHORTEST_INTERVAL
 
 if TYPE_CHECKING:
     from airflow_provider_scnet.client.job_lists import JobList
-    from airflow_provider_scnet.client.observation import Listed
 
 
 #: Seconds that a list may take: it may have many pages.
@@ -125,19 +124,19 @@ class JobPoller:
         return pollers.setdefault((lister.scnet_conn_id, scheduler_id), made)
 
     @classmethod
-    def share(cls, scnet_conn_id: str, listed: Listed, at: float) -> None:
+    def share(cls, scnet_conn_id: str, jobs: JobList, at: float) -> None:
         """
         Show a list that was made for gates to all who wait for jobs of its user: it saves them their next one.
 
         :param scnet_conn_id: the connection, asked about its own user
-        :param listed: what was listed
+        :param jobs: the list
         :param at: when, or sooner
         """
         pollers = cls._by_loop.get(asyncio.get_running_loop(), {})
-        for scheduler_id in (None, listed.scheduler_id):
+        for scheduler_id in (None, jobs.scheduler_id):
             if poller := pollers.get((scnet_conn_id, scheduler_id)):
                 poller._shared_at = max(poller._shared_at, at)
-                poller._show(listed.jobs, at)
+                poller._show(jobs, at)
 
     @contextlib.contextmanager
     def waiting(self, job: AwaitedJob) -> Iterator[None]:
