@@ -383,14 +383,12 @@ def test_a_poller_whose_task_was_ended_from_outside_is_started_again_and_says_so
 def test_how_a_task_failed_is_not_logged_in_the_name_of_the_gate_that_started_it():
     gate_of_the_log, told = contextvars.ContextVar("gate_of_the_log", default=""), []
 
-    async def fails() -> None:
+    async def fails() -> float | None:
         raise KeyError("a mistake")
 
     async def scenario() -> None:
         gate_of_the_log.set("the first one")
-        task = background.BackgroundTask(
-            fails, lambda: True, lambda error: told.append(gate_of_the_log.get()) or ""
-        )
+        task = background.BackgroundTask(fails, lambda error: told.append(gate_of_the_log.get()) or "")
         task.start()
         await asyncio.sleep(0.01)
 

@@ -104,8 +104,7 @@ class JobPoller:
     def __init__(self, list_jobs: Callable[[], Coroutine[Any, Any, JobList]]) -> None:
         self._list_jobs = list_jobs
         self._waiting: set[AwaitedJob] = set()
-        self._changed = asyncio.Event()
-        self._polling = BackgroundTask(self._keep_polling, lambda: bool(self._waiting), unexpected)
+        self._polling = BackgroundTask(self._act, unexpected)
         # When the last list was begun, the own one and that of the gates; seconds for which SCnet asked for none.
         self._polled_at = self._shared_at = -math.inf
         self._pause = 0.0
@@ -143,24 +142,21 @@ class JobPoller:
     def waiting(self, job: AwaitedJob) -> Iterator[None]:
         """Show a job what becomes of it, as long as somebody waits for it."""
         self._waiting.add(job)
-        self._changed.set()
         self._polling.start()
         try:
             yield
         finally:
             self._waiting.discard(job)
-            self._changed.set()
 
-    async def _keep_polling(self) -> None:
-        while self._waiting:
-            self._changed.clear()
-            interval = max(min(job.interval for job in self._waiting), SHORTEST_INTERVAL)
-            own_due = self._polled_at + max(interval, self._pause)
-            if (wait := max(own_due, self._shared_at + GATES_LIST_WITHIN * interval) - clock.now()) > 0:
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), wait)
-            else:
-                await self._poll()
+    async def _act(self) -> float | None:
+        if self._waiting and self._due() <= clock.now():
+            await self._poll()
+        return self._due() if self._waiting else None
+
+    def _due(self) -> float:
+        interval = max(min(job.interval for job in self._waiting), SHORTEST_INTERVAL)
+        own_due = self._polled_at + max(interval, self._pause)
+        return max(own_due, self._shared_at + GATES_LIST_WITHIN * interval)
 
     async def _poll(self) -> None:
         at = self._polled_at = clock.now()

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import dataclasses
 import functools
 import math
@@ -60,8 +58,7 @@ class Poller:
         self._name = (scnet_conn_id, user_name)
         self._waiting: dict[Place | Watcher, None] = {}
         self._newcomers: set[Place | Watcher] = set()
-        self._changed = asyncio.Event()
-        self._polling = BackgroundTask(self._keep_polling, lambda: bool(self._waiting), unexpected)
+        self._polling = BackgroundTask(self._act, unexpected)
         self._ledger: Ledger | None = None
         self._last: Observation | None = None
         # The queues in which claims alone keep gates shut, and when the end of claims last brought a poll forward.
@@ -88,7 +85,6 @@ class Poller:
         """Let a gate wait behind all that are here already, or somebody watch."""
         self._waiting[who] = None
         self._newcomers.add(who)
-        self._changed.set()
         self._polling.start()
 
     def remove(self, who: Place | Watcher) -> None:
@@ -96,7 +92,7 @@ class Poller:
         self._waiting.pop(who, None)
         self._newcomers.discard(who)
         if not self._waiting:
-            self._changed.set()
+            self._polling.wake()
 
     def is_idle(self, since: float) -> bool:
         """Tell whether nobody waits, and nobody has since some moment."""
@@ -107,21 +103,20 @@ class Poller:
 
     # When it polls
 
-    async def _keep_polling(self) -> None:
-        while self._waiting or (self._ledger and self._ledger.is_unsettled):
-            self._changed.clear()
-            poll_due, follow_due = self._poll_due(), self._ledger.follow_due if self._ledger else math.inf
-            if (wait := min(poll_due, follow_due) - clock.now()) > 0:
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), min(wait, KEPT_AFTER))
-            elif poll_due <= clock.now():
-                await self._poll()
-            elif self._ledger:
-                await self._ledger.follow(self._last.at if self._last else clock.now())
-            if not self._waiting:
-                self._report()
-                if self._ledger:
-                    await self._ledger.settle()
+    async def _act(self) -> float | None:
+        """Do what is due, and return when something is next; None where nothing is, before somebody comes."""
+        if self._poll_due() <= clock.now():
+            await self._poll()
+        elif self._ledger and self._ledger.follow_due <= clock.now():
+            await self._ledger.follow(self._last.at if self._last else clock.now())
+        if not self._waiting:
+            self._report()
+            if self._ledger:
+                await self._ledger.settle()
+        if not (self._waiting or (self._ledger and self._ledger.is_unsettled)):
+            return None
+        follow_due = self._ledger.follow_due if self._ledger else math.inf
+        return min(self._poll_due(), follow_due, clock.now() + KEPT_AFTER)
 
     def _poll_due(self) -> float:
         if not self._waiting:
@@ -236,8 +231,7 @@ class Poller:
                 withdraw = functools.partial(ledger.withdraw, claim) if ledger and claim else _nothing
                 opened += place.gate.open(place.conn_id, seen, decision, claimed, withdraw)
                 self.remove(place)
-                if time_slice.is_over(work=1):
-                    await time_slice.end()
+                await time_slice.share(work=1)
         finally:
             # Where this is ended from outside, those that are left do not open.
             for *_, claim in left:
@@ -253,8 +247,7 @@ class Poller:
             is_news = self._say(place, seen, decision)
             if is_news and place.gate.decided(place.conn_id, decision):
                 self.remove(place)
-            if time_slice.is_over(work=is_news):
-                await time_slice.end()
+            await time_slice.share(work=is_news)
         admission.decisions.clear()
 
     def _say(self, place: Place, seen: Observation, decision: Decision) -> bool:
