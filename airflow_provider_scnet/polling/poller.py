@@ -9,7 +9,7 @@ import math
 import random
 from typing import TYPE_CHECKING
 
-from airflow_provider_scnet.claims.claim import KEPT_AFTER
+from airflow_provider_scnet.claims.claim import KEPT_AFTER, Claim
 from airflow_provider_scnet.claims.ledger import TOGETHER, Ledger, NotDecidedError
 from airflow_provider_scnet.claims.submission_follower import FOLLOW_EVERY
 from airflow_provider_scnet.client.errors import ScnetError
@@ -18,7 +18,7 @@ from airflow_provider_scnet.client.unexpected_error import unexpected
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.background import BackgroundTask
 from airflow_provider_scnet.event_loop.time_slice import TimeSlice
-from airflow_provider_scnet.gate.decision import Decision
+from airflow_provider_scnet.gate.decision import Verdict
 from airflow_provider_scnet.polling.admission import Admission
 from airflow_provider_scnet.polling.metrics import Whom
 from airflow_provider_scnet.polling.waiting import SHORTEST_INTERVAL, Place, Watcher
@@ -33,10 +33,6 @@ UNLISTED_FOR = 300.0
 _PAST = 0.001
 # How many intervals are lately.
 _LATELY = 3
-
-
-def _nothing() -> None:
-    """Stand for the withdrawal of no claim."""
 
 
 class Poller:
@@ -159,7 +155,6 @@ class Poller:
             seen = Observation(error=ScnetError(f"{unexpected(error)} while polling SCnet"))
             self._accounts.metrics.polled(Whom(*self._name), seen)
             admission = Admission(self._in_order(seen), seen)
-            admission.admit()
         # Who comes between two polls decides on the last observation, on which others have decided.
         is_same = self._last is not None and self._last.at == seen.at
         self._shut_by_claims = admission.shut_by_claims | (self._shut_by_claims if is_same else set())
@@ -175,9 +170,7 @@ class Poller:
         self._newcomers.difference_update(admission.places, shown)
         for watcher in shown:
             watcher.show(seen)
-        opened = await self._open(admission)
-        await self._tell(admission)
-        self._report(opened)
+        self._report(await self._tell(admission))
 
     def _report(self, opened: int = 0) -> None:
         if self.account and self._last:
@@ -192,9 +185,7 @@ class Poller:
         """Let the gates decide, in this process's turn where others have to know of it."""
         places = self._places()
         if seen.account is None or not places:
-            admission = Admission(self._in_order(seen), seen)
-            admission.admit()
-            return seen, admission
+            return seen, Admission(self._in_order(seen), seen)
         # At once: who forgets accounts that nobody asks about knows those of pollers.
         self.account = seen.account
         ledger, kept_room = self._accounts.shared(seen.account)
@@ -204,55 +195,35 @@ class Poller:
         if waiting:
             await ledger.refresh(seen.at, waiting)
         seen = dataclasses.replace(seen, notes=(*seen.notes, *ledger.notes(), *kept_room.notes()))
-        admission = Admission(self._in_order(seen), seen, ledger, kept_room)
-        claims = admission.admit()
-        if ledger.has_to_write or any(claim.gate for claim in claims):
+        places = self._in_order(seen)
+        admission = Admission(places, seen, ledger, kept_room)
+
+        def decide_anew(hold: str = "") -> list[Claim]:
+            nonlocal admission
+            admission = Admission(places, seen, ledger, kept_room, hold)
+            return admission.claims
+
+        if ledger.has_to_write or any(claim.gate for claim in admission.claims):
             try:
-                await ledger.decide(admission.admit)
+                await ledger.decide(decide_anew)
             except NotDecidedError as why:
-                ledger.keep(admission.admit(hold=str(why)))
+                ledger.keep(decide_anew(hold=str(why)))
         else:
-            ledger.keep(claims)
-        opened, decided = (
-            [place.gate for place, *_ in admission.openings],
-            [place.gate for place in admission.places],
-        )
-        kept_room.learn(admission.short, opened, decided)
+            ledger.keep(admission.claims)
+        kept_room.learn(admission.short, admission.opened, [place.gate for place in places])
         return seen, admission
 
-    async def _open(self, admission: Admission) -> int:
-        """Let gates open, with breaks, since each has work to do when it ends; return how many have."""
-        time_slice, opened, left, ledger = TimeSlice(), 0, admission.openings, self._ledger
-        left.reverse()
-        try:
-            while left:
-                place, seen, decision, claimed, claim = left.pop()
-                self._say(place, seen, decision)
-                withdraw = functools.partial(ledger.withdraw, claim) if ledger and claim else _nothing
+    async def _tell(self, admission: Admission) -> int:
+        """Let all say what is new, and end what has opened or failed, with breaks; return how many have opened."""
+        time_slice, opened, ledger = TimeSlice(), 0, self._ledger
+        for place, seen, decision, claimed, claim in admission.decisions:
+            place.seen_at = seen.at
+            is_news = place.evaluator.say(seen, decision)
+            if decision.verdict is Verdict.OPEN:
+                withdraw = functools.partial(ledger.withdraw, claim) if ledger and claim else None
                 opened += place.gate.open(place.conn_id, seen, decision, claimed, withdraw)
                 self.remove(place)
-                await time_slice.share(work=1)
-        finally:
-            # Where this is ended from outside, those that are left do not open.
-            for *_, claim in left:
-                if ledger and claim:
-                    ledger.withdraw(claim)
-        return opened
-
-    async def _tell(self, admission: Admission) -> None:
-        """Let the other gates say what is new, with breaks."""
-        time_slice = TimeSlice()
-        for place, seen, decision in admission.decisions:
-            place.seen_at = seen.at
-            is_news = self._say(place, seen, decision)
-            if is_news and place.gate.decided(place.conn_id, decision):
+            elif is_news and place.gate.decided(place.conn_id, decision):
                 self.remove(place)
             await time_slice.share(work=is_news)
-        admission.decisions.clear()
-
-    def _say(self, place: Place, seen: Observation, decision: Decision) -> bool:
-        try:
-            return place.evaluator.say(seen, decision)
-        except Exception as error:  # it ends the gate that it is about, and no other
-            place.gate.fail(error)
-            return True
+        return opened
