@@ -291,21 +291,22 @@ MOMENTS = [
 ]
 
 
+@pytest.mark.parametrize("conn_ids", ["x", ["x", "y"]], ids=["one cluster", "several"])
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda each: each.__name__.strip("_"))
 def test_a_gate_that_is_cancelled_before_its_event_leaves_no_claim(
-    moment: Callable[[Any, Callable[[], None]], None],
+    moment: Callable[[Any, Callable[[], None]], None], conn_ids: Any
 ):
     async def scenario(airflow: Airflow, cluster: Cluster) -> None:
         airflow.takes = 0.01
         # So that there are polls after that.
-        other = wait(known(airflow, 7, "queued < 1"))
+        other = wait(known(airflow, 7, "queued < 1", scnet_conn_id="x"))
         ended = []
         with pytest.MonkeyPatch.context() as stack:
 
             def end() -> None:
                 ended.append(gate.cancel())
 
-            gate = wait(known(airflow, 0))
+            gate = wait(known(airflow, 0, scnet_conn_id=conn_ids))
             moment(stack, end)
             await asyncio.sleep(0.5 * INTERVAL)
         assert gate.cancelled()

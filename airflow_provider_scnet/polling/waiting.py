@@ -114,16 +114,18 @@ class WaitingGate:
         :param claimed: jobs of other gates that were counted on top
         :param withdraw: takes its own claim back, if it has one
         """
-        self._withdraw = withdraw
         if self.has_ended:
-            self.withdraw()
+            if withdraw:
+                withdraw()
             return False
+        self._withdraw = withdraw
         left = record(self.asks, seen, scnet_conn_id=conn_id, claimed=claimed)
         self.end((self._clusters.outcome(conn_id, decision), left))
         return True
 
     def withdraw(self) -> None:
-        """Take its claim back, if it has opened: Airflow was not told, and will not be."""
+        """End the wait, and take its claim back if it has opened: Airflow was not told, and will not be."""
+        self.end(None)
         if self._withdraw:
             self._withdraw()
 
