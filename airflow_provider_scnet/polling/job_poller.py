@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable, Coroutine, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_scnet.client.errors import ScnetError
 from airflow_provider_scnet.client.job_state import JobState
@@ -21,22 +21,12 @@ from airflow_provider_scnet.polling.waiting import SHORTEST_INTERVAL
 
 if TYPE_CHECKING:
     from airflow_provider_scnet.client.job_lists import JobList
-    from airflow_provider_scnet.client.observation import Listed
 
 
 #: Seconds that a list may take: it may have many pages.
 LONGEST_LIST = 600.0
 #: Intervals after which no further list of the gates' is expected: they may poll a little later than one.
 GATES_LIST_WITHIN = 1.5
-
-
-class Lister(Protocol):
-    """Who lists the jobs of a connection's user."""
-
-    scnet_conn_id: str
-
-    def afind_jobs(self, *, scheduler_id: str | None) -> Coroutine[Any, Any, JobList]:
-        """List all that are live."""
 
 
 class AwaitedJob:
@@ -99,8 +89,6 @@ class JobPoller:
     :param list_jobs: lists them
     """
 
-    _by_loop: ClassVar[dict[asyncio.AbstractEventLoop, dict[Any, JobPoller]]] = {}
-
     def __init__(self, list_jobs: Callable[[], Coroutine[Any, Any, JobList]]) -> None:
         self._list_jobs = list_jobs
         self._waiting: set[AwaitedJob] = set()
@@ -109,34 +97,15 @@ class JobPoller:
         self._polled_at = self._shared_at = -math.inf
         self._pause = 0.0
 
-    @classmethod
-    def of_running_loop(cls, lister: Lister, scheduler_id: str | None) -> JobPoller:
+    def share(self, jobs: JobList, at: float) -> None:
         """
-        Return the poller of a connection, made where the loop has none.
+        Show a list that was made for gates of the connection: it saves the next own one.
 
-        :param lister: who lists its jobs
-        :param scheduler_id: the scheduler whose jobs these are
-        """
-        loop = asyncio.get_running_loop()
-        cls._by_loop = {known: pollers for known, pollers in cls._by_loop.items() if not known.is_closed()}
-        pollers = cls._by_loop.setdefault(loop, {})
-        made = cls(lambda: lister.afind_jobs(scheduler_id=scheduler_id))
-        return pollers.setdefault((lister.scnet_conn_id, scheduler_id), made)
-
-    @classmethod
-    def share(cls, scnet_conn_id: str, listed: Listed, at: float) -> None:
-        """
-        Show a list that was made for gates to all who wait for jobs of its user: it saves them their next one.
-
-        :param scnet_conn_id: the connection, asked about its own user
-        :param listed: what was listed
+        :param jobs: what was listed
         :param at: when, or sooner
         """
-        pollers = cls._by_loop.get(asyncio.get_running_loop(), {})
-        for scheduler_id in (None, listed.scheduler_id):
-            if poller := pollers.get((scnet_conn_id, scheduler_id)):
-                poller._shared_at = max(poller._shared_at, at)
-                poller._show(listed.jobs, at)
+        self._shared_at = max(self._shared_at, at)
+        self._show(jobs, at)
 
     @contextlib.contextmanager
     def waiting(self, job: AwaitedJob) -> Iterator[None]:

@@ -26,6 +26,9 @@ from airflow_provider_scnet.polling.waiting import SHORTEST_INTERVAL, Place, Wat
 if TYPE_CHECKING:
     from airflow_provider_scnet.polling.accounts import Accounts
 
+#: Seconds after which a gate that has just arrived no longer trusts a failure that would fail it: somebody may
+#: have mended the account, and cleared the gate.
+MENDED_AFTER = 5.0
 #: Seconds for which jobs are not listed after they could not be: gates do without.
 UNLISTED_FOR = 300.0
 
@@ -90,10 +93,6 @@ class Poller:
         if not self._waiting:
             self._polling.wake()
 
-    def is_idle(self, since: float) -> bool:
-        """Tell whether nobody waits, and nobody has since some moment."""
-        return not self._waiting and self._last is not None and self._last.at <= since
-
     def _places(self) -> list[Place]:
         return [each for each in self._waiting if isinstance(each, Place)]
 
@@ -144,15 +143,19 @@ class Poller:
         try:
             # No gate decides on what may be older, by the end of its turn, than claims are known that have ended.
             age = min(interval, KEPT_AFTER / 2)
+            if newcomers and self._last and self._last.fails_gates:
+                age = min(age, MENDED_AFTER)
             is_shut = self._shut_by_claims and clock.now() >= self._lists_from
             with_list = bool(is_shut and self._ledger and self._ledger.knows_jobs)
-            seen = await self._accounts.observe(*self._name, age, newcomers, self.queues, with_list)
+            seen = await self._accounts.observe(*self._name, age, self.queues, with_list)
             if how := self._polling.take_failure():
                 note = f"the task that polls for all gates of this connection {how}, and was started again"
                 seen = dataclasses.replace(seen, notes=(*seen.notes, note))
             seen, admission = await self._admit(seen)
         except Exception as error:  # it must not end the waiting of everybody
-            seen = Observation(error=ScnetError(f"{unexpected(error)} while polling SCnet"))
+            if not isinstance(error, ScnetError):
+                error = ScnetError(f"{unexpected(error)} while polling SCnet")
+            seen = Observation(error=error)
             self._accounts.metrics.polled(Whom(*self._name), seen)
             admission = Admission(self._in_order(seen), seen)
         # Who comes between two polls decides on the last observation, on which others have decided.
@@ -186,8 +189,6 @@ class Poller:
         places = self._places()
         if seen.account is None or not places:
             return seen, Admission(self._in_order(seen), seen)
-        # At once: who forgets accounts that nobody asks about knows those of pollers.
-        self.account = seen.account
         ledger, kept_room = self._accounts.shared(seen.account)
         self._ledger = ledger
         # Gates that Airflow does not know, as in dag.test(), share nothing with other processes.
