@@ -147,6 +147,11 @@ class World:
         self.waiting: dict[GateId | None, tuple[float, float]] = {}
         self._looked_at = now()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether its ledger knows of nothing that is claimed, or was until a while ago."""
+        return all(each.is_forgotten(now()) for each in self.ledger._claims.values())
+
     def wait(self, gate: GateId, waited: float = 0.0) -> None:
         """Let a gate wait here from now on, which had waited elsewhere before."""
         self.waiting[gate] = now(), now() - waited

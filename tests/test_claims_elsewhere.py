@@ -307,7 +307,7 @@ async def test_a_claim_that_has_ended_stays_written_for_ten_minutes_longer_than_
     await other.sleep(COUNTED_AFTER + 600 - 10)
     await other.open(gate(0, dag="another"), submit={})
     assert [row[3] for row in world.airflow.rows] == ["ended", "opening"]
-    assert World(world.airflow).ledger.is_empty
+    assert World(world.airflow).is_empty
     # Who has never heard of it finds it on an observation of that time.
     third = World(world.airflow)
     await third.ledger.refresh(at, {})

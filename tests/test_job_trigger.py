@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 from airflow.triggers.base import BaseTrigger
@@ -19,9 +20,10 @@ from airflow_provider_scnet.client.job_state import JobState
 from airflow_provider_scnet.client.reported_job import ReportedJob
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.hooks import scnet as hooks
-from airflow_provider_scnet.polling.job_poller import AwaitedJob, JobPoller
+from airflow_provider_scnet.polling.job_poller import AwaitedJob
 from airflow_provider_scnet.testing import JOB_LIST_PATH, Fault, JobPlan, JobQuirks, ScnetSimulator
 from airflow_provider_scnet.triggers import job as module
+from airflow_provider_scnet.triggers import shared_accounts
 from airflow_provider_scnet.triggers.job import ScnetJobTrigger
 from airflow_provider_scnet.triggers.scnet import SETTLE
 from benchmarks import virtual_time
@@ -42,8 +44,7 @@ class Lines(list):
 class Cluster:
     """What the list of jobs shows, moment by moment; as a hook."""
 
-    def __init__(self, scnet_conn_id: str = "scnet_default") -> None:
-        self.scnet_conn_id = scnet_conn_id
+    def __init__(self) -> None:
         self.states: dict[str, JobState] = {}
         self.asked_at: list[float] = []
         self.fails_with: Exception | None = None
@@ -235,12 +236,13 @@ def test_a_thousand_jobs_share_one_list_an_interval(cluster: Cluster):
 
 def test_jobs_of_other_connections_and_schedulers_have_lists_of_their_own(cluster: Cluster):
     async def whole() -> int:
+        accounts = shared_accounts.accounts()
         made = [
-            JobPoller.of_running_loop(Cluster(conn_id), scheduler)
+            accounts.job_poller(conn_id, scheduler, mock.AsyncMock())
             for conn_id in ("east", "west")
             for scheduler in ("1", "2", None)
         ]
-        assert JobPoller.of_running_loop(Cluster("east"), "1") is made[0]
+        assert accounts.job_poller("east", "1", mock.AsyncMock()) is made[0]
         return len(set(made))
 
     assert virtual_time.run(whole()) == 6

@@ -292,21 +292,22 @@ MOMENTS = [
 ]
 
 
+@pytest.mark.parametrize("conn_ids", ["x", ["x", "y"]], ids=["one cluster", "several"])
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda each: each.__name__.strip("_"))
 def test_a_gate_that_is_cancelled_before_its_event_leaves_no_claim(
-    moment: Callable[[Any, Callable[[], None]], None],
+    moment: Callable[[Any, Callable[[], None]], None], conn_ids: Any
 ):
     async def scenario(airflow: Airflow, cluster: Cluster) -> None:
         airflow.takes = 0.01
         # So that there are polls after that.
-        other = wait(known(airflow, 7, "queued < 1"))
+        other = wait(known(airflow, 7, "queued < 1", scnet_conn_id="x"))
         ended = []
         with pytest.MonkeyPatch.context() as stack:
 
             def end() -> None:
                 ended.append(gate.cancel())
 
-            gate = wait(known(airflow, 0))
+            gate = wait(known(airflow, 0, scnet_conn_id=conn_ids))
             moment(stack, end)
             await asyncio.sleep(0.5 * INTERVAL)
         assert gate.cancelled()
@@ -673,7 +674,7 @@ def test_jobs_are_listed_only_where_that_can_help():
 def test_while_gates_list_jobs_who_waits_for_one_makes_no_list(user_name, scheduler_id, asked_at):
     asked: list[float] = []
 
-    async def find_jobs(*, scheduler_id: str | None) -> JobList:
+    async def find_jobs() -> JobList:
         asked.append(clock.now() - START)
         return listing("9")
 
@@ -682,9 +683,9 @@ def test_while_gates_list_jobs_who_waits_for_one_makes_no_list(user_name, schedu
         await until(INTERVAL / 2)
         airflow.set(0, "success", "deferred")
         airflow.left["run", "submit", 0] = "7"
-        lister = types.SimpleNamespace(scnet_conn_id="scnet_default", afind_jobs=find_jobs)
         job = AwaitedJob("9", INTERVAL, lines := Lines())
-        with JobPoller.of_running_loop(lister, scheduler_id).waiting(job):
+        accounts = Accounts._by_loop[asyncio.get_running_loop()]
+        with accounts.job_poller("scnet_default", scheduler_id, find_jobs).waiting(job):
             await until(4.5 * INTERVAL)
             gates[1].cancel()
             await until(6 * INTERVAL)
@@ -700,13 +701,11 @@ def test_while_gates_list_jobs_who_waits_for_one_makes_no_list(user_name, schedu
 class Lister:
     """Who lists jobs: what it shows, how long that takes, and with which error it fails."""
 
-    scnet_conn_id = "scnet_default"
-
     def __init__(self, *job_ids: str) -> None:
         self.job_ids, self.takes, self.error = job_ids, 0.0, None
         self.asked_at: list[float] = []
 
-    async def afind_jobs(self, *, scheduler_id: str | None) -> JobList:
+    async def __call__(self) -> JobList:
         self.asked_at.append(clock.now() - START)
         jobs, error = listing(*self.job_ids), self.error
         await asyncio.sleep(self.takes)
@@ -719,25 +718,26 @@ def test_of_two_lists_the_one_that_was_begun_later_counts():
     async def scenario() -> None:
         lister, lines = Lister(), Lines()
         lister.takes = 10.0
-        with JobPoller.of_running_loop(lister, "1").waiting(job := AwaitedJob("7", INTERVAL, lines)):
+        poller = JobPoller(lister)
+        with poller.waiting(job := AwaitedJob("7", INTERVAL, lines)):
             await until(5)
-            JobPoller.share("scnet_default", listing("7"), START + 5)
+            poller.share(listing("7").jobs, START + 5)
             lister.job_ids = ("7",)
             # The own list of 0 s, without the job.
             await until(15)
             assert not job.ended.done()
             await until(110)
-            JobPoller.share("scnet_default", listing(), START + 90)
+            poller.share(listing().jobs, START + 90)
             assert not job.ended.done()
             # A failure is none where a younger list was shown meanwhile.
             lister.error = ScnetError("no list")
             await until(185)
-            JobPoller.share("scnet_default", listing("7"), clock.now())
+            poller.share(listing("7").jobs, clock.now())
             await until(200)
             assert lines == ["job 7 is running"]
             lister.error = None
             await until(400)
-            JobPoller.share("scnet_default", listing(), clock.now())
+            poller.share(listing().jobs, clock.now())
             assert job.ended.done()
         # An interval after its own, one and a half after the gates' where that is the later.
         assert lister.asked_at == [0, 95, 180, 275, 335, 395]
@@ -748,8 +748,9 @@ def test_of_two_lists_the_one_that_was_begun_later_counts():
 def test_who_came_while_the_gates_list_was_made_sees_nothing_of_it():
     async def scenario() -> None:
         await until(1)
-        with JobPoller.of_running_loop(Lister("7"), "1").waiting(job := AwaitedJob("7", INTERVAL, Lines())):
-            JobPoller.share("scnet_default", listing(), START)
+        poller = JobPoller(Lister("7"))
+        with poller.waiting(job := AwaitedJob("7", INTERVAL, Lines())):
+            poller.share(listing().jobs, START)
             assert not job.ended.done()
 
     virtual_time.run(scenario())
@@ -758,15 +759,15 @@ def test_who_came_while_the_gates_list_was_made_sees_nothing_of_it():
 def test_after_a_list_of_the_gates_who_is_in_a_hurry_waits_a_little_longer_and_a_pause_stands():
     async def scenario() -> None:
         lister = Lister("7", "8")
-        poller = JobPoller.of_running_loop(lister, "1")
+        poller = JobPoller(lister)
         with poller.waiting(AwaitedJob("7", 600, Lines())):
             await until(10)
-            JobPoller.share("scnet_default", listing("7", "8"), clock.now())
+            poller.share(listing("7", "8").jobs, clock.now())
             await until(20)
             lister.error = ScnetError("slow down", retry_after=400.0)
             with poller.waiting(AwaitedJob("8", 20, Lines())):
                 await until(50)
-                JobPoller.share("scnet_default", listing("7", "8"), clock.now())
+                poller.share(listing("7", "8").jobs, clock.now())
                 await until(500)
         assert lister.asked_at[:3] == [0, 40, 440]
 

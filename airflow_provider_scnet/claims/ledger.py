@@ -141,12 +141,6 @@ class Ledger:
         """When to ask again; infinite where nobody waits for the end of a submission."""
         return self._follower.due if any(map(_is_awaited, self._claims.values())) else math.inf
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing is claimed."""
-        now = clock.now()
-        return all(each.is_forgotten(now) for each in self._claims.values())
-
     def lead(self, within: float) -> float:
         """
         Return how much more this process let through than others: from -1, nothing, over 0 to 1, twice the mean.

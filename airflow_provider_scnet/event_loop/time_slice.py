@@ -21,12 +21,9 @@ class TimeSlice:
     def _begin(self) -> None:
         self._end, self._work = time.perf_counter() + LONGEST_SLICE, 0
 
-    def is_over(self, work: int = 0) -> bool:
-        """Tell whether the others on the loop have waited for long enough, or have had enough work given."""
+    async def share(self, work: int = 0) -> None:
+        """Let the others on the loop run, where they have waited for long enough or have had enough work given."""
         self._work += work
-        return self._work >= MOST_WORK or time.perf_counter() >= self._end
-
-    async def end(self) -> None:
-        """Let the others on the loop run, and begin the next one."""
-        await asyncio.sleep(0)
-        self._begin()
+        if self._work >= MOST_WORK or time.perf_counter() >= self._end:
+            await asyncio.sleep(0)
+            self._begin()

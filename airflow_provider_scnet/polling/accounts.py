@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Collection, Coroutine
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from airflow_provider_scnet.claims.ledger import Airflow, Ledger
 from airflow_provider_scnet.client.connection_settings import ConnectionSettings
-from airflow_provider_scnet.client.errors import ScnetConnectionError, ScnetError
+from airflow_provider_scnet.client.errors import ScnetConnectionError
 from airflow_provider_scnet.client.observation import Observation
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.shielded_call import ShieldedCall
@@ -18,11 +19,8 @@ from airflow_provider_scnet.polling.kept_room import KeptRoom
 from airflow_provider_scnet.polling.metrics import Metrics, Sink, Whom
 from airflow_provider_scnet.polling.poller import Poller
 
-#: Seconds after which a gate that has just arrived no longer trusts a failure that would fail it: somebody may
-#: have mended the account, and cleared the gate.
-MENDED_AFTER = 5.0
-#: Seconds after which an account is forgotten about which nobody asks.
-FORGET_AFTER = 3600.0
+if TYPE_CHECKING:
+    from airflow_provider_scnet.client.job_lists import JobList
 
 
 class Source(Protocol):
@@ -64,7 +62,11 @@ class Accounts:
         self._shared: dict[tuple[str, ...], tuple[Ledger, KeptRoom]] = {}
         self._readings: dict[tuple[str, str | None], ShieldedCall[ConnectionSettings]] = {}
         self._pollers: dict[tuple[str, str | None], Poller] = {}
-        self._last: dict[tuple[str, ...], _LastObservation] = {}
+        self._job_pollers: dict[tuple[str, str | None], JobPoller] = {}
+        # The last observation of each account through each connection, and with which settings it was made.
+        self._last: dict[tuple[str, ...], tuple[ConnectionSettings, Observation]] = {}
+        # One request at a time.
+        self._locks: defaultdict[tuple[str, ...], asyncio.Lock] = defaultdict(asyncio.Lock)
 
     @classmethod
     def of_running_loop(
@@ -79,11 +81,28 @@ class Accounts:
 
     def poller(self, scnet_conn_id: str, user_name: str | None) -> Poller:
         """Return the poller that all gates with this connection and user name (None: its own user) share."""
-        self._forget()
         name = (scnet_conn_id, user_name)
         if name not in self._pollers:
             self._pollers[name] = Poller(self, scnet_conn_id, user_name)
         return self._pollers[name]
+
+    def job_poller(
+        self,
+        scnet_conn_id: str,
+        scheduler_id: str | None,
+        list_jobs: Callable[[], Coroutine[Any, Any, JobList]],
+    ) -> JobPoller:
+        """
+        Return the poller that all share who wait for jobs of a connection's own user.
+
+        :param scnet_conn_id: the connection's id
+        :param scheduler_id: the scheduler whose jobs these are; None: the only one
+        :param list_jobs: lists all that are live
+        """
+        name = (scnet_conn_id, scheduler_id)
+        if name not in self._job_pollers:
+            self._job_pollers[name] = JobPoller(list_jobs)
+        return self._job_pollers[name]
 
     def shared(self, account: tuple[str, ...]) -> tuple[Ledger, KeptRoom]:
         """Return what all gates of an account share, through whichever connection: claims, and the room kept."""
@@ -96,7 +115,6 @@ class Accounts:
         scnet_conn_id: str,
         user_name: str | None,
         max_age: float,
-        newcomers: bool = False,
         queues: Collection[str] = (),
         with_list: bool = False,
     ) -> Observation:
@@ -106,39 +124,38 @@ class Accounts:
         :param scnet_conn_id: the connection's id
         :param user_name: the cluster user as the gate names it; None: the connection's own
         :param max_age: seconds
-        :param newcomers: whether gates are among those who ask that have not seen any observation yet
         :param queues: the queues that it has to say something of
         :param with_list: whether the jobs are listed where it is a new one
+        :raises ScnetError: where it comes to no account, and so to no request
         """
         source = self._source(scnet_conn_id)
-        try:
-            settings = await self._read(source, scnet_conn_id, user_name)
-            # First, because only the region may know the account's endpoint and user.
-            settings = await source.awith_token(settings)
-        except ScnetError as error:
-            observation = Observation(error=error)
-            self.metrics.polled(Whom(scnet_conn_id, user_name), observation)
-            return observation
+        settings = await self._read(source, scnet_conn_id, user_name)
+        # First, because only the region may know the account's endpoint and user.
+        settings = await source.awith_token(settings)
         # Gates that name the same user in different ways (or not at all) meet here.
-        last = self._last.setdefault((scnet_conn_id, *settings.account), _LastObservation())
-        async with last.lock:
+        name = scnet_conn_id, *settings.account
+        async with self._locks[name]:
+            asked_with, last = self._last.get(name, (None, None))
             # Another token that was pasted deserves another poll: the last answer may have been about the old one.
+            # And the sum is that by which a poller knows when a poll is due: a difference is rounded otherwise.
             if (
-                last.observation is None
-                or last.settings != settings
-                or last.is_too_old(max_age, newcomers)
-                or not all(map(last.observation.has, queues))
+                last is None
+                or asked_with != settings
+                or clock.now() >= last.at + max(max_age, last.pause)
+                or not all(map(last.has, queues))
             ):
                 began = clock.now()
                 its_pollers = self._pollers_of(scnet_conn_id, settings.account)
                 asked = sorted(set(queues).union(*(poller.queues for poller in its_pollers)))
-                last.observation = await source.apoll(settings, asked, with_list)
-                last.settings = settings
-                if user_name is None and (jobs := last.observation.jobs) is not None:
-                    JobPoller.share(scnet_conn_id, jobs, last.observation.at)
+                last = await source.apoll(settings, asked, with_list)
+                self._last[name] = settings, last
+                if user_name is None and (jobs := last.jobs) is not None:
+                    for scheduler_id in (None, jobs.scheduler_id):
+                        if job_poller := self._job_pollers.get((scnet_conn_id, scheduler_id)):
+                            job_poller.share(jobs, last.at)
                 whom = Whom(scnet_conn_id, settings.account[1])
-                self.metrics.polled(whom, last.observation, clock.now() - began, asked)
-            return last.observation
+                self.metrics.polled(whom, last, clock.now() - began, asked)
+            return last
 
     def report_gates(self, scnet_conn_id: str, account: tuple[str, ...], at: float, opened: int) -> None:
         """
@@ -173,33 +190,3 @@ class Accounts:
             error = ScnetConnectionError(f"Airflow did not hand it out: {no_answer}")
             error.where = f"connection '{scnet_conn_id}'"
             raise error from None
-
-    def _forget(self) -> None:
-        since = clock.now() - FORGET_AFTER
-        self._pollers = {k: poller for k, poller in self._pollers.items() if not poller.is_idle(since)}
-        accounts = {poller.account for poller in self._pollers.values()}
-        self._shared = {k: v for k, v in self._shared.items() if k in accounts or not v[0].is_empty}
-        # What was read holds the token.
-        self._readings = {k: reading for k, reading in self._readings.items() if not reading.is_over}
-        self._last = {
-            k: last
-            for k, last in self._last.items()
-            if last.lock.locked() or (last.observation and last.observation.at > since)
-        }
-
-
-class _LastObservation:
-    """The last observation of one account through one connection; one request at a time."""
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.settings: ConnectionSettings | None = None
-        self.observation: Observation | None = None
-
-    def is_too_old(self, max_age: float, newcomers: bool) -> bool:
-        if self.observation is None:
-            return True
-        if newcomers and self.observation.fails_gates:
-            max_age = min(max_age, MENDED_AFTER)
-        # The sum by which a poller knows when a poll is due: by a difference, rounded otherwise, it may not be.
-        return clock.now() >= self.observation.at + max(max_age, self.observation.pause)

@@ -19,12 +19,13 @@ from airflow_provider_scnet.polling.waiting import Place, WaitingGate
 
 class Admission:
     """
-    The gates of one poller, and what they decide on one observation.
+    What the gates of one poller decide on one observation, in order and without an ``await``.
 
     :param places: the gates that see it, the first in order first
     :param observation: what was seen
     :param ledger: what is claimed on the account; None where nobody knows which account that is
     :param kept_room: the room that is kept there
+    :param hold: why no gate may open now whose claim others have to know of
     """
 
     def __init__(
@@ -33,19 +34,18 @@ class Admission:
         observation: Observation,
         ledger: Ledger | None = None,
         kept_room: KeptRoom | None = None,
+        hold: str = "",
     ) -> None:
         #: The gates that see it.
         self.places = places
-        self._observation = observation
         self._ledger = ledger
         self._kept_room = kept_room
-        self._begin()
-
-    def _begin(self) -> None:
-        #: Those that open: each with what it opens on, its decision, the jobs claimed by others, and its claim.
-        self.openings: list[tuple[Place, Observation, Decision, int, Claim | None]] = []
-        #: The others, and what each decided on what.
-        self.decisions: list[tuple[Place, Observation, Decision]] = []
+        self._hold = hold
+        #: What each decides on what, the jobs claimed by others, and its own claim if it opens and makes one.
+        self.decisions: list[tuple[Place, Observation, Decision, int, Claim | None]] = []
+        #: The gates that open, and what they claim.
+        self.opened: list[WaitingGate] = []
+        self.claims: list[Claim] = []
         #: Those with room for some of their jobs, and how many they lack.
         self.short: list[tuple[WaitingGate, int]] = []
         #: The queues in which claims alone keep gates shut.
@@ -54,61 +54,43 @@ class Admission:
         self._totals: dict[tuple[str | None, bool], Totals] = {}
         # What was decided for gates that ask the same; with what was claimed, so that no other gets its identity.
         self._decided: dict[tuple[Any, ...], tuple[Claimed, Claimed | None, Decision]] = {}
+        for place in places:
+            if place.gate.opens_on == place.conn_id:
+                place.gate.opens_on = None
+            if not place.gate.has_ended:
+                self._admit(place, observation.of(place.queue_name))
 
-    @property
-    def claims(self) -> list[Claim]:
-        """The claims of those that open."""
-        return [claim for *_, claim in self.openings if claim]
+    def _admit(self, place: Place, seen: Observation) -> None:
+        gate, claim, hold = place.gate, None, self._reason_to_wait(place)
+        decision, claimed = self._on(place, seen, hold)
+        if decision.shut_by:
+            self.shut_by_claims.add(place.queue_name if decision.shut_by is claimed else None)
+        if decision.shut_by and seen.by_list:
+            # The counts may lack jobs that the list shows: both have to have room, without claims of these.
+            views = [self._on(place, view, hold, is_listed=True) for view in (seen.by_list, seen)]
+            if all(each.verdict is Verdict.OPEN for each, _ in views):
+                decision, claimed = views[-1]
+        if decision.verdict is Verdict.OPEN:
+            # Not on another of its clusters meanwhile.
+            gate.opens_on = place.conn_id
+            self.opened.append(gate)
+            claim = self._claim(gate, seen.counted_after)
+        elif decision.lacks:
+            self.short.append((gate, decision.lacks))
+        self.decisions.append((place, seen, decision, claimed.jobs, claim))
 
-    def admit(self, hold: str = "") -> Collection[Claim]:
-        """
-        Let all decide, without an ``await``, and return the claims of those that open.
+    def _reason_to_wait(self, place: Place) -> str:
+        gate = place.gate
+        reason = gate.reason_to_wait(place.conn_id)
+        if gate.asks.submits and self._kept_room:
+            reason = reason or (self._hold if gate.id else "") or self._kept_room.reason_to_wait(gate)
+        return reason
 
-        :param hold: why no gate may open now whose claim others have to know of
-        """
-        self._begin()
-        for place in self.places:
-            gate = place.gate
-            if gate.opens_on == place.conn_id:
-                gate.opens_on = None
-            if gate.has_ended:
-                continue
-            seen = self._observation.of(place.queue_name)
-            claimed, of_account = self._counted(gate, seen)
-            decision = place.evaluator.take(self._decide(gate.asks, seen, claimed, "", of_account))
-            if decision.shut_by:
-                self.shut_by_claims.add(place.queue_name if decision.shut_by is claimed else None)
-            if decision.shut_by and seen.by_list:
-                # The counts may lack jobs that the list shows: both have to have room, without claims of these.
-                unlisted = self._counted(gate, seen, is_listed=True)
-                views = [
-                    place.evaluator.take(self._decide(gate.asks, view, unlisted[0], "", unlisted[1]))
-                    for view in (seen.by_list, seen)
-                ]
-                if all(each.verdict is Verdict.OPEN for each in views):
-                    decision, (claimed, of_account) = views[-1], unlisted
-            if decision.verdict is Verdict.OPEN:
-                reason = gate.reason_to_wait(place.conn_id)
-                if gate.asks.submits and self._kept_room:
-                    reason = reason or (hold if gate.id else "") or self._kept_room.reason_to_wait(gate)
-                if not reason:
-                    # Not on another of its clusters meanwhile.
-                    claim = self._claim(gate, seen.counted_after)
-                    gate.opens_on = place.conn_id
-                    self.openings.append((place, seen, decision, claimed.jobs, claim))
-                    continue
-                decision = place.evaluator.take(self._decide(gate.asks, seen, claimed, reason, of_account))
-            if decision.lacks:
-                self.short.append((gate, decision.lacks))
-            self.decisions.append((place, seen, decision))
-        return self.claims
-
-    def _counted(
-        self, gate: WaitingGate, seen: Observation, is_listed: bool = False
-    ) -> tuple[Claimed, Claimed | None]:
-        """Return what a gate counts on top, and of all queues where it needs that as well."""
-        claimed = self._claimed(gate, seen, seen.queue_name, is_listed)
-        return claimed, self._claimed(gate, seen, None, is_listed) if seen.condition and seen.queue_name else None
+    def _on(self, place: Place, seen: Observation, hold: str, is_listed: bool = False) -> tuple[Decision, Claimed]:
+        """Return what a gate decides on something, and what it counts on top."""
+        claimed = self._claimed(place.gate, seen, seen.queue_name, is_listed)
+        of_account = self._claimed(place.gate, seen, None, is_listed)
+        return place.evaluator.take(self._decide(place.gate.asks, seen, claimed, hold, of_account)), claimed
 
     def _claimed(self, gate: WaitingGate, seen: Observation, queue: str | None, is_listed: bool) -> Claimed:
         if self._ledger is None:
@@ -125,6 +107,7 @@ class Admission:
         if not gate.asks.submits or self._ledger is None:
             return None
         claim = self._ledger.claim(gate.id, gate.terms(counted_after))
+        self.claims.append(claim)
         for totals in self._totals.values():
             totals.add(claim)
         return claim

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable, Coroutine, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_scnet.client.errors import ScnetError
 from airflow_provider_scnet.client.job_state import JobState
@@ -27,15 +27,6 @@ if TYPE_CHECKING:
 LONGEST_LIST = 600.0
 #: Intervals after which no further list of the gates' is expected: they may poll a little later than one.
 GATES_LIST_WITHIN = 1.5
-
-
-class Lister(Protocol):
-    """Who lists the jobs of a connection's user."""
-
-    scnet_conn_id: str
-
-    def afind_jobs(self, *, scheduler_id: str | None) -> Coroutine[Any, Any, JobList]:
-        """List all that are live."""
 
 
 class AwaitedJob:
@@ -98,68 +89,43 @@ class JobPoller:
     :param list_jobs: lists them
     """
 
-    _by_loop: ClassVar[dict[asyncio.AbstractEventLoop, dict[Any, JobPoller]]] = {}
-
     def __init__(self, list_jobs: Callable[[], Coroutine[Any, Any, JobList]]) -> None:
         self._list_jobs = list_jobs
         self._waiting: set[AwaitedJob] = set()
-        self._changed = asyncio.Event()
-        self._polling = BackgroundTask(self._keep_polling, lambda: bool(self._waiting), unexpected)
+        self._polling = BackgroundTask(self._act, unexpected)
         # When the last list was begun, the own one and that of the gates; seconds for which SCnet asked for none.
         self._polled_at = self._shared_at = -math.inf
         self._pause = 0.0
 
-    @classmethod
-    def of_running_loop(cls, lister: Lister, scheduler_id: str | None) -> JobPoller:
+    def share(self, jobs: JobList, at: float) -> None:
         """
-        Return the poller of a connection, made where the loop has none.
+        Show a list that was made for gates of the connection: it saves the next own one.
 
-        :param lister: who lists its jobs
-        :param scheduler_id: the scheduler whose jobs these are
-        """
-        loop = asyncio.get_running_loop()
-        cls._by_loop = {known: pollers for known, pollers in cls._by_loop.items() if not known.is_closed()}
-        pollers = cls._by_loop.setdefault(loop, {})
-        made = cls(lambda: lister.afind_jobs(scheduler_id=scheduler_id))
-        return pollers.setdefault((lister.scnet_conn_id, scheduler_id), made)
-
-    @classmethod
-    def share(cls, scnet_conn_id: str, jobs: JobList, at: float) -> None:
-        """
-        Show a list that was made for gates to all who wait for jobs of its user: it saves them their next one.
-
-        :param scnet_conn_id: the connection, asked about its own user
-        :param jobs: the list
+        :param jobs: what was listed
         :param at: when, or sooner
         """
-        pollers = cls._by_loop.get(asyncio.get_running_loop(), {})
-        for scheduler_id in (None, jobs.scheduler_id):
-            if poller := pollers.get((scnet_conn_id, scheduler_id)):
-                poller._shared_at = max(poller._shared_at, at)
-                poller._show(jobs, at)
+        self._shared_at = max(self._shared_at, at)
+        self._show(jobs, at)
 
     @contextlib.contextmanager
     def waiting(self, job: AwaitedJob) -> Iterator[None]:
         """Show a job what becomes of it, as long as somebody waits for it."""
         self._waiting.add(job)
-        self._changed.set()
         self._polling.start()
         try:
             yield
         finally:
             self._waiting.discard(job)
-            self._changed.set()
 
-    async def _keep_polling(self) -> None:
-        while self._waiting:
-            self._changed.clear()
-            interval = max(min(job.interval for job in self._waiting), SHORTEST_INTERVAL)
-            own_due = self._polled_at + max(interval, self._pause)
-            if (wait := max(own_due, self._shared_at + GATES_LIST_WITHIN * interval) - clock.now()) > 0:
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), wait)
-            else:
-                await self._poll()
+    async def _act(self) -> float | None:
+        if self._waiting and self._due() <= clock.now():
+            await self._poll()
+        return self._due() if self._waiting else None
+
+    def _due(self) -> float:
+        interval = max(min(job.interval for job in self._waiting), SHORTEST_INTERVAL)
+        own_due = self._polled_at + max(interval, self._pause)
+        return max(own_due, self._shared_at + GATES_LIST_WITHIN * interval)
 
     async def _poll(self) -> None:
         at = self._polled_at = clock.now()

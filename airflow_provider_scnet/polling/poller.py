@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import dataclasses
 import functools
 import math
 import random
 from typing import TYPE_CHECKING
 
-from airflow_provider_scnet.claims.claim import KEPT_AFTER
+from airflow_provider_scnet.claims.claim import KEPT_AFTER, Claim
 from airflow_provider_scnet.claims.ledger import TOGETHER, Ledger
 from airflow_provider_scnet.claims.submission_follower import FOLLOW_EVERY
 from airflow_provider_scnet.claims.variable_store import NotDecidedError
@@ -21,7 +19,7 @@ from airflow_provider_scnet.client.unexpected_error import unexpected
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.background import BackgroundTask
 from airflow_provider_scnet.event_loop.time_slice import TimeSlice
-from airflow_provider_scnet.gate.decision import Decision
+from airflow_provider_scnet.gate.decision import Verdict
 from airflow_provider_scnet.polling.admission import Admission
 from airflow_provider_scnet.polling.metrics import Whom
 from airflow_provider_scnet.polling.waiting import SHORTEST_INTERVAL, Place, Watcher
@@ -29,6 +27,9 @@ from airflow_provider_scnet.polling.waiting import SHORTEST_INTERVAL, Place, Wat
 if TYPE_CHECKING:
     from airflow_provider_scnet.polling.accounts import Accounts
 
+#: Seconds after which a gate that has just arrived no longer trusts a failure that would fail it: somebody may
+#: have mended the account, and cleared the gate.
+MENDED_AFTER = 5.0
 #: Seconds for which jobs are not listed after they could not be: gates do without.
 UNLISTED_FOR = 300.0
 
@@ -36,10 +37,6 @@ UNLISTED_FOR = 300.0
 _PAST = 0.001
 # How many intervals are lately.
 _LATELY = 3
-
-
-def _nothing() -> None:
-    """Stand for the withdrawal of no claim."""
 
 
 class Poller:
@@ -61,8 +58,7 @@ class Poller:
         self._name = (scnet_conn_id, user_name)
         self._waiting: dict[Place | Watcher, None] = {}
         self._newcomers: set[Place | Watcher] = set()
-        self._changed = asyncio.Event()
-        self._polling = BackgroundTask(self._keep_polling, lambda: bool(self._waiting), unexpected)
+        self._polling = BackgroundTask(self._act, unexpected)
         self._ledger: Ledger | None = None
         self._last: Observation | None = None
         # The queues in which claims alone keep gates shut, and when the end of claims last brought a poll forward.
@@ -89,7 +85,6 @@ class Poller:
         """Let a gate wait behind all that are here already, or somebody watch."""
         self._waiting[who] = None
         self._newcomers.add(who)
-        self._changed.set()
         self._polling.start()
 
     def remove(self, who: Place | Watcher) -> None:
@@ -97,32 +92,27 @@ class Poller:
         self._waiting.pop(who, None)
         self._newcomers.discard(who)
         if not self._waiting:
-            self._changed.set()
-
-    def is_idle(self, since: float) -> bool:
-        """Tell whether nobody waits, and nobody has since some moment."""
-        return not self._waiting and self._last is not None and self._last.at <= since
+            self._polling.wake()
 
     def _places(self) -> list[Place]:
         return [each for each in self._waiting if isinstance(each, Place)]
 
     # When it polls
 
-    async def _keep_polling(self) -> None:
-        while self._waiting or (self._ledger and self._ledger.is_unsettled):
-            self._changed.clear()
-            poll_due, follow_due = self._poll_due(), self._ledger.follow_due if self._ledger else math.inf
-            if (wait := min(poll_due, follow_due) - clock.now()) > 0:
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), min(wait, KEPT_AFTER))
-            elif poll_due <= clock.now():
-                await self._poll()
-            elif self._ledger:
-                await self._ledger.follow(self._last.at if self._last else clock.now())
-            if not self._waiting:
-                self._report()
-                if self._ledger:
-                    await self._ledger.settle()
+    async def _act(self) -> float | None:
+        """Do what is due, and return when something is next; None where nothing is, before somebody comes."""
+        if self._poll_due() <= clock.now():
+            await self._poll()
+        elif self._ledger and self._ledger.follow_due <= clock.now():
+            await self._ledger.follow(self._last.at if self._last else clock.now())
+        if not self._waiting:
+            self._report()
+            if self._ledger:
+                await self._ledger.settle()
+        if not (self._waiting or (self._ledger and self._ledger.is_unsettled)):
+            return None
+        follow_due = self._ledger.follow_due if self._ledger else math.inf
+        return min(self._poll_due(), follow_due, clock.now() + KEPT_AFTER)
 
     def _poll_due(self) -> float:
         if not self._waiting:
@@ -154,18 +144,21 @@ class Poller:
         try:
             # No gate decides on what may be older, by the end of its turn, than claims are known that have ended.
             age = min(interval, KEPT_AFTER / 2)
+            if newcomers and self._last and self._last.fails_gates:
+                age = min(age, MENDED_AFTER)
             is_shut = self._shut_by_claims and clock.now() >= self._lists_from
             with_list = bool(is_shut and self._ledger and self._ledger.knows_jobs)
-            seen = await self._accounts.observe(*self._name, age, newcomers, self.queues, with_list)
+            seen = await self._accounts.observe(*self._name, age, self.queues, with_list)
             if how := self._polling.take_failure():
                 note = f"the task that polls for all gates of this connection {how}, and was started again"
                 seen = dataclasses.replace(seen, notes=(*seen.notes, note))
             seen, admission = await self._admit(seen)
         except Exception as error:  # it must not end the waiting of everybody
-            seen = Observation(error=ScnetError(f"{unexpected(error)} while polling SCnet"))
+            if not isinstance(error, ScnetError):
+                error = ScnetError(f"{unexpected(error)} while polling SCnet")
+            seen = Observation(error=error)
             self._accounts.metrics.polled(Whom(*self._name), seen)
             admission = Admission(self._in_order(seen), seen)
-            admission.admit()
         # Who comes between two polls decides on the last observation, on which others have decided.
         is_same = self._last is not None and self._last.at == seen.at
         self._shut_by_claims = admission.shut_by_claims | (self._shut_by_claims if is_same else set())
@@ -181,9 +174,7 @@ class Poller:
         self._newcomers.difference_update(admission.places, shown)
         for watcher in shown:
             watcher.show(seen)
-        opened = await self._open(admission)
-        await self._tell(admission)
-        self._report(opened)
+        self._report(await self._tell(admission))
 
     def _report(self, opened: int = 0) -> None:
         if self.account and self._last:
@@ -198,11 +189,7 @@ class Poller:
         """Let the gates decide, in this process's turn where others have to know of it."""
         places = self._places()
         if seen.account is None or not places:
-            admission = Admission(self._in_order(seen), seen)
-            admission.admit()
-            return seen, admission
-        # At once: who forgets accounts that nobody asks about knows those of pollers.
-        self.account = seen.account
+            return seen, Admission(self._in_order(seen), seen)
         ledger, kept_room = self._accounts.shared(seen.account)
         self._ledger = ledger
         # Gates that Airflow does not know, as in dag.test(), share nothing with other processes.
@@ -210,57 +197,35 @@ class Poller:
         if waiting:
             await ledger.refresh(seen.at, waiting)
         seen = dataclasses.replace(seen, notes=(*seen.notes, *ledger.notes(), *kept_room.notes()))
-        admission = Admission(self._in_order(seen), seen, ledger, kept_room)
-        claims = admission.admit()
-        if ledger.has_to_write or any(claim.gate for claim in claims):
+        places = self._in_order(seen)
+        admission = Admission(places, seen, ledger, kept_room)
+
+        def decide_anew(hold: str = "") -> list[Claim]:
+            nonlocal admission
+            admission = Admission(places, seen, ledger, kept_room, hold)
+            return admission.claims
+
+        if ledger.has_to_write or any(claim.gate for claim in admission.claims):
             try:
-                await ledger.decide(admission.admit)
+                await ledger.decide(decide_anew)
             except NotDecidedError as why:
-                ledger.keep(admission.admit(hold=str(why)))
+                ledger.keep(decide_anew(hold=str(why)))
         else:
-            ledger.keep(claims)
-        opened, decided = (
-            [place.gate for place, *_ in admission.openings],
-            [place.gate for place in admission.places],
-        )
-        kept_room.learn(admission.short, opened, decided)
+            ledger.keep(admission.claims)
+        kept_room.learn(admission.short, admission.opened, [place.gate for place in places])
         return seen, admission
 
-    async def _open(self, admission: Admission) -> int:
-        """Let gates open, with breaks, since each has work to do when it ends; return how many have."""
-        time_slice, opened, left, ledger = TimeSlice(), 0, admission.openings, self._ledger
-        left.reverse()
-        try:
-            while left:
-                place, seen, decision, claimed, claim = left.pop()
-                self._say(place, seen, decision)
-                withdraw = functools.partial(ledger.withdraw, claim) if ledger and claim else _nothing
+    async def _tell(self, admission: Admission) -> int:
+        """Let all say what is new, and end what has opened or failed, with breaks; return how many have opened."""
+        time_slice, opened, ledger = TimeSlice(), 0, self._ledger
+        for place, seen, decision, claimed, claim in admission.decisions:
+            place.seen_at = seen.at
+            is_news = place.evaluator.say(seen, decision)
+            if decision.verdict is Verdict.OPEN:
+                withdraw = functools.partial(ledger.withdraw, claim) if ledger and claim else None
                 opened += place.gate.open(place.conn_id, seen, decision, claimed, withdraw)
                 self.remove(place)
-                if time_slice.is_over(work=1):
-                    await time_slice.end()
-        finally:
-            # Where this is ended from outside, those that are left do not open.
-            for *_, claim in left:
-                if ledger and claim:
-                    ledger.withdraw(claim)
-        return opened
-
-    async def _tell(self, admission: Admission) -> None:
-        """Let the other gates say what is new, with breaks."""
-        time_slice = TimeSlice()
-        for place, seen, decision in admission.decisions:
-            place.seen_at = seen.at
-            is_news = self._say(place, seen, decision)
-            if is_news and place.gate.decided(place.conn_id, decision):
+            elif is_news and place.gate.decided(place.conn_id, decision):
                 self.remove(place)
-            if time_slice.is_over(work=is_news):
-                await time_slice.end()
-        admission.decisions.clear()
-
-    def _say(self, place: Place, seen: Observation, decision: Decision) -> bool:
-        try:
-            return place.evaluator.say(seen, decision)
-        except Exception as error:  # it ends the gate that it is about, and no other
-            place.gate.fail(error)
-            return True
+            await time_slice.share(work=is_news)
+        return opened

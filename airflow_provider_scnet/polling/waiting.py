@@ -76,9 +76,7 @@ class WaitingGate:
 
     def terms(self, counted_after: float) -> Terms:
         """Return what it claims where the cluster counts a submitted job after so many seconds."""
-        if self._terms.counted_after != counted_after:
-            self._terms = dataclasses.replace(self._terms, counted_after=counted_after)
-        return self._terms
+        return dataclasses.replace(self._terms, counted_after=counted_after)
 
     def claims_from(self, queue_name: str | None) -> bool:
         """Tell whether it takes room that gates of a queue want; None stands for all queues together."""
@@ -100,7 +98,12 @@ class WaitingGate:
         return decision.verdict is Verdict.FAIL or self.has_ended
 
     def open(
-        self, conn_id: str, seen: Observation, decision: Decision, claimed: int, withdraw: Callable[[], None]
+        self,
+        conn_id: str,
+        seen: Observation,
+        decision: Decision,
+        claimed: int,
+        withdraw: Callable[[], None] | None,
     ) -> bool:
         """
         Open it, unless it waits no longer; return whether it opens.
@@ -109,10 +112,11 @@ class WaitingGate:
         :param seen: what it opens on
         :param decision: what was decided on that
         :param claimed: jobs of other gates that were counted on top
-        :param withdraw: takes its own claim back
+        :param withdraw: takes its own claim back, if it has one
         """
         if self.has_ended:
-            withdraw()
+            if withdraw:
+                withdraw()
             return False
         self._withdraw = withdraw
         left = {**record(self.asks.condition, seen, scnet_conn_id=conn_id), "claimed": claimed}
@@ -120,7 +124,8 @@ class WaitingGate:
         return True
 
     def withdraw(self) -> None:
-        """Take its claim back, if it has opened: Airflow was not told, and will not be."""
+        """End the wait, and take its claim back if it has opened: Airflow was not told, and will not be."""
+        self.end(None)
         if self._withdraw:
             self._withdraw()
 
@@ -133,11 +138,6 @@ class WaitingGate:
         """End the wait, if it has not ended: with a decision and what the gate leaves; None: its time is up."""
         if not self.has_ended:
             self._end.set_result(outcome)
-
-    def fail(self, error: BaseException) -> None:
-        """End the wait with a mistake of this provider's, if it has not ended."""
-        if not self.has_ended:
-            self._end.set_exception(error)
 
     async def first_answer(self, conn_id: str) -> None:
         """Wait until a cluster has answered for the first time, if that does not take too long, or for the end."""

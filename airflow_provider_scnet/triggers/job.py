@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator
 from typing import Any, ClassVar
 
@@ -12,7 +13,8 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.event_loop.log_thread import ThreadedLog
 from airflow_provider_scnet.event_loop.shielded_call import ShieldedCall
-from airflow_provider_scnet.polling.job_poller import AwaitedJob, JobPoller
+from airflow_provider_scnet.polling.job_poller import AwaitedJob
+from airflow_provider_scnet.triggers import shared_accounts
 from airflow_provider_scnet.triggers.arguments import arguments
 from airflow_provider_scnet.triggers.scnet import SETTLE
 from airflow_provider_scnet.triggers.task_states import AirflowTaskStates
@@ -95,7 +97,8 @@ class ScnetJobTrigger(BaseTrigger):
     async def _wait_for_job(self, job_id: str, log: ThreadedLog) -> None:
         from airflow_provider_scnet.hooks.scnet import ScnetHook
 
-        poller = JobPoller.of_running_loop(ScnetHook(self.scnet_conn_id), self.scheduler_id)
+        list_jobs = functools.partial(ScnetHook(self.scnet_conn_id).afind_jobs, scheduler_id=self.scheduler_id)
+        poller = shared_accounts.accounts().job_poller(self.scnet_conn_id, self.scheduler_id, list_jobs)
         job = AwaitedJob(job_id, self.poll_interval, log, self.settle)
         with poller.waiting(job):
             if self.start_by is not None:

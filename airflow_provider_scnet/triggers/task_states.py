@@ -104,8 +104,7 @@ async def _add_states(states: States, dag_id: str, run_ids: Sequence[str], task_
     time_slice = TimeSlice()
     for run_id, by_name in found.task_states.items():
         for name, state in by_name.items():
-            if time_slice.is_over():
-                await time_slice.end()
+            await time_slice.share()
             task_id, map_index = _instance(name, task_ids)
             states.setdefault(run_id, {}).setdefault(task_id, {})[map_index] = state
 
