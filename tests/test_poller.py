@@ -737,7 +737,7 @@ def test_of_two_lists_the_one_that_was_begun_later_counts():
             assert lines == ["job 7 is running"]
             lister.error = None
             await until(400)
-            poller.share(listing().jobs, clock.now())
+            poller.share(listing(), clock.now())
             assert job.ended.done()
         # An interval after its own, one and a half after the gates' where that is the later.
         assert lister.asked_at == [0, 95, 180, 275, 335, 395]

@@ -89,7 +89,9 @@ class Admission:
     def _on(self, place: Place, seen: Observation, hold: str, is_listed: bool = False) -> tuple[Decision, Claimed]:
         """Return what a gate decides on something, and what it counts on top."""
         claimed = self._claimed(place.gate, seen, seen.queue_name, is_listed)
-        of_account = self._claimed(place.gate, seen, None, is_listed)
+        # Only the connection's condition is about all queues.
+        is_about_all = seen.condition and seen.queue_name
+        of_account = self._claimed(place.gate, seen, None, is_listed) if is_about_all else None
         return place.evaluator.take(self._decide(place.gate.asks, seen, claimed, hold, of_account)), claimed
 
     def _claimed(self, gate: WaitingGate, seen: Observation, queue: str | None, is_listed: bool) -> Claimed:
