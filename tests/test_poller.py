@@ -721,18 +721,18 @@ def test_of_two_lists_the_one_that_was_begun_later_counts():
         poller = JobPoller(lister)
         with poller.waiting(job := AwaitedJob("7", INTERVAL, lines)):
             await until(5)
-            poller.share(listing("7").jobs, START + 5)
+            poller.share(listing("7"), START + 5)
             lister.job_ids = ("7",)
             # The own list of 0 s, without the job.
             await until(15)
             assert not job.ended.done()
             await until(110)
-            poller.share(listing().jobs, START + 90)
+            poller.share(listing(), START + 90)
             assert not job.ended.done()
             # A failure is none where a younger list was shown meanwhile.
             lister.error = ScnetError("no list")
             await until(185)
-            poller.share(listing("7").jobs, clock.now())
+            poller.share(listing("7"), clock.now())
             await until(200)
             assert lines == ["job 7 is running"]
             lister.error = None
@@ -750,7 +750,7 @@ def test_who_came_while_the_gates_list_was_made_sees_nothing_of_it():
         await until(1)
         poller = JobPoller(Lister("7"))
         with poller.waiting(job := AwaitedJob("7", INTERVAL, Lines())):
-            poller.share(listing().jobs, START)
+            poller.share(listing(), START)
             assert not job.ended.done()
 
     virtual_time.run(scenario())
@@ -762,12 +762,12 @@ def test_after_a_list_of_the_gates_who_is_in_a_hurry_waits_a_little_longer_and_a
         poller = JobPoller(lister)
         with poller.waiting(AwaitedJob("7", 600, Lines())):
             await until(10)
-            poller.share(listing("7", "8").jobs, clock.now())
+            poller.share(listing("7", "8"), clock.now())
             await until(20)
             lister.error = ScnetError("slow down", retry_after=400.0)
             with poller.waiting(AwaitedJob("8", 20, Lines())):
                 await until(50)
-                poller.share(listing("7", "8").jobs, clock.now())
+                poller.share(listing("7", "8"), clock.now())
                 await until(500)
         assert lister.asked_at[:3] == [0, 40, 440]
 
