@@ -163,7 +163,7 @@ def test_added_jobs_leave_unknown_states_unknown():
 )
 def test_what_is_no_single_json_document_cannot_be_read(raw):
     with pytest.raises(ScnetResponseError):
-        response.parse(raw)
+        response.Answer(200, raw).parse()
 
 
 JSON = st.recursive(
@@ -199,4 +199,4 @@ def test_any_answer_is_read_or_refused_with_a_documented_error(answer):
 @given(st.binary() | st.text().map(str.encode))
 def test_any_bytes_are_parsed_or_refused_with_a_documented_error(raw):
     with contextlib.suppress(ScnetResponseError):
-        response.parse(raw)
+        response.Answer(200, raw).parse()

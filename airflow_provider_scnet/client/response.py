@@ -39,40 +39,29 @@ class Answer:
 
     def parse(self) -> Any:
         """
-        Decode the body.
+        Decode the body's JSON, strictly: UTF-8, one document, no key twice.
 
-        :raises ScnetResponseError: where it is not one JSON document
+        :raises ScnetResponseError: where it is anything else
         """
-        return parse(self.body, *self.secrets)
+        if not self.body.strip():
+            raise ScnetResponseError("the answer is empty")
 
+        def read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            # json takes the last of two equal keys: {"y": 100, "y": 0} must not open a gate.
+            if len(dict(pairs)) != len(pairs):
+                raise ValueError("a key is given twice")
+            return {name: cleaned(value) for name, value in pairs}
 
-def parse(body: bytes, *secrets: str) -> Any:
-    """
-    Decode an answer's JSON, strictly: UTF-8, one document, no key twice.
+        def cleaned(value: Any) -> Any:
+            if isinstance(value, list):
+                return list(map(cleaned, value))
+            return without(value, *self.secrets) if isinstance(value, str) else value
 
-    :param body: what came over the wire
-    :param secrets: what is left out of the texts of its objects, so that no reader can show it
-    :raises ScnetResponseError: where it is anything else
-    """
-    if not body.strip():
-        raise ScnetResponseError("the answer is empty")
-
-    def read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        # json takes the last of two equal keys: {"y": 100, "y": 0} must not open a gate.
-        if len(dict(pairs)) != len(pairs):
-            raise ValueError("a key is given twice")
-        return {name: cleaned(value) for name, value in pairs}
-
-    def cleaned(value: Any) -> Any:
-        if isinstance(value, list):
-            return list(map(cleaned, value))
-        return without(value, *secrets) if isinstance(value, str) else value
-
-    try:
-        return json.loads(body.decode("utf-8"), object_pairs_hook=read_object)
-    # ValueError: no JSON, no UTF-8, a key twice, or a number of thousands of digits. RecursionError: nesting.
-    except (ValueError, RecursionError):
-        raise ScnetResponseError("the answer is not the documented JSON") from None
+        try:
+            return json.loads(self.body.decode("utf-8"), object_pairs_hook=read_object)
+        # ValueError: no JSON, no UTF-8, a key twice, or a number of thousands of digits. RecursionError: nesting.
+        except (ValueError, RecursionError):
+            raise ScnetResponseError("the answer is not the documented JSON") from None
 
 
 def _code_and_msg(body: Any) -> tuple[str | None, str]:
