@@ -463,11 +463,10 @@ class TestMistakes:
         assert (done.returncode, done.stdout) == (2, "")
         assert "the connection failed: Connection refused" in in_one_line(done.stderr)
 
-    @pytest.mark.parametrize("args", [["jobs"], ["explain", "queued < 5"]])
-    def test_a_reader_that_went_away_is_no_error_to_talk_about(self, scnet, args):
+    def test_a_reader_that_went_away_is_no_error_to_talk_about(self, scnet):
         read, write = os.pipe()
         os.close(read)
-        done = subprocess.run([*MODULE, *args], stdout=write, stderr=subprocess.PIPE, check=False)
+        done = subprocess.run([*MODULE, "jobs"], stdout=write, stderr=subprocess.PIPE, check=False)
         os.close(write)
         assert (done.returncode, done.stderr) == (commands.READER_GONE, b"")
 

@@ -7,7 +7,7 @@ import asyncio
 
 import pytest
 
-from airflow_provider_scnet.claims.expiry import LONGEST_PHASE
+from airflow_provider_scnet.claims.expiry import LONGEST_PHASE, Scope
 from airflow_provider_scnet.claims.submission_follower import FOLLOW_EVERY, LONGEST_PAUSE, PAUSE_PER_ANSWER
 from airflow_provider_scnet.event_loop.shielded_call import LONGEST_ANSWER
 from airflow_provider_scnet.gate.claimed import Claimed
@@ -579,6 +579,20 @@ async def test_no_claim_is_for_ever(world: World):
     assert await world.after(200, WITNESS) == 0
     assert await world.jobs(gate(1)) == 0
     assert LONGEST_PHASE == DAY
+
+
+@scenario
+async def test_a_submission_that_does_not_start_while_others_of_its_task_do_claims_for_a_day_or_so(world: World):
+    claim = await opened(world, "queued")
+    begin, seen = now(), []
+    for number in range(1, 300):
+        await world.open(gate(number))
+        world.airflow.set(gate(number), "success", submit="running")
+        await world.after(2 * TTL)
+        seen.append((now() - begin, claim.scope(now()) > Scope.NOBODY))
+        world.airflow.set(gate(number), "success", submit="success")
+    assert all(counts for seconds, counts in seen if seconds < DAY)
+    assert not any(counts for seconds, counts in seen if seconds > DAY + 6 * TTL)
 
 
 @scenario

@@ -190,7 +190,7 @@ def played(seed: int) -> dict[int, list[Any]]:
         return virtual_time.run(Scenario(seed).play())
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_each_gate_decides_and_says_what_it_would_have_by_itself(seed: int):
     together = played(seed)
     with contextlib.ExitStack() as stack:
