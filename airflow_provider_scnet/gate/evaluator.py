@@ -66,7 +66,8 @@ class GateEvaluator(Reporter):
     def say(self, observation: Observation, decision: Decision) -> bool:
         """Log what is new, and return whether the decision was."""
         notes = observation.notes
-        if decision.verdict is Verdict.WAIT and self._end is not None:
+        if observation.token_ends and decision.verdict is Verdict.WAIT and self._end is not None:
             notes += observation.ends_within(self._end - observation.at)
-        self.note(notes, observation.at)
+        if notes:
+            self.note(notes, observation.at)
         return self.report(decision, observation.at)

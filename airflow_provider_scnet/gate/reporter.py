@@ -68,7 +68,8 @@ class Reporter:
 
     def report(self, decision: Decision, at: float) -> bool:
         """Say a decision that differs from the last one, or where that is long ago; return whether it was said."""
-        if decision == self.last and at - self._said_at < REPEAT_AFTER:
+        # Thousands of gates share one decision: it is compared only where it is another object.
+        if (decision is self.last or decision == self.last) and at - self._said_at < REPEAT_AFTER:
             return False
         self.last, self._said_at = decision, at
         say = self._log.warning if decision.trouble else self._log.info
