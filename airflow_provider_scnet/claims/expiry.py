@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 
 from airflow_provider_scnet.claims.claim_terms import Terms
 
@@ -83,7 +84,7 @@ class Row:
     asks_about_run: bool = False
     hint: str = ""
 
-    @property
+    @functools.cached_property
     def counts(self) -> bool:
         """Whether anybody counts the claim at any time."""
         return self.everybody != _NEVER or self.own_task != _NEVER
