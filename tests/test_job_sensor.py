@@ -128,6 +128,10 @@ def test_the_wait_has_an_end(scnet: ScnetSimulator, wait, job):
         assert 0 < deferral.value.timeout.total_seconds() <= 0.5
         with pytest.raises(AirflowSensorTimeout):
             made.resume_execution("__fail__", {"error": "Trigger timeout"}, context())
+        # The event came at once with it.
+        event = {"began_at": 1.0, "try_number": 1}
+        with pytest.raises(AirflowSensorTimeout):
+            made.resume_execution("__fail__", {"event": event}, context())
     else:
         with pytest.raises(AirflowSensorTimeout):
             wait(made)

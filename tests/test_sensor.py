@@ -296,6 +296,16 @@ def test_a_deferral_that_times_out_is_a_sensors_timeout_on_every_version(soft_fa
         gate(soft_fail=soft_fail).resume_execution("__fail__", {"error": "Trigger timeout"}, context())
 
 
+@pytest.mark.parametrize(("soft_fail", "error"), [(False, AirflowSensorTimeout), (True, AirflowSkipException)])
+def test_where_the_event_and_the_time_out_of_a_deferral_come_at_once_the_event_counts(soft_fail, error):
+    # Airflow's scheduler has written the method, and its triggerer the arguments that it had read before.
+    event = {"verdict": "timeout", "message": "last seen: queued 5"}
+    with pytest.raises(error, match=r"timeout|soft_fail"):
+        gate(soft_fail=soft_fail).resume_execution("__fail__", {"event": event}, context())
+    event = {"verdict": "open", "message": "passes", "decision": {"claimed": 0}}
+    gate(soft_fail=soft_fail, use_worker=True).resume_execution("__fail__", {"event": event}, context())
+
+
 @pytest.mark.parametrize(("soft_fail", "error"), [(False, Exception), (True, AirflowSkipException)])
 def test_a_trigger_that_died_is_a_failure_that_is_retried(soft_fail, error):
     with pytest.raises(error) as caught:

@@ -30,6 +30,7 @@ from airflow_provider_scnet.sensors.start_and_end import (
     ends_in_triggerer,
     is_shorter,
     is_template,
+    method_of,
     starts_in_scheduler,
     was_rescheduled,
 )
@@ -314,6 +315,7 @@ class ScnetJobCountSensor(BaseSensorOperator):
         # Airflow 3.0 resumes a retry with what ended the try before it (apache/airflow #56704).
         if next_kwargs.pop("try_number", this_try) != this_try:
             return self._defer(context)
+        next_method = method_of(next_method, next_kwargs)
         # Airflow before 3.0 makes an ordinary failure of a deferral's time-out, which would be retried.
         if next_method == "__fail__" and next_kwargs.get("error") == TRIGGER_TIMEOUT:
             from airflow_provider_scnet.gate.decision import Verdict

@@ -18,7 +18,7 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_scnet.event_loop import clock
 from airflow_provider_scnet.gate.gate import named
-from airflow_provider_scnet.sensors.start_and_end import TRIGGER_TIMEOUT, is_template, was_rescheduled
+from airflow_provider_scnet.sensors.start_and_end import TRIGGER_TIMEOUT, is_template, method_of, was_rescheduled
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -97,6 +97,7 @@ class ScnetJobSensor(BaseSensorOperator):
         :param next_kwargs: with what
         :param context: the task's context
         """
+        next_method = method_of(next_method, next_kwargs or {})
         # Airflow before 3.0 makes an ordinary failure of a deferral's time-out, which would be retried.
         if next_method == "__fail__" and (next_kwargs or {}).get("error") == TRIGGER_TIMEOUT:
             next_method, next_kwargs = "_time_is_up", {}

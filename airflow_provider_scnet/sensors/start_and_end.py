@@ -9,7 +9,7 @@ set their fields, and the policies of the installation have changed what they ch
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,20 @@ EXECUTION_TIMEOUT_ENDS_DEFERRALS = _AIRFLOW < (3, 0)
 
 #: What Airflow says when a deferral has timed out; before 3.0 it does not say which exception that is.
 TRIGGER_TIMEOUT = "Trigger timeout"
+
+
+def method_of(next_method: str, next_kwargs: Mapping[str, Any]) -> str:
+    """
+    Return where a task goes on after a deferral.
+
+    Where an event and the deferral's time-out come at once, Airflow keeps the method that the one has written and
+    the arguments that the other has: a failure of which it does not know why, and which would be retried.
+
+    :param next_method: what Airflow says
+    :param next_kwargs: with what
+    """
+    return "execute_complete" if next_method == "__fail__" and "event" in next_kwargs else next_method
+
 
 # Airflow 3.1 and 3.2 ignore it, and 2.11 does it in a way of its own.
 _AIRFLOW_STARTS_FROM_TRIGGER = _AIRFLOW >= (3, 3)
